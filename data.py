@@ -1,0 +1,875 @@
+"""data.py: images in, tensors out. Knows nothing of networks or metrics.
+
+    python data.py lesions --n 960 --size 64 --out lesions.npz       built-in lesions, as one array file
+    python data.py lesions --n 80 --size 128 --out lesions/          the same, as a class-per-folder tree of PNG
+    python data.py prepare DIR --size 64 --out runs/data             a folder, zip or csv-labelled set: decoded once, split by lesion
+    python data.py prepare lesions --n 960 --out runs/data           the built-in lesions, split by lesion
+
+An image set is uint8 RGB images + labels + class names + image ids + lesion ids + split, in one .npz file or in a tree
+[train|val|test/]CLASS/*.png. A job is one folder: config.json (what was asked), checkpoint.pt (how far it is) and
+result.json (what came out; written last, so a job with a result.json is a finished job).
+"""
+import argparse
+import contextlib
+import csv
+import errno
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("LESION_CACHE", Path.home() / ".cache" / "lesions"))   # decoded folders, one .npz each
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+# Column names under which the public label files keep the same thing (HAM10000_metadata.csv, ISIC challenge csv, ours).
+CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("label", "dx", "diagnosis", "target"),
+                   group=("lesion_id", "group"), split=("split_by_lesion", "split"))
+
+# The two-class papers: which diagnosis is malignant. Actinic keratosis (a precursor) is counted as malignant here, as in the
+# ISIC archive's own benign/malignant field for most of its images; HAM10000 files it under akiec, with Bowen's disease.
+MALIGNANT = {"ak", "akiec", "actinic_keratosis", "bcc", "basal_cell_carcinoma", "mel", "melanoma", "scc",
+             "squamous_cell_carcinoma", "malignant"}
+BENIGN = {"bkl", "df", "nv", "vasc", "nevus", "dermatofibroma", "pigmented_benign_keratosis", "seborrheic_keratosis",
+          "vascular_lesion", "benign"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors, files and jobs
+
+class UserError(Exception):
+    """Something the user can mend: ends in one line on standard error and exit status 2, without a traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def run_cli(main):
+    """Run a command line; bad input and a full disk end in one clear line, Ctrl-C keeps what is saved."""
+    def stop(message, status):
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        sys.exit(status)
+
+    try:
+        main()
+    except UserError as problem:
+        stop(problem, 2)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space and start again", 2)
+    except KeyboardInterrupt:
+        stop("stopped. Start it again to go on from the last checkpoint", 130)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a file for writing that takes the place of `path` only when it is complete: a kill leaves the old one or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as problem:
+        problem.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def open_run(out, config):
+    """Start, continue or recognise the job in folder `out`. Returns its result.json if it is done, else None.
+
+    A folder that was begun with another configuration is refused, naming each difference.
+    """
+    out, config = Path(out), json.loads(json.dumps(config))
+    if (out / "config.json").exists():
+        before = json.loads((out / "config.json").read_text())
+        changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
+                   for key in sorted(before.keys() | config.keys()) if before.get(key) != config.get(key)]
+        if changed:
+            raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. "
+                            "Give the old ones, choose another --out, or delete the folder to start over.")
+    else:
+        write_json(out / "config.json", config)
+    if (out / "result.json").exists():
+        print(f"{out}: done before, nothing to do")
+        return json.loads((out / "result.json").read_text())
+
+
+def save_checkpoint(out, state):
+    """Everything that training needs to go on exactly where it is, the random states included."""
+    state = dict(state, cpu_rng=torch.get_rng_state())
+    if torch.cuda.is_available():
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    with replacing(Path(out) / "checkpoint.pt") as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(out):
+    """The state that save_checkpoint wrote, with the random states put back; None if there is none yet."""
+    path = Path(out) / "checkpoint.pt"
+    if not path.exists():
+        return None
+    state = load_weights(path)
+    torch.set_rng_state(state["cpu_rng"])
+    if "cuda_rng" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda_rng"])
+    return state
+
+
+def load_weights(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:                    # torch raises half a dozen types for a cut or foreign file
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(problem).__name__}). "
+                        "Delete it to train again from the start.") from None
+
+
+def finish_run(out, config, seconds, device, **result):
+    """Write result.json, the last act of a job, and drop the checkpoint that nobody needs any more."""
+    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
+                if name in sys.modules}
+    result = dict(config=config, **result, seconds=round(seconds, 1), device=describe_device(device),
+                  versions=dict(versions, python=platform.python_version()), commit=commit.strip() or "unknown")
+    write_json(Path(out) / "result.json", result)
+    (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
+    return result
+
+
+def pick_device(name):
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_device(device):
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+class Progress:
+    """One line on standard error every few seconds: how far, what the losses say, how long it still takes."""
+
+    def __init__(self, name, total, start=0, every=5.0):
+        self.name, self.total, self.first, self.every = name, total, start, every
+        self.begun = self.shown = time.time()
+
+    def __call__(self, step, note=""):
+        if time.time() - self.shown < self.every and step < self.total:
+            return
+        self.shown = time.time()
+        left = (self.shown - self.begun) / max(step - self.first, 1) * (self.total - step)
+        print(f"{self.name}  {step}/{self.total}  {note}  {readable_time(left)} left", file=sys.stderr, flush=True)
+
+
+def readable_time(seconds):
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The image set
+
+@dataclass
+class ImageSet:
+    images: np.ndarray          # uint8 (n, height, width, 3), RGB
+    labels: np.ndarray          # int64 (n,), index into classes
+    classes: list               # class names
+    ids: np.ndarray             # str (n,), one per image
+    groups: np.ndarray          # str (n,), lesion id: pictures of one lesion share it and must stay on one side of a split
+    split: np.ndarray = None    # str (n,): "train", "val", "test", or "" where nothing is decided
+    info: dict = field(default_factory=dict)   # where the images come from; for GAN samples, the run that made them
+
+    def __post_init__(self):
+        if self.split is None:
+            self.split = np.full(len(self.images), "", dtype="U5")
+
+    def __len__(self):
+        return len(self.images)
+
+    def take(self, which):
+        """The images that `which` (indices or a mask) selects, as an image set of its own."""
+        return replace(self, images=self.images[which], labels=self.labels[which], ids=self.ids[which],
+                       groups=self.groups[which], split=self.split[which])
+
+    def part(self, name):
+        """The images of one part of the split: "train", "val" or "test"."""
+        chosen = self.take(self.split == name)
+        if not len(chosen):
+            raise UserError(f"the image set {self.info.get('source', '')} has no images marked {name!r}; "
+                            "make it with `python data.py prepare`")
+        return chosen
+
+    def of_class(self, name):
+        if name not in self.classes:
+            raise UserError(f"no class {name!r}: the classes are {', '.join(self.classes)}")
+        return self.take(self.labels == self.classes.index(name))
+
+    def counts(self):
+        return {name: int((self.labels == k).sum()) for k, name in enumerate(self.classes)}
+
+    def digests(self):
+        """One short hash per image, over its pixels: equal pictures have equal digests, whatever they are called."""
+        return [hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest() for image in self.images]
+
+    def fingerprint(self):
+        """One hash of everything that decides a result: pixels, labels, class names and the split."""
+        parts = zip(self.digests(), (self.classes[k] for k in self.labels), self.groups, self.split)
+        return hashlib.blake2b(repr([tuple(map(str, p)) for p in parts]).encode(), digest_size=8).hexdigest()
+
+    def save(self, path):
+        """Write one .npz file, or, for a path without that ending, a tree [split/]CLASS/id.png that any tool reads."""
+        path = Path(path)
+        if path.suffix == ".npz":
+            with replacing(path) as file:
+                np.savez(file, images=self.images, labels=self.labels, classes=np.array(self.classes), ids=self.ids,
+                         groups=self.groups, split=self.split, info=json.dumps(self.info))
+            return
+        for image, label, name, part in zip(self.images, self.labels, self.ids, self.split):
+            with replacing(path / str(part) / self.classes[label] / f"{str(name).replace('/', '_')}.png") as file:
+                Image.fromarray(image).save(file, "PNG")
+
+
+def mix(real, *more):
+    """Image sets joined into one (a real training set and the GAN's images, say). Classes go by name, not by number."""
+    sets = [real]
+    for other in more:
+        if set(other.classes) - set(real.classes):
+            raise UserError(f"cannot mix {other.info.get('source', 'a set')}: its classes {', '.join(other.classes)} are not among "
+                            f"{', '.join(real.classes)}")
+        if other.images.shape[1:] != real.images.shape[1:]:
+            raise UserError(f"cannot mix images of {other.images.shape[1]} px with images of {real.images.shape[1]} px")
+        translate = np.array([real.classes.index(name) for name in other.classes])
+        sets.append(replace(other, labels=translate[other.labels], classes=real.classes))
+    joined = {key: np.concatenate([getattr(s, key) for s in sets]) for key in ("images", "labels", "ids", "groups", "split")}
+    return ImageSet(classes=real.classes, info=dict(real.info, mixed_with=[s.info.get("source", "") for s in more]), **joined)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading folders, zip archives and csv-labelled sets
+
+def load(path, size=None, skip_bad=False):
+    """An image set from an .npz file, a class-per-folder tree, a zip of one, or a folder with a csv of labels.
+
+    size: pixels of the side, shorter side scaled and centre crop (bicubic); needed for anything but an .npz.
+    A decoded folder is kept in the cache (LESION_CACHE, default ~/.cache/lesions) and read from there the next time.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a .zip")
+    if path.is_dir() and (path / "images.npz").exists():         # the folder of a `prepare` job
+        path = path / "images.npz"
+    if path.suffix == ".npz":
+        return resized(load_npz(path), size)
+    files = find_images(path)
+    if size is None:
+        raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
+    listed = read_labels(path, files)
+    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [path, *path.rglob("*")] if f.is_file()),
+                  size, skip_bad))
+    cached = CACHE / f"{path.name}_{size}_{hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()}.npz"
+    if not cached.exists():
+        decode_all(path, files, listed, size, skip_bad).save(cached)
+    return load_npz(cached)
+
+
+def load_npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return ImageSet(file["images"], file["labels"], [str(c) for c in file["classes"]], file["ids"], file["groups"],
+                            file["split"], json.loads(str(file["info"])))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+        raise UserError(f"{path} is not an image set of this project ({problem})") from None
+
+
+def resized(images, size):
+    if size is None or len(images) == 0 or images.images.shape[1] == size:
+        return images
+    scaled = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images.images]
+    return replace(images, images=np.stack(scaled))
+
+
+def find_images(path):
+    """Every image below a folder or in a zip (or in a zip lying in the folder): {relative name: function giving its bytes}."""
+    files = {}
+    for archive in [path] if path.is_file() else sorted(path.glob("*.zip")):
+        try:
+            members = zipfile.ZipFile(archive)
+        except (zipfile.BadZipFile, OSError):
+            raise UserError(f"{archive} is neither a readable zip archive nor a folder") from None
+        files.update({name: functools.partial(members.read, name) for name in sorted(members.namelist())})
+    if path.is_dir():
+        files.update({file.relative_to(path).as_posix(): file.read_bytes for file in sorted(path.rglob("*"))})
+    files = {name: read for name, read in files.items() if name.lower().endswith(IMAGE_SUFFIXES)
+             and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))}
+    if not files:
+        raise UserError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    return files
+
+
+def read_labels(path, files):
+    """(name, class, lesion, split) of each image: from a csv beside the images if there is one, else from the folder names."""
+    for table in sorted(path.glob("*.csv")) if path.is_dir() else []:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        column = {key: next((name for name in names if rows and name in rows[0]), None) for key, names in CSV_COLUMNS.items()}
+        if column["image"] is None:
+            continue
+        if column["label"] is None:             # the ISIC challenges' form: one column of 0.0/1.0 per class
+            for row in rows:
+                row["label"] = next((k for k, v in row.items() if v in ("1", "1.0")), None)
+        return match_csv(table, rows, dict(column, label=column["label"] or "label"), files)
+    listed, folders = [], set()
+    for name in files:
+        *above, parent, _ = ["", ""] + name.split("/")
+        folders.add((above[-1] if above else "", parent))
+        listed.append((name, parent or "unlabelled", name, SPLIT_NAMES.get((above[-1] if above else "").lower(), "")))
+    if path.is_dir():
+        for folder in sorted(f for f in path.rglob("*") if f.is_dir() and not f.name.startswith((".", "__"))):
+            if not any(folder.rglob("*")):
+                raise UserError(f"{folder} is an empty class: put images into it or remove the folder")
+    return listed
+
+
+def match_csv(table, rows, column, files):
+    by_name = {}
+    for name in files:
+        by_name[name] = by_name[Path(name).name] = by_name[Path(name).stem] = name
+    listed = []
+    for number, row in enumerate(rows, start=2):
+        name = by_name.get(row[column["image"]])
+        if name is None:
+            raise UserError(f"{table} line {number}: there is no image {row[column['image']]!r} below {table.parent}")
+        if not row[column["label"]]:
+            raise UserError(f"{table} line {number}: no label for {row[column['image']]!r}")
+        split = (row[column["split"]] or "").lower() if column["split"] else ""
+        listed.append((name, row[column["label"]], row[column["group"]] if column["group"] else name, SPLIT_NAMES.get(split, "")))
+    return listed
+
+
+def decode(raw, size):
+    """Bytes of an image file -> uint8 (size, size, 3): EXIF rotation applied, any Pillow mode, transparency on white."""
+    with Image.open(io.BytesIO(raw)) as image:
+        image.draft("RGB", (2 * size, 2 * size))                  # large JPEGs are decoded at 1/2, 1/4 or 1/8: much faster
+        image = ImageOps.exif_transpose(image)
+        if image.mode[0] in "IF":                                 # 16-bit, 32-bit and float grey: to 8 bit
+            grey = np.asarray(image, np.float64)
+            grey = grey * 255 / (1 if grey.max() <= 1 else 255 if grey.max() <= 255 else 65535)
+            image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
+
+
+def decode_all(path, files, listed, size, skip_bad):
+    def one(entry):
+        try:
+            return decode(files[entry[0]](), size)
+        except Exception as problem:                # Pillow raises a dozen types for broken files
+            return f"{entry[0]} ({problem or type(problem).__name__})"
+
+    progress, decoded = Progress(f"decoding {path.name}", len(listed)), []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(one, listed):
+            decoded.append(result)
+            progress(len(decoded))
+    bad = [result for result in decoded if isinstance(result, str)]
+    if bad and not skip_bad:
+        raise UserError(f"{path}/{bad[0]}: unreadable image{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}. "
+                        "Repair or remove it, or give --skip-bad to go on without")
+    if bad:
+        print(f"skipped {len(bad)} unreadable: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}", file=sys.stderr)
+    good = [k for k, result in enumerate(decoded) if not isinstance(result, str)]
+    if not good:
+        raise UserError(f"{path}: none of its {len(decoded)} images can be read")
+    names, labels, groups, split = zip(*(listed[k] for k in good))
+    classes = sorted(set(labels))
+    return ImageSet(np.stack([decoded[k] for k in good]), np.array([classes.index(label) for label in labels]), classes,
+                    np.array(names), np.array(groups), np.array(split, dtype="U5"),
+                    dict(source=path.name, skipped=len(bad)))
+
+
+def find_set(root, wanted=("train/benign", "train/malignant", "test/benign", "test/malignant")):
+    """The first folder at or below `root` (two levels) that has all the `wanted` sub-folders."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    for folder in [root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]:
+        if all((folder / name).is_dir() for name in wanted):
+            return folder
+    raise UserError(f"--data {root}: no folder in it has {', '.join(wanted)}. Get \"Skin Cancer: Malignant vs. Benign\" "
+                    "(fanconic/skin-cancer-malignant-vs-benign on Kaggle) and unpack it there")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Built-in lesions
+
+# A lesion is pigment in skin. Five maps make a picture: melanin (brown), blood (red) and deep melanin
+# (blue-grey) absorb light; yellow (keratin, wax) and white (scar, cysts) cover it. Lengths are in half
+# frames: a picture spans [-1, 1] at every size. A data set that needs no download, not a model of disease.
+LESION_CLASSES = ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
+VIEWS = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]  # (lesion, view) of six pictures: 1, 2 and 3 views
+# how much melanin, blood and deep melanin of density 1 absorb of red, green and blue (natural logarithm)
+ABSORB = np.float32([[0.42, 0.85, 1.25], [0.16, 0.95, 0.70], [1.15, 0.95, 0.62]])
+YELLOW, WHITE = np.float32([0.93, 0.82, 0.58]), np.float32([0.97, 0.92, 0.91])
+ARTEFACTS = dict(hair=0.3, bubbles=0.12, ruler=0.1, vignette=0.6, corners=0.12)  # odds, in every class alike
+
+# The classes: "like" names those it is mistaken for (see look), what is not named is 0. First the shape: radius,
+# stretch (oval), wobble (of the contour), edge (width of the border), ragged (border), patchy (uneven pigment),
+# broken (irregular structures); then pigment density; then strengths of structures, defined below.
+PROFILES = {
+    "AK": dict(like=["SCC", "BKL"], radius=0.62, stretch=0.10, wobble=0.12, edge=0.45, ragged=0.20, patchy=0.5,
+               melanin=0.08, blood=0.34, strawberry=1.2, scale=0.5),
+    "BCC": dict(like=["SCC", "AK", "MEL"], radius=0.55, stretch=0.12, wobble=0.12, edge=0.35, ragged=0.16,
+                patchy=0.4, melanin=0.06, blood=0.28, deep=0.08, vessels=0.9, nests=0.8, ulcer=0.5),
+    "BKL": dict(like=["NV", "SCC", "MEL"], radius=0.58, stretch=0.14, wobble=0.10, edge=0.10, ragged=0.10,
+                patchy=0.4, melanin=0.65, blood=0.08, wax=0.14, milia=0.8, comedo=0.9, fissures=0.7),
+    "DF": dict(like=["NV", "BKL"], radius=0.44, stretch=0.06, wobble=0.05, edge=0.30, ragged=0.07, patchy=0.3,
+               melanin=0.42, blood=0.18, network=0.4, scar=1.2),
+    "MEL": dict(like=["NV", "NV", "BKL"], radius=0.62, stretch=0.14, wobble=0.16, edge=0.10, ragged=0.13,
+                patchy=0.6, broken=1.0, melanin=0.95, blood=0.12, deep=0.12, network=0.8, globules=0.5,
+                streaks=0.7, blotch=0.9, veil=0.8, regression=0.6),
+    "NV": dict(like=["MEL", "MEL", "DF"], radius=0.50, stretch=0.12, wobble=0.06, edge=0.17, ragged=0.06,
+               patchy=0.25, melanin=0.72, blood=0.12, network=0.9, globules=0.6),
+    "SCC": dict(like=["AK", "AK", "BKL"], radius=0.55, stretch=0.10, wobble=0.12, edge=0.18, ragged=0.13,
+                patchy=0.5, melanin=0.12, blood=0.58, deep=0.05, keratin=1.3, scale=0.4, rim=1.0, ulcer=0.8),
+    "VASC": dict(like=["BCC", "MEL"], radius=0.38, stretch=0.10, wobble=0.07, edge=0.08, ragged=0.06,
+                 patchy=0.35, blood=0.75, deep=0.20, lacunae=1.0),
+}
+SHAPE = ["radius", "stretch", "wobble", "edge", "ragged", "patchy", "broken", "melanin", "blood", "deep", "wax"]
+TRAITS = SHAPE + sorted({key for p in PROFILES.values() for key in p} - {"like", *SHAPE})
+# Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the border;
+# then what they add to melanin, blood, deep, yellow, white.
+AREAS = {
+    "blotch": (0.5, 0.3, 0.6, 0.15, [1.4, 0, 0.1, 0, 0]),
+    "veil": (0.4, 0.3, 0.6, 0.35, [-0.3, 0, 0.8, 0, 0.15]),
+    "regression": (0.6, 0.2, 0.4, 0.30, [-0.7, 0, 0.1, 0, 0.3]),
+    "ulcer": (0.3, 0.1, 0.25, 0.06, [0.5, 0.9, 0, 0, 0]),
+    "keratin": (0.2, 0.3, 0.55, 0.25, [-0.1, -0.1, 0, 0.5, 0.15]),
+    "scar": (0.1, 0.3, 0.5, 0.25, [-0.5, -0.1, 0, 0, 0.35]),
+}
+# Dots on a honeycomb: least and greatest spacing, jitter, least and greatest dot (both in spacings), share of
+# the dots that is there, free core (in lesion radii); what the dots add, what the ground between them adds.
+DOTS = {
+    "network": (0.08, 0.12, 0.16, 0.25, 0.34, 1.0, 0.0, [-0.85, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]),
+    "globules": (0.13, 0.20, 0.24, 0.15, 0.30, 0.9, 0.0, [1.2, 0, 0, 0, 0], [0, 0, 0, 0, 0]),
+    "nests": (0.18, 0.30, 0.40, 0.10, 0.35, 0.4, 0.0, [0, 0, 1.0, 0, 0], [0, 0, 0, 0, 0]),
+    "milia": (0.16, 0.26, 0.40, 0.06, 0.15, 0.5, 0.0, [-0.2, 0, 0, 0, 0.7], [0, 0, 0, 0, 0]),
+    "comedo": (0.16, 0.26, 0.40, 0.06, 0.20, 0.4, 0.0, [1.5, 0, 0, 0, 0], [0, 0, 0, 0, 0]),
+    "strawberry": (0.13, 0.20, 0.20, 0.14, 0.26, 0.9, 0.0, [0, -0.6, 0, 0.35, 0.05], [0, 0.25, 0, 0, 0]),
+    "rim": (0.09, 0.14, 0.35, 0.12, 0.25, 0.7, 0.6, [0, 1.0, 0, 0, 0], [0, 0, 0, 0, 0]),
+    "lacunae": (0.12, 0.20, 0.20, 0.25, 0.42, 1.0, 0.0, [0, 1.1, 0.4, 0, 0], [0, -0.15, 0, 0, 0]),
+}
+
+
+def smoothstep(x):
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def pixels(size):
+    return ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
+
+
+# A plane wave and a round Gaussian dot both factor into (a function of x) * (a function of y), also when the
+# camera turns and zooms. So the sum of any number of them is one matrix product: all is drawn with these two.
+def outer_sum(a, b):
+    """sum_i outer(a[i], b[i]), few rows at a time: on a larger product BLAS starts threads, slower here."""
+    rows = max(1, 2 ** 17 // b.shape[1] ** 2)
+    return sum(a[i:i + rows].T @ b[i:i + rows] for i in range(0, len(a), rows))
+
+
+def waves(rng, cam, size, low, high, slope=0.6, count=64):
+    """Noise of variance 1: waves of `low` to `high` radians per half frame, amplitude ~ frequency^-slope."""
+    freq = low * (high / low) ** rng.random(count)
+    angle, phase = rng.uniform(0, 2 * np.pi, (2, count))
+    amp = freq ** -slope
+    amp *= np.sqrt(2 / np.sum(amp ** 2)) * np.exp(-(freq * cam["zoom"] * 2 / size) ** 2 / 24)  # pixels average
+    k = freq[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    phase = np.float32(phase + k @ cam["shift"])[:, None]
+    kx, ky = np.float32(k @ cam["turn"]).T[:, :, None] * pixels(size)
+    cos, sin = np.float32(amp)[:, None] * [np.cos(ky + phase), -np.sin(ky + phase)]
+    return outer_sum(cos, np.cos(kx)) + outer_sum(sin, np.sin(kx))  # cos(kx x + ky y + phase), expanded
+
+
+def dots(xy, sigma, cam, size, amp=1.0):
+    """Sum of Gaussian dots at lesion coordinates xy (n, 2). A dot below pixel size gets wider and fainter."""
+    xy = np.float32((xy - cam["shift"]) @ cam["turn"] / cam["zoom"] ** 2)  # lesion to picture coordinates
+    sigma = sigma / cam["zoom"]
+    wide = np.maximum(sigma, 1.2 / size)
+    amp = np.broadcast_to(amp * (sigma / wide) ** 2, len(xy)).astype(np.float32)
+    gap = (pixels(size) - xy.T[:, :, None]) / np.reshape(np.float32(wide), (-1, 1))
+    gx, gy = np.exp(-0.5 * np.minimum(gap * gap, 50))  # the limit keeps out denormal numbers, which are slow
+    return outer_sum(gy * amp[:, None], gx)
+
+
+def strokes(rng, start, heading, length, curl, width, cam, size, steps=60):
+    """Tapering lines from start (n, 2) as rows of dots: a map that is about 1 on them, and their points."""
+    bend = np.cumsum(rng.normal(0, curl / steps ** 0.5, (len(start), steps)), 1) + np.reshape(heading, (-1, 1))
+    step = np.broadcast_to(np.reshape(length, (-1, 1)) / steps, bend.shape)
+    xy = start[:, None] + np.cumsum(step[..., None] * np.stack([np.cos(bend), np.sin(bend)], -1), 1)
+    wide = np.broadcast_to(width * np.linspace(1.1, 0.6, steps), bend.shape)
+    row = dots(xy.reshape(-1, 2), wide.ravel(), cam, size, (step / (2.5 * wide)).ravel())
+    return np.minimum(row, 1), xy
+
+
+def honeycomb(rng, spacing, jitter, radius):
+    """Centres of a hexagonal lattice inside a circle, each moved by about `jitter` spacings."""
+    n = int(1.2 * radius / spacing) + 1
+    i, j = np.mgrid[-n:n + 1, -n:n + 1].reshape(2, -1)
+    xy = spacing * (np.stack([i + 0.5 * j, 0.866 * j], 1) + rng.normal(0, jitter, (len(i), 2)))
+    return xy[np.sum(xy ** 2, 1) < radius ** 2]
+
+
+def look(rng, label):
+    """The traits of one lesion: those of its class mixed with a class it resembles, each stronger or weaker."""
+    own = PROFILES[LESION_CLASSES[label]]
+    other = PROFILES[own["like"][rng.integers(len(own["like"]))]]
+    severity = 0.6 * rng.beta(1.0, 2.0)  # 0 is a textbook case; above 0.5 it looks more like the other class
+    vary = np.exp(rng.normal(0, 0.3, len(TRAITS)))
+    seen = rng.random(len(TRAITS)) < 0.85  # few lesions show every structure of their class
+    seen[:len(SHAPE)] = True
+    p = {t: (1 - severity) * own.get(t, 0) + severity * other.get(t, 0) for t in TRAITS}
+    p = {t: float(p[t] * v * s) for t, v, s in zip(TRAITS, vary, seen)}
+    return p | dict(radius=min(max(p["radius"], 0.25), 0.75))
+
+
+def pigment(rng, p, cam, size):
+    """The maps (5, size, size) of a lesion without its skin: melanin, blood, deep, yellow, white."""
+    px, py, radius = pixels(size)[None, :], pixels(size)[:, None], p["radius"]
+    x, y = np.float32([t[0] * px + t[1] * py + s for t, s in zip(cam["turn"], cam["shift"])])
+    fine = waves(rng, cam, size, 10, 120)
+    patch = waves(rng, cam, size, 2.5 / radius, 12 / radius)
+    wobble, lag = rng.normal(0, p["wobble"], 6) / np.arange(2, 8), rng.uniform(0, 2 * np.pi, 6)
+    wobble[0] += p["stretch"]
+    terms = list(zip(range(2, 8), wobble.tolist(), lag.tolist()))
+
+    def contour(angle):
+        return radius * (1 + sum(a * np.cos(k * angle + b) for k, a, b in terms))
+
+    depth = contour(np.arctan2(y, x)) - np.hypot(x, y) + p["ragged"] * (0.3 * fine + 0.4 * patch)  # > 0: inside
+    inside = smoothstep(depth / max(p["edge"], 3 / size) + 0.5)
+    uneven = np.maximum(1 + p["patchy"] * (0.6 * patch + 0.5 * fine), 0.15)
+    base = inside * uneven * (0.75 + 0.35 * smoothstep(depth / (0.8 * radius)))
+    maps = np.stack([p[key] * base for key in ["melanin", "blood", "deep", "wax"]] + [0 * base])
+
+    def add(name, change, where):
+        for i, c in enumerate(change):
+            if c:
+                maps[i] += p[name] * c * where
+
+    shown = [name for name in TRAITS[len(SHAPE):] if p[name] > 0.08]
+    for name in [name for name in AREAS if name in shown]:
+        far, low, high, soft, change = AREAS[name]
+        angle, far, r = rng.uniform(0, 2 * np.pi), far * rng.uniform(0.6, 1.2), radius * rng.uniform(low, high)
+        gap = np.hypot(x - radius * far * np.cos(angle), y - radius * far * np.sin(angle))
+        area = smoothstep((r - gap + r * (0.3 * patch + 0.12 * fine)) / soft + 0.5)
+        add(name, change, inside * area * (1 + 0.25 * fine))
+    some = inside * smoothstep(0.75 + (0.25 + 0.5 * p["broken"]) * patch) * (1 + 0.2 * fine)  # fading in places
+    for name in [name for name in DOTS if name in shown]:
+        near, wide, jitter, low, high, share, core, change, ground = DOTS[name]
+        spacing = rng.uniform(near, wide)
+        xy = honeycomb(rng, spacing, jitter + 0.15 * p["broken"], 1.1 * radius)
+        there = (rng.random(len(xy)) < share) & (np.hypot(*xy.T) > core * radius)
+        sigma, amp = spacing * rng.uniform(low, high, len(xy)), there * rng.uniform(0.4, 1.2, len(xy))
+        add(name, change, some * smoothstep(dots(xy, sigma, cam, size, amp)))
+        add(name, ground, some)
+    if "fissures" in shown:  # valleys where a noise passes through 0
+        ridge = waves(rng, cam, size, 12, 60, 0.8)
+        add("fissures", [0.8, 0, 0, 0, 0], some * uneven * (np.exp(-(ridge / 0.7) ** 2) - 0.45))
+    if "scale" in shown:
+        add("scale", [0, 0, 0, 0, 1], inside * smoothstep(0.3 * fine + 0.3 * patch))
+    if "streaks" in shown:  # along one side, outwards
+        angle = rng.uniform(0, 2 * np.pi) + np.linspace(-0.8, 0.8, 11) + rng.normal(0, 0.06, 11)
+        start, length = 0.75 * contour(angle), radius * rng.uniform(0.25, 0.55, 11)
+        start = start[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+        add("streaks", [1.1], uneven * strokes(rng, start, angle, length, 0.4, 0.016, cam, size, 24)[0])
+    if "vessels" in shown:  # two trunks from the border inwards, five branches on each
+        angle = rng.uniform(0, 2 * np.pi, 2)
+        start, inwards = radius * np.stack([np.cos(angle), np.sin(angle)], 1), angle + np.pi
+        trunk, xy = strokes(rng, start, inwards, 1.4 * radius, 1.0, 0.014, cam, size)
+        fork = xy[:, rng.integers(8, 60, 5)].reshape(-1, 2)
+        away = np.repeat(inwards, 5) + rng.choice([-1, 1], 10) * rng.uniform(0.5, 1.1, 10)
+        twig = strokes(rng, fork, away, radius * rng.uniform(0.3, 0.7, 10), 0.9, 0.009, cam, size, 40)[0]
+        add("vessels", [0, 1], np.maximum(trunk, twig) * smoothstep(0.8 + 0.4 * patch))
+    return np.maximum(maps, 0)
+
+
+def artefacts(img, rng, odds):
+    """Add what is in the picture but not of the lesion, without knowing the class. `odds` as in ARTEFACTS."""
+    size, still = len(img), dict(turn=np.eye(2), zoom=1.0, shift=np.zeros(2))  # picture coordinates
+    on = {name: u < odds[name] for name, u in zip(ARTEFACTS, rng.random(len(ARTEFACTS)))}
+    own = rng.integers(2 ** 32, size=3)  # a seed for each: switching one off leaves the others as they were
+    r2 = pixels(size)[:, None] ** 2 + pixels(size)[None, :] ** 2
+    if on["hair"]:
+        rng = np.random.default_rng(own[0])
+        n = int(1 + 11 * rng.random() ** 1.5)
+        heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.7, n)
+        start = rng.uniform(-0.9, 0.9, (n, 2)) - 0.8 * np.stack([np.cos(heading), np.sin(heading)], 1)
+        hair, _ = strokes(rng, start, heading, rng.uniform(0.7, 2.2, n), 0.5, 0.009, still, size, 120)
+        img = img * (1 - rng.uniform(0.5, 0.9) * hair[..., None] * np.float32([0.85, 0.95, 1]))
+    if on["bubbles"]:  # in the gel: faint rings, each with a specular spot
+        rng = np.random.default_rng(own[1])
+        xy, radius = rng.uniform(-1, 1, (8, 2)), 0.02 + 0.1 * rng.random(8) ** 3
+        disc = np.minimum(dots(xy, radius, still, size, 1.5), 1)
+        spot = np.minimum(dots(xy + 0.6 * radius[:, None], 0.25 * radius + 0.006, still, size), 1)
+        img = img + (0.35 * disc * (1 - disc) + 0.5 * spot)[..., None]
+    if on["ruler"]:  # ticks along one side, every fifth longer
+        rng = np.random.default_rng(own[2])
+        tick, spacing, side = np.arange(-14, 15), rng.uniform(0.08, 0.14), np.pi / 2 * rng.integers(4)
+        start = np.stack([0 * tick + 0.98, tick * spacing], 1)
+        start = start @ np.array([[np.cos(side), np.sin(side)], [-np.sin(side), np.cos(side)]])
+        length, heading = np.where(tick % 5 == 0, 0.16, 0.09), side + np.pi + 0 * tick
+        img = img * (1 - 0.7 * strokes(rng, start, heading, length, 0, 0.01, still, size, 12)[0][..., None])
+    if on["vignette"]:
+        img = img * (1 - 0.2 * r2)[..., None]
+    if on["corners"]:  # the dark rim of the dermoscope
+        img = img * (1 - 0.95 * smoothstep((np.sqrt(r2) - 1.1) / 0.08))[..., None]
+    return img
+
+
+def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
+    """One picture, uint8 (size, size, 3): view number `view` of lesion number `lesion`, of class `label`."""
+    rng = np.random.default_rng([seed, lesion])  # for the lesion and its skin: the same in all views
+    pic = np.random.default_rng([seed, lesion, view + 1])  # for the picture; [seed, lesion, 0] would equal rng
+    angle, zoom = pic.uniform(0, 2 * np.pi), np.exp(pic.normal(0, 0.12))
+    turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    cam = dict(turn=turn, zoom=zoom, shift=pic.normal(0, 0.07, 2))  # lesion = turn @ picture + shift
+
+    maps = pigment(rng, look(rng, label), cam, size)
+    melanin, blood, rough = 0.05 + 0.6 * rng.beta(1.2, 3), rng.uniform(0.1, 0.38), rng.uniform(0.4, 1.5)
+    maps[0] += melanin + rough * (0.02 + 0.12 * melanin) * waves(rng, cam, size, 4, 130, 0.5)
+    maps[1] += blood + rough * 0.15 * blood * waves(rng, cam, size, 3, 80, 0.5)
+    img = np.exp(-np.moveaxis(maps[:3], 0, -1) @ ABSORB)
+    for amount, colour in [(maps[3], YELLOW), (maps[4], WHITE)]:
+        img = img + np.minimum(amount, 0.85)[..., None] * (colour - img)
+
+    img = img * np.float32(pic.uniform(0.9, 1.1) * (1 + pic.normal([0, -0.01, 0.03], 0.04)))  # exposure, cast
+    img = artefacts(img, pic, odds)
+    img = img + pic.normal(0, 0.01, (size, size, 1))  # camera noise: all that depends on the size
+    return np.uint8(np.clip(img, 0, 1) * 255)
+
+
+def lesions(n, size=64, seed=0):
+    """n pictures, their class numbers, their names and the names of their lesions (groups)."""
+    where = [(3 * (i // 6) + VIEWS[i % 6][0], VIEWS[i % 6][1]) for i in range(n)]  # independent of n
+    labels = [lesion % len(LESION_CLASSES) for lesion, _ in where]
+    images = np.stack([draw_lesion(label, *place, seed, size) for label, place in zip(labels, where)])
+    ids, groups = [f"lesion{lesion:05d}_{view}" for lesion, view in where], [f"lesion{a:05d}" for a, _ in where]
+    return images, np.array(labels, np.int64), ids, groups
+
+def built_in(n, size=64, seed=0):
+    """The first n built-in lesions as an image set of 8 classes with 1 to 3 views per lesion."""
+    images, labels, ids, groups = lesions(n, size, seed)
+    return ImageSet(images, labels, LESION_CLASSES, np.array(ids), np.array(groups),
+                    info=dict(source=f"built-in lesions (n {n}, seed {seed})"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+def split_by_group(labels, groups, fractions, seed):
+    """Part number of each image; every group (lesion) goes to one part as a whole, and each class is shared out alike.
+
+    labels (n,), groups (n,), fractions: size of each part, summing to 1. Returns int (n,). A group with several labels
+    counts under the label of its first image. Within a class the groups come in random order and each goes to
+    the part that is furthest below its share, so the shares are met to within one group.
+    """
+    labels, (names, first, member) = np.asarray(labels), np.unique(groups, return_index=True, return_inverse=True)
+    sizes, part_of_group = np.bincount(member), np.zeros(len(names), int)
+    rng = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        mine = rng.permutation(np.flatnonzero(labels[first] == label))
+        missing = np.array(fractions, float) * sizes[mine].sum()
+        for group in mine:
+            part_of_group[group] = missing.argmax()
+            missing[part_of_group[group]] -= sizes[group]
+    return part_of_group[member]
+
+
+def with_split(images, val=0.1, test=0.2, seed=0):
+    """The image set with every image marked train, val or test. A test part that comes with the set is kept."""
+    split = images.split.copy()
+    if not (split == "test").any():
+        outside = split_by_group(images.labels, images.groups, (1 - test, test), seed)
+        split = np.where(outside == 1, "test", "train")
+    if val and not (split == "val").any():
+        inside = np.flatnonzero(split != "test")
+        chosen = split_by_group(images.labels[inside], images.groups[inside], (1 - val, val), seed + 1)
+        split[inside] = np.where(chosen == 1, "val", "train")
+    images = replace(images, split=np.where(split == "", "train", split).astype("U5"))
+    for a, b in (("train", "test"), ("train", "val"), ("val", "test")):
+        both = set(images.groups[images.split == a]) & set(images.groups[images.split == b])
+        if both:
+            raise UserError(f"{len(both)} lesions are in both {a} and {b} of {images.info.get('source')}, such as {min(both)}")
+    return images
+
+
+def crossing_duplicates(images):
+    """Number of pictures outside train whose exact pixels are also in train."""
+    digests = np.array(images.digests())
+    return int(np.isin(digests[images.split != "train"], digests[images.split == "train"]).sum())
+
+
+def to_binary(images):
+    """The same images under two classes, benign and malignant (sets MALIGNANT and BENIGN above)."""
+    unknown = [name for name in images.classes if name.lower().replace(" ", "_") not in MALIGNANT | BENIGN]
+    if unknown:
+        raise UserError(f"cannot tell whether class {', '.join(unknown)} is benign or malignant: rename it, or list it in data.py")
+    verdict = np.array([name.lower().replace(" ", "_") in MALIGNANT for name in images.classes])
+    return replace(images, labels=verdict[images.labels].astype(np.int64), classes=["benign", "malignant"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches on the device
+
+def to_tensor(images, device="cpu"):
+    """uint8 (n, h, w, 3) array -> uint8 (n, 3, h, w) tensor on the device, where the whole set stays."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+
+
+def scaled(pixels):
+    """uint8 [0, 255] -> float32 [-1, 1], the range of the generators' tanh."""
+    return pixels.float().div_(127.5).sub_(1)
+
+
+class Batches:
+    """Endless shuffled batches. Batch number `step` depends only on (seed, step), so a resumed run needs only its step.
+
+    Every epoch is a fresh permutation without its last, incomplete batch.
+    """
+
+    def __init__(self, images, batch, seed, device):
+        if len(images) < batch:
+            raise UserError(f"{len(images)} images are too few for a batch of {batch}: give a smaller --batch or more images")
+        self.pixels, self.labels = to_tensor(images.images, device), torch.from_numpy(images.labels).to(device)
+        self.batch, self.seed, self.per_epoch, self.epoch = batch, seed, len(images) // batch, None
+
+    def __call__(self, step):
+        """(uint8 (batch, 3, h, w), int64 (batch,)) of this step."""
+        epoch, k = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.order, self.epoch = torch.randperm(len(self.labels), generator=generator).to(self.labels.device), epoch
+        chosen = self.order[k * self.batch:(k + 1) * self.batch]
+        return self.pixels[chosen], self.labels[chosen]
+
+
+def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
+    """Classical augmentation of a batch on its device: one random affine map and one brightness per image.
+
+    x: float (n, 3, h, w) in [-1, 1]. rotate, shear: largest angle in degrees; zoom, shift, brightness: largest fraction.
+    """
+    def uniform(limit):
+        return (torch.rand(len(x), device=x.device) * 2 - 1) * limit
+
+    angle, slant, scale = torch.deg2rad(uniform(rotate)), torch.tan(torch.deg2rad(uniform(shear))), 1 + uniform(zoom)
+    mirror = torch.sign(uniform(1)) if flip else torch.ones(len(x), device=x.device)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = [torch.stack([cos * mirror, slant * cos - sin, 2 * uniform(shift)], 1),
+            torch.stack([sin * mirror, slant * sin + cos, 2 * uniform(shift)], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
+    x = torch.nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    return ((x + 1) * (1 + uniform(brightness)).view(-1, 1, 1, 1) - 1).clamp(-1, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+def picture_by_class(images, columns=10, tile=96):
+    """A contact sheet: one row of images per class with its name beside it."""
+    sheet = Image.new("RGB", (90 + columns * tile, len(images.classes) * tile), "white")
+    for row, name in enumerate(images.classes):
+        ImageDraw.Draw(sheet).text((6, row * tile + tile // 2 - 5), name[:14], fill="black")
+        for column, k in enumerate(np.flatnonzero(images.labels == row)[:columns]):
+            sheet.paste(Image.fromarray(images.images[k]).resize((tile, tile)), (90 + column * tile, row * tile))
+    return sheet
+
+
+def prepare(args):
+    out, begun = Path(args.out), time.time()
+    if args.source == "lesions":
+        images = built_in(args.n, args.size, args.seed)
+    else:
+        folder = find_set(args.source) if args.binary and Path(args.source).is_dir() else args.source
+        images = load(folder, args.size, args.skip_bad)
+    if args.binary:
+        images = to_binary(images)
+    images = with_split(images, args.val, args.test, args.seed)
+    config = dict(command="prepare", size=args.size, val=args.val, test=args.test, binary=args.binary, seed=args.seed,
+                  source=images.info["source"], data=images.fingerprint())
+    if open_run(out, config):
+        return
+    with replacing(out / "grid.png") as file:
+        picture_by_class(images.part("train")).save(file, "PNG")
+    images.save(out / "images.npz")
+    counts = {part: images.part(part).counts() for part in ("train", "val", "test") if (images.split == part).any()}
+    finish_run(out, config, time.time() - begun, "cpu", counts=counts, data=config["data"], source=images.info,
+               lesions=len(set(images.groups)), duplicates_across=crossing_duplicates(images))
+    for part, count in counts.items():
+        print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
+
+
+def main():
+    parser = Parser(prog="data.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    p = commands.add_parser("lesions", help="draw built-in lesions")
+    p.add_argument("--n", type=int, default=960, help="number of images (default %(default)s)")
+    p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
+
+    p = commands.add_parser("prepare", help="decode a set once, split it by lesion, write an image set")
+    p.add_argument("source", help="a folder, a .zip, an .npz, or the word lesions for the built-in ones")
+    p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
+    p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
+    p.add_argument("--n", type=int, default=960, help="number of built-in lesion images (default %(default)s)")
+    p.add_argument("--binary", action="store_true", help="two classes, benign and malignant; looks for train|test/benign|malignant")
+    p.add_argument("--val", type=float, default=0.1, help="part of the training lesions for validation (default %(default)s)")
+    p.add_argument("--test", type=float, default=0.2, help="part of the lesions for test, if the set has none (default %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
+
+    args = parser.parse_args()
+    if args.command == "prepare":
+        prepare(args)
+    else:
+        built_in(args.n, args.size, args.seed).save(args.out)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,320 @@
+"""gan.py: the generators and discriminators of the papers, their losses, one training loop per family, sampling.
+
+    python gan.py describe wgan_gp                                     the layer tables with parameter counts
+    python gan.py train wgan_gp --data runs/data --class benign --out runs/gan_benign --samples 879
+    python gan.py sample runs/gan_benign --n 100 --out more.npz        more images from a finished run
+
+`train wgan_gp --help` lists every hyper-parameter with its source. A run that was cut off goes on when its command is
+given again. The images are drawn from averaged weights, in eval mode, so image number i is the same in any batch.
+"""
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.utils import make_grid
+
+import data
+from data import UserError, scaled
+
+# Every hyper-parameter of a model and where it comes from. Each is an option of `train MODEL`.
+RECIPES = {
+    "wgan_gp": dict(                                    # paper 000: Goren & Cinarer
+        z_dim=(200, "Table 3: 200 x 1792 x 16 weights + 1792 biases = 5,736,192"),
+        width=(224, "Tables 2 and 3: maps of the critic's first and the generator's last hidden layer (Table 1: 64)"),
+        batch=(32, "section II.K"),
+        epochs=(1000.0, 'section II.K, "iterations"; passes of the critic over the real images'),
+        lr=(1e-4, "not stated; WGAN-GP paper"),
+        beta1=(0.0, "not stated; WGAN-GP paper"),
+        beta2=(0.9, "not stated; WGAN-GP paper"),
+        penalty=(10.0, "not stated; lambda of the WGAN-GP paper"),
+        n_critic=(5, "not stated; critic steps per generator step, WGAN-GP paper"),
+        average=(0.999, "ours: decay of the averaged generator that draws the samples")),
+}
+COLLAPSE = 0.35             # alarm: samples differ from each other less than this fraction of what real images do
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# WGAN-GP, paper 000, 64 px. Weight init is not stated: PyTorch's default.
+
+def wgan_gp_generator(z_dim=200, width=224):
+    """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
+
+    Every layer has a bias. ReLU as in the table (the text says LeakyReLU).
+    """
+    layers, maps = [], z_dim
+    for wide, stride, pad in ((8 * width, 1, 0), (4 * width, 2, 1), (2 * width, 2, 1), (width, 2, 1)):
+        layers += [nn.ConvTranspose2d(maps, wide, 4, stride, pad), nn.BatchNorm2d(wide), nn.ReLU()]
+        maps = wide                                                     # 4, 8, 16, 32 px
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh())      # (n, 3, 64, 64)
+
+
+def wgan_gp_critic(width=224):
+    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657. Image (n, 3, 64, 64) -> score (n,).
+
+    InstanceNorm as in the tables (the text says BatchNorm, which would tie the images of a batch together and make a
+    penalty per image meaningless). Table 1 prints its first row without the bias that all its other rows have.
+    """
+    layers, maps = [], 3
+    for wide in (width, 2 * width, 4 * width, 8 * width):               # 32, 16, 8, 4 px
+        layers += [nn.Conv2d(maps, wide, 4, 2, 1), nn.InstanceNorm2d(wide, affine=True), nn.LeakyReLU(0.2)]
+        maps = wide
+    return nn.Sequential(*layers, nn.Conv2d(maps, 1, 4, 1, 0), nn.Flatten(0))            # (n,)
+
+
+def gradient_penalty(critic, real, fake, weight=10.0):
+    """weight * mean over images of (|grad_x critic(x)| - 1)^2, at x between real and fake (WGAN-GP paper, eq. 3).
+
+    The norm runs over all of channels, height and width of one image. float32; the small constant under the root
+    keeps the derivative finite where the gradient is zero.
+    """
+    alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
+    between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
+    gradient, = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+    return weight * (norm - 1).square().mean()
+
+
+def critic_step(generator, critic, optimizer, real, z_dim, weight, autocast):
+    """One critic update on a batch of real images. Returns (D(x), D(G(z)), penalty), on the device."""
+    with torch.no_grad(), autocast:                                     # the generator is not trained here
+        fake = generator(torch.randn(len(real), z_dim, 1, 1, device=real.device))
+    fake = fake.float()
+    with autocast:
+        score = critic(torch.cat([real, fake])).float()                 # one pass: the critic has no BatchNorm
+    on_real, on_fake = score[:len(real)].mean(), score[len(real):].mean()
+    penalty = gradient_penalty(critic, real, fake, weight)              # outside autocast: float32
+    optimizer.zero_grad(set_to_none=True)
+    (on_fake - on_real + penalty).backward()
+    optimizer.step()
+    return torch.stack([on_real, on_fake, penalty]).detach()
+
+
+def generator_step(generator, critic, optimizer, n, z_dim, device, autocast):
+    """One generator update: raise the critic's score of the generator's images."""
+    critic.requires_grad_(False)                                        # saves its weight gradients
+    with autocast:
+        loss = -critic(generator(torch.randn(n, z_dim, 1, 1, device=device))).float().mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    critic.requires_grad_(True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What all families share: averaged weights, sampling, pictures
+
+@torch.no_grad()
+def update_average(average, net, step, decay):
+    """Exponential moving average of the weights AND of BatchNorm's running statistics, which must belong together.
+
+    The decay rises from 0.1 to its full value, so that a short run does not drag its random start along.
+    """
+    keep = min(decay, (1 + step) / (10 + step))
+    for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
+        if mean.is_floating_point():
+            mean.lerp_(new, 1 - keep)
+        else:
+            mean.copy_(new)
+
+
+@torch.no_grad()
+def draw(generator, n, z_dim, seed, batch=64):
+    """n images of a generator in eval mode: uint8 (n, h, w, 3). The noise of image i depends on (seed, i) alone."""
+    device = next(generator.parameters()).device
+    noise = torch.randn(n, z_dim, 1, 1, generator=torch.Generator().manual_seed(seed))
+    images = [generator(z.to(device)).add(1).mul(127.5).round().clamp(0, 255).byte().cpu() for z in noise.split(batch)]
+    return torch.cat(images).permute(0, 2, 3, 1).numpy()
+
+
+def diversity(images, real):
+    """Mean pixel distance between two samples over that between two real images: near 1 is healthy, near 0 collapsed."""
+    apart = [torch.pdist(torch.from_numpy(x).flatten(1).float()).mean().item() for x in (images, real)]
+    return apart[0] / apart[1]
+
+
+def save_grid(path, images, columns=8):
+    grid = make_grid(torch.from_numpy(images).permute(0, 3, 1, 2), nrow=columns, padding=1)
+    with data.replacing(path) as file:
+        Image.fromarray(grid.permute(1, 2, 0).numpy()).save(file, "PNG")
+
+
+def layer_table(net, shape):
+    """(layer, output shape, parameters) of each layer for one input of this shape; costs no memory (meta tensors)."""
+    rows, x = [], torch.empty(1, *shape, device="meta")
+    for number, layer in enumerate(net.to("meta")):
+        x = layer(x)
+        rows.append((f"{type(layer).__name__}-{number}", list(x.shape[1:]), sum(p.numel() for p in layer.parameters())))
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+def train_wgan_gp(args):
+    """Train one WGAN-GP on one class, draw samples, write result.json. A step is n_critic critic updates and one of G."""
+    out, device, begun = Path(args.out), data.pick_device(args.device), time.time()
+    images = training_images(args)
+    batches = data.Batches(images, args.batch, args.seed, device)
+    steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
+    config = dict({key: getattr(args, key) for key in RECIPES[args.model]}, model=args.model, of_class=args.of_class, steps=steps,
+                  seed=args.seed, samples=args.samples, precision=args.precision, data=images.fingerprint())
+    if data.open_run(out, config):
+        return
+
+    torch.manual_seed(args.seed)
+    generator, critic = wgan_gp_generator(args.z_dim, args.width).to(device), wgan_gp_critic(args.width).to(device)
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    betas = (args.beta1, args.beta2)
+    optimizer_g = torch.optim.Adam(generator.parameters(), args.lr, betas)
+    optimizer_c = torch.optim.Adam(critic.parameters(), args.lr, betas)
+    parts = dict(generator=generator, critic=critic, average=average, optimizer_g=optimizer_g, optimizer_c=optimizer_c)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+    history = torch.zeros(steps, 3, device=device)                      # per step: D(x), D(G(z)), penalty
+    first, spent, spread = 0, 0.0, []
+    saved = data.load_checkpoint(out)
+    if saved:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        first, spent, spread = saved["step"], saved["seconds"], saved["spread"]
+        history[:first] = saved["history"]
+        print(f"{out}: going on from step {first}")
+    real = images.images[:64]
+
+    def checkpoint(step):
+        state = {name: part.state_dict() for name, part in parts.items()}
+        data.save_checkpoint(out, dict(state, step=step, history=history[:step], spread=spread,
+                                       seconds=spent + time.time() - begun))
+
+    progress = data.Progress(out.name, steps, first)
+    for step in range(first, steps):
+        for k in range(args.n_critic):
+            pixels, _ = batches(step * args.n_critic + k)
+            history[step] = critic_step(generator, critic, optimizer_c, scaled(pixels), args.z_dim, args.penalty, autocast)
+        generator_step(generator, critic, optimizer_g, args.batch, args.z_dim, device, autocast)
+        update_average(average, generator, step, args.average)
+
+        done = step + 1
+        if done % args.log_every == 0 or done in (steps, args.stop_after):     # the only place that waits for the device
+            on_real, on_fake, penalty = history[max(0, done - args.log_every):done].mean(0).tolist()
+            if not math.isfinite(on_real + on_fake + penalty):
+                raise UserError(f"{out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
+                                "a smaller --lr may help (in a new folder)")
+            samples = draw(average, 64, args.z_dim, seed=args.seed)
+            spread.append([done, diversity(samples, real)])
+            alarm = "  COLLAPSED" if spread[-1][1] < COLLAPSE else ""
+            progress(done, f"D(x) {on_real:.2f}  D(G(z)) {on_fake:.2f}  penalty {penalty:.2f}  diversity {spread[-1][1]:.2f}{alarm}")
+            save_grid(out / f"grid_{done:06d}.png", samples)
+            if done % args.checkpoint_every < args.log_every or done == args.stop_after:
+                checkpoint(done)
+        if done == args.stop_after and done < steps:
+            print(f"{out}: stopped after step {done} as asked")
+            return
+
+    weights = {name: part.state_dict() for name, part in parts.items() if name in ("average", "critic")}
+    with data.replacing(out / "model.pt") as file:
+        torch.save(dict(weights, config=json.dumps(config)), file)
+    save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
+    sample_set(out, config, average, args.samples, args.seed + 1, images).save(out / "samples.npz")
+    window = max(1, steps // 200)
+    curves = history[:steps // window * window].view(-1, window, 3).mean(1).T.tolist()
+    metrics = dict(zip(("d_real", "d_fake", "penalty"), (curve[-1] for curve in curves)), diversity=spread[-1][1],
+                   collapsed=spread[-1][1] < COLLAPSE)
+    data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"], steps=steps,
+                    images_seen=steps * args.n_critic * args.batch, metrics=metrics,
+                    curves=dict(zip(("d_real", "d_fake", "penalty"), curves), window=window, diversity=spread))
+
+
+def training_images(args):
+    """The training part of --data (all of it where nothing is split), of one class if --class is given."""
+    images = data.load(args.data, args.size)
+    if (images.split != "").any():
+        images = images.part("train")
+    return images.of_class(args.of_class) if args.of_class else images
+
+
+def sample_set(out, config, generator, n, seed, seen=None, digests=None):
+    """n images as an image set that carries the run that made it and the digests of every image its GAN was trained on."""
+    pictures = draw(generator, n, config["z_dim"], seed)
+    names = np.array([f"{out.name}/{seed}/{k:05d}" for k in range(n)])
+    info = dict(source=f"{config['model']} {out.name}", run=config, sample_seed=seed, digests=digests or sorted(seen.digests()))
+    return data.ImageSet(pictures, np.zeros(n, np.int64), [config["of_class"] or "unlabelled"], names, names, info=info)
+
+
+def sample(args):
+    run = Path(args.run)
+    if not (run / "model.pt").exists():
+        raise UserError(f"{run} holds no model.pt: train it first (python gan.py train MODEL --out {run})")
+    saved = data.load_weights(run / "model.pt")
+    config = json.loads(saved["config"])
+    generator = wgan_gp_generator(config["z_dim"], config["width"]).to(data.pick_device(args.device)).eval()
+    generator.load_state_dict(saved["average"])
+    made = sample_set(run, config, generator, args.n, args.seed, digests=data.load(run / "samples.npz").info["digests"])
+    made.save(args.out)
+    print(f"{args.out}: {args.n} images")
+
+
+def describe(args):
+    """Tables 1-3 of paper 000: each network at the 64 px that the generator makes."""
+    z_dim, width = args.z_dim, args.width
+    tables = {f"Table 1, critic, width 64": layer_table(wgan_gp_critic(64), (3, 64, 64)),
+              f"Table 2, discriminator, width {width}": layer_table(wgan_gp_critic(width), (3, 64, 64)),
+              f"Table 3, generator, width {width}, z {z_dim}": layer_table(wgan_gp_generator(z_dim, width), (z_dim, 1, 1))}
+    for title, rows in tables.items():
+        print(title)
+        for name, shape, count in rows:
+            print(f"    {name:22}{' x '.join(map(str, shape)):>16}{count:>14,}")
+        print(f"    {'total':38}{sum(row[2] for row in rows):>14,}\n")
+    config = dict(command="describe", model=args.model, z_dim=z_dim, width=width)
+    if args.out and not data.open_run(args.out, config):
+        data.finish_run(args.out, config, 0.0, "cpu", tables=tables)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+def main():
+    parser = data.Parser(prog="gan.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("train", "describe"):
+        models = commands.add_parser(command, help={"train": "train a GAN and draw samples", "describe": "print its layer tables"}[command])
+        models = models.add_subparsers(dest="model", required=True)
+        for model, recipe in RECIPES.items():
+            p = models.add_parser(model)
+            for key, (value, source) in recipe.items():
+                if command == "train" or key in ("z_dim", "width"):
+                    p.add_argument("--" + key.replace("_", "-"), type=type(value), default=value, help=f"{value:g}: {source}")
+            if command == "describe":
+                p.add_argument("--out", help="folder for a result.json with the tables")
+                continue
+            p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
+            p.add_argument("--class", dest="of_class", help="train on this class alone")
+            p.add_argument("--out", required=True, help="folder of this job")
+            p.add_argument("--size", type=int, default=64, help="side in pixels (the networks are made for %(default)s)")
+            p.add_argument("--steps", type=int, help="generator steps, instead of --epochs")
+            p.add_argument("--samples", type=int, default=64, help="images to draw at the end (default %(default)s)")
+            p.add_argument("--seed", type=int, default=0)
+            p.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="bf16: autocast, but never for the penalty")
+            p.add_argument("--log-every", type=int, default=50, help="steps between log lines and grids (default %(default)s)")
+            p.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
+            p.add_argument("--stop-after", type=int, help="write a checkpoint after this step and stop")
+            p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p = commands.add_parser("sample", help="draw more images from a finished run")
+    p.add_argument("run")
+    p.add_argument("--n", type=int, default=64)
+    p.add_argument("--seed", type=int, default=1000)
+    p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
+    p.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    {"train": train_wgan_gp, "sample": sample, "describe": describe}[args.command](args)
+
+
+if __name__ == "__main__":
+    data.run_cli(main)
