@@ -19,6 +19,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -159,7 +160,8 @@ def finish_run(out, config, seconds, device, **result):
     commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
                 if name in sys.modules}
-    result = dict(config=config, **result, seconds=round(seconds, 1), device=describe_device(device),
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=describe_device(device),
                   versions=dict(versions, python=platform.python_version()), commit=commit.strip() or "unknown")
     write_json(Path(out) / "result.json", result)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
@@ -186,8 +188,8 @@ class Progress:
         self.begun = self.shown = time.time()
 
     def __call__(self, step, note=""):
-        if time.time() - self.shown < self.every and step < self.total:
-            return
+        if time.time() - self.shown < self.every and not (step == self.total and self.shown > self.begun):
+            return                                  # short work says nothing
         self.shown = time.time()
         left = (self.shown - self.begun) / max(step - self.first, 1) * (self.total - step)
         print(f"{self.name}  {step}/{self.total}  {note}  {readable_time(left)} left", file=sys.stderr, flush=True)
@@ -399,7 +401,7 @@ def decode_all(path, files, listed, size, skip_bad):
         try:
             return decode(files[entry[0]](), size)
         except Exception as problem:                # Pillow raises a dozen types for broken files
-            return f"{entry[0]} ({problem or type(problem).__name__})"
+            return f"{entry[0]} ({str(problem).split(' <')[0] or type(problem).__name__})"
 
     progress, decoded = Progress(f"decoding {path.name}", len(listed)), []
     with ThreadPoolExecutor() as pool:
@@ -447,38 +449,39 @@ ABSORB = np.float32([[0.42, 0.85, 1.25], [0.16, 0.95, 0.70], [1.15, 0.95, 0.62]]
 YELLOW, WHITE = np.float32([0.93, 0.82, 0.58]), np.float32([0.97, 0.92, 0.91])
 ARTEFACTS = dict(hair=0.3, bubbles=0.12, ruler=0.1, vignette=0.6, corners=0.12)  # odds, in every class alike
 
-# The classes: "like" names those it is mistaken for (see look), what is not named is 0. First the shape: radius,
-# stretch (oval), wobble (of the contour), edge (width of the border), ragged (border), patchy (uneven pigment),
-# broken (irregular structures); then pigment density; then strengths of structures, defined below.
+# The classes: "like" names those it is mistaken for (see look), what is not named is 0. First the shape:
+# radius, stretch (oval), wobble (of the contour), edge (width of the border), ragged (border), patchy (uneven
+# pigment), broken (irregular structures); then pigment densities; then strengths of the structures below.
 PROFILES = {
-    "AK": dict(like=["SCC", "BKL"], radius=0.62, stretch=0.10, wobble=0.12, edge=0.45, ragged=0.20, patchy=0.5,
-               melanin=0.08, blood=0.34, strawberry=1.2, scale=0.5),
-    "BCC": dict(like=["SCC", "AK", "MEL"], radius=0.55, stretch=0.12, wobble=0.12, edge=0.35, ragged=0.16,
+    "AK": dict(like=["SCC", "BKL"], radius=0.62, stretch=0.10, wobble=0.12, edge=0.45, ragged=0.20,
+               patchy=0.5, melanin=0.08, blood=0.34, strawberry=1.2, scale=0.5),
+    "BCC": dict(like=["AK", "MEL", "VASC"], radius=0.55, stretch=0.12, wobble=0.12, edge=0.35, ragged=0.16,
                 patchy=0.4, melanin=0.06, blood=0.28, deep=0.08, vessels=0.9, nests=0.8, ulcer=0.5),
     "BKL": dict(like=["NV", "SCC", "MEL"], radius=0.58, stretch=0.14, wobble=0.10, edge=0.10, ragged=0.10,
-                patchy=0.4, melanin=0.65, blood=0.08, wax=0.14, milia=0.8, comedo=0.9, fissures=0.7),
-    "DF": dict(like=["NV", "BKL"], radius=0.44, stretch=0.06, wobble=0.05, edge=0.30, ragged=0.07, patchy=0.3,
+                patchy=0.4, melanin=0.65, blood=0.08, wax=0.20, milia=0.8, comedo=0.9, fissures=0.7),
+    "DF": dict(like=["NV", "BCC"], radius=0.44, stretch=0.06, wobble=0.05, edge=0.30, ragged=0.07, patchy=0.3,
                melanin=0.42, blood=0.18, network=0.4, scar=1.2),
     "MEL": dict(like=["NV", "NV", "BKL"], radius=0.62, stretch=0.14, wobble=0.16, edge=0.10, ragged=0.13,
                 patchy=0.6, broken=1.0, melanin=0.95, blood=0.12, deep=0.12, network=0.8, globules=0.5,
                 streaks=0.7, blotch=0.9, veil=0.8, regression=0.6),
     "NV": dict(like=["MEL", "MEL", "DF"], radius=0.50, stretch=0.12, wobble=0.06, edge=0.17, ragged=0.06,
-               patchy=0.25, melanin=0.72, blood=0.12, network=0.9, globules=0.6),
-    "SCC": dict(like=["AK", "AK", "BKL"], radius=0.55, stretch=0.10, wobble=0.12, edge=0.18, ragged=0.13,
-                patchy=0.5, melanin=0.12, blood=0.58, deep=0.05, keratin=1.3, scale=0.4, rim=1.0, ulcer=0.8),
+               patchy=0.25, melanin=0.80, blood=0.12, network=0.9, globules=0.6),
+    "SCC": dict(like=["AK", "BKL"], radius=0.55, stretch=0.10, wobble=0.12, edge=0.18, ragged=0.13,
+                patchy=0.5, melanin=0.12, blood=0.58, deep=0.05, keratin=1.4, scale=0.4, rim=1.0, ulcer=0.8),
     "VASC": dict(like=["BCC", "MEL"], radius=0.38, stretch=0.10, wobble=0.07, edge=0.08, ragged=0.06,
                  patchy=0.35, blood=0.75, deep=0.20, lacunae=1.0),
 }
-SHAPE = ["radius", "stretch", "wobble", "edge", "ragged", "patchy", "broken", "melanin", "blood", "deep", "wax"]
+SHAPE = "radius stretch wobble edge ragged patchy broken melanin blood deep wax".split()
 TRAITS = SHAPE + sorted({key for p in PROFILES.values() for key in p} - {"like", *SHAPE})
-# Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the border;
-# then what they add to melanin, blood, deep, yellow, white.
+# Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the
+# border; then what they add to melanin, blood, deep, yellow, white.
 AREAS = {
     "blotch": (0.5, 0.3, 0.6, 0.15, [1.4, 0, 0.1, 0, 0]),
     "veil": (0.4, 0.3, 0.6, 0.35, [-0.3, 0, 0.8, 0, 0.15]),
     "regression": (0.6, 0.2, 0.4, 0.30, [-0.7, 0, 0.1, 0, 0.3]),
     "ulcer": (0.3, 0.1, 0.25, 0.06, [0.5, 0.9, 0, 0, 0]),
     "keratin": (0.2, 0.3, 0.55, 0.25, [-0.1, -0.1, 0, 0.5, 0.15]),
+    "scale": (0.3, 0.4, 0.9, 0.90, [0, 0, 0, 0, 0.3]),
     "scar": (0.1, 0.3, 0.5, 0.25, [-0.5, -0.1, 0, 0, 0.35]),
 }
 # Dots on a honeycomb: least and greatest spacing, jitter, least and greatest dot (both in spacings), share of
@@ -517,7 +520,8 @@ def waves(rng, cam, size, low, high, slope=0.6, count=64):
     freq = low * (high / low) ** rng.random(count)
     angle, phase = rng.uniform(0, 2 * np.pi, (2, count))
     amp = freq ** -slope
-    amp *= np.sqrt(2 / np.sum(amp ** 2)) * np.exp(-(freq * cam["zoom"] * 2 / size) ** 2 / 24)  # pixels average
+    amp *= np.sqrt(2 / np.sum(amp ** 2))
+    amp *= np.exp(-(freq * cam["zoom"] * 2 / size) ** 2 / 24)  # a pixel averages over its area
     k = freq[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     phase = np.float32(phase + k @ cam["shift"])[:, None]
     kx, ky = np.float32(k @ cam["turn"]).T[:, :, None] * pixels(size)
@@ -538,7 +542,8 @@ def dots(xy, sigma, cam, size, amp=1.0):
 
 def strokes(rng, start, heading, length, curl, width, cam, size, steps=60):
     """Tapering lines from start (n, 2) as rows of dots: a map that is about 1 on them, and their points."""
-    bend = np.cumsum(rng.normal(0, curl / steps ** 0.5, (len(start), steps)), 1) + np.reshape(heading, (-1, 1))
+    bend = rng.normal(0, curl / steps ** 0.5, (len(start), steps))
+    bend = np.reshape(heading, (-1, 1)) + np.cumsum(bend, 1)
     step = np.broadcast_to(np.reshape(length, (-1, 1)) / steps, bend.shape)
     xy = start[:, None] + np.cumsum(step[..., None] * np.stack([np.cos(bend), np.sin(bend)], -1), 1)
     wide = np.broadcast_to(width * np.linspace(1.1, 0.6, steps), bend.shape)
@@ -555,10 +560,10 @@ def honeycomb(rng, spacing, jitter, radius):
 
 
 def look(rng, label):
-    """The traits of one lesion: those of its class mixed with a class it resembles, each stronger or weaker."""
+    """The traits of one lesion: its class, mixed with one it resembles, each stronger or weaker."""
     own = PROFILES[LESION_CLASSES[label]]
     other = PROFILES[own["like"][rng.integers(len(own["like"]))]]
-    severity = 0.6 * rng.beta(1.0, 2.0)  # 0 is a textbook case; above 0.5 it looks more like the other class
+    severity = 0.55 * rng.beta(1.0, 2.0)  # 0 is a textbook case; above 0.5 it looks more like the other class
     vary = np.exp(rng.normal(0, 0.3, len(TRAITS)))
     seen = rng.random(len(TRAITS)) < 0.85  # few lesions show every structure of their class
     seen[:len(SHAPE)] = True
@@ -580,7 +585,8 @@ def pigment(rng, p, cam, size):
     def contour(angle):
         return radius * (1 + sum(a * np.cos(k * angle + b) for k, a, b in terms))
 
-    depth = contour(np.arctan2(y, x)) - np.hypot(x, y) + p["ragged"] * (0.3 * fine + 0.4 * patch)  # > 0: inside
+    # how deep a pixel lies inside the border; negative is outside
+    depth = contour(np.arctan2(y, x)) - np.hypot(x, y) + p["ragged"] * (0.3 * fine + 0.4 * patch)
     inside = smoothstep(depth / max(p["edge"], 3 / size) + 0.5)
     uneven = np.maximum(1 + p["patchy"] * (0.6 * patch + 0.5 * fine), 0.15)
     base = inside * uneven * (0.75 + 0.35 * smoothstep(depth / (0.8 * radius)))
@@ -594,11 +600,11 @@ def pigment(rng, p, cam, size):
     shown = [name for name in TRAITS[len(SHAPE):] if p[name] > 0.08]
     for name in [name for name in AREAS if name in shown]:
         far, low, high, soft, change = AREAS[name]
-        angle, far, r = rng.uniform(0, 2 * np.pi), far * rng.uniform(0.6, 1.2), radius * rng.uniform(low, high)
-        gap = np.hypot(x - radius * far * np.cos(angle), y - radius * far * np.sin(angle))
+        angle, far = rng.uniform(0, 2 * np.pi), radius * far * rng.uniform(0.6, 1.2)
+        gap, r = np.hypot(x - far * np.cos(angle), y - far * np.sin(angle)), radius * rng.uniform(low, high)
         area = smoothstep((r - gap + r * (0.3 * patch + 0.12 * fine)) / soft + 0.5)
         add(name, change, inside * area * (1 + 0.25 * fine))
-    some = inside * smoothstep(0.75 + (0.25 + 0.5 * p["broken"]) * patch) * (1 + 0.2 * fine)  # fading in places
+    some = inside * smoothstep(0.75 + (0.25 + 0.5 * p["broken"]) * patch) * (1 + 0.2 * fine)  # with gaps
     for name in [name for name in DOTS if name in shown]:
         near, wide, jitter, low, high, share, core, change, ground = DOTS[name]
         spacing = rng.uniform(near, wide)
@@ -610,8 +616,6 @@ def pigment(rng, p, cam, size):
     if "fissures" in shown:  # valleys where a noise passes through 0
         ridge = waves(rng, cam, size, 12, 60, 0.8)
         add("fissures", [0.8, 0, 0, 0, 0], some * uneven * (np.exp(-(ridge / 0.7) ** 2) - 0.45))
-    if "scale" in shown:
-        add("scale", [0, 0, 0, 0, 1], inside * smoothstep(0.3 * fine + 0.3 * patch))
     if "streaks" in shown:  # along one side, outwards
         angle = rng.uniform(0, 2 * np.pi) + np.linspace(-0.8, 0.8, 11) + rng.normal(0, 0.06, 11)
         start, length = 0.75 * contour(angle), radius * rng.uniform(0.25, 0.55, 11)
@@ -620,10 +624,10 @@ def pigment(rng, p, cam, size):
     if "vessels" in shown:  # two trunks from the border inwards, five branches on each
         angle = rng.uniform(0, 2 * np.pi, 2)
         start, inwards = radius * np.stack([np.cos(angle), np.sin(angle)], 1), angle + np.pi
-        trunk, xy = strokes(rng, start, inwards, 1.4 * radius, 1.0, 0.014, cam, size)
+        trunk, xy = strokes(rng, start, inwards, 1.4 * radius, 1.0, 0.012, cam, size)
         fork = xy[:, rng.integers(8, 60, 5)].reshape(-1, 2)
         away = np.repeat(inwards, 5) + rng.choice([-1, 1], 10) * rng.uniform(0.5, 1.1, 10)
-        twig = strokes(rng, fork, away, radius * rng.uniform(0.3, 0.7, 10), 0.9, 0.009, cam, size, 40)[0]
+        twig = strokes(rng, fork, away, radius * rng.uniform(0.3, 0.7, 10), 0.9, 0.008, cam, size, 40)[0]
         add("vessels", [0, 1], np.maximum(trunk, twig) * smoothstep(0.8 + 0.4 * patch))
     return np.maximum(maps, 0)
 
@@ -639,7 +643,7 @@ def artefacts(img, rng, odds):
         n = int(1 + 11 * rng.random() ** 1.5)
         heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.7, n)
         start = rng.uniform(-0.9, 0.9, (n, 2)) - 0.8 * np.stack([np.cos(heading), np.sin(heading)], 1)
-        hair, _ = strokes(rng, start, heading, rng.uniform(0.7, 2.2, n), 0.5, 0.009, still, size, 120)
+        hair, _ = strokes(rng, start, heading, rng.uniform(0.7, 2.2, n), 0.5, 0.011, still, size, 120)
         img = img * (1 - rng.uniform(0.5, 0.9) * hair[..., None] * np.float32([0.85, 0.95, 1]))
     if on["bubbles"]:  # in the gel: faint rings, each with a specular spot
         rng = np.random.default_rng(own[1])
@@ -649,11 +653,10 @@ def artefacts(img, rng, odds):
         img = img + (0.35 * disc * (1 - disc) + 0.5 * spot)[..., None]
     if on["ruler"]:  # ticks along one side, every fifth longer
         rng = np.random.default_rng(own[2])
-        tick, spacing, side = np.arange(-14, 15), rng.uniform(0.08, 0.14), np.pi / 2 * rng.integers(4)
-        start = np.stack([0 * tick + 0.98, tick * spacing], 1)
-        start = start @ np.array([[np.cos(side), np.sin(side)], [-np.sin(side), np.cos(side)]])
-        length, heading = np.where(tick % 5 == 0, 0.16, 0.09), side + np.pi + 0 * tick
-        img = img * (1 - 0.7 * strokes(rng, start, heading, length, 0, 0.01, still, size, 12)[0][..., None])
+        tick, spacing, side = np.arange(-14, 15), rng.uniform(0.08, 0.14), rng.integers(4)
+        start, length = np.stack([0 * tick - 0.98, tick * spacing], 1), np.where(tick % 5 == 0, 0.16, 0.09)
+        ticks, _ = strokes(rng, start, 0 * tick, length, 0, 0.01, still, size, 12)
+        img = img * (1 - 0.7 * np.rot90(ticks, side)[..., None])
     if on["vignette"]:
         img = img * (1 - 0.2 * r2)[..., None]
     if on["corners"]:  # the dark rim of the dermoscope
@@ -664,7 +667,7 @@ def artefacts(img, rng, odds):
 def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
     """One picture, uint8 (size, size, 3): view number `view` of lesion number `lesion`, of class `label`."""
     rng = np.random.default_rng([seed, lesion])  # for the lesion and its skin: the same in all views
-    pic = np.random.default_rng([seed, lesion, view + 1])  # for the picture; [seed, lesion, 0] would equal rng
+    pic = np.random.default_rng([seed, lesion, view + 1])  # the picture; [seed, lesion, 0] equals rng
     angle, zoom = pic.uniform(0, 2 * np.pi), np.exp(pic.normal(0, 0.12))
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     cam = dict(turn=turn, zoom=zoom, shift=pic.normal(0, 0.07, 2))  # lesion = turn @ picture + shift
@@ -688,8 +691,8 @@ def lesions(n, size=64, seed=0):
     where = [(3 * (i // 6) + VIEWS[i % 6][0], VIEWS[i % 6][1]) for i in range(n)]  # independent of n
     labels = [lesion % len(LESION_CLASSES) for lesion, _ in where]
     images = np.stack([draw_lesion(label, *place, seed, size) for label, place in zip(labels, where)])
-    ids, groups = [f"lesion{lesion:05d}_{view}" for lesion, view in where], [f"lesion{a:05d}" for a, _ in where]
-    return images, np.array(labels, np.int64), ids, groups
+    ids = [f"lesion{lesion:05d}_{view}" for lesion, view in where]
+    return images, np.array(labels, np.int64), ids, [name[:-2] for name in ids]
 
 def built_in(n, size=64, seed=0):
     """The first n built-in lesions as an image set of 8 classes with 1 to 3 views per lesion."""

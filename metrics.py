@@ -213,83 +213,143 @@ def distance_with_floor(x, y, seed=0):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The printed tables, as data. A row: label | job that reproduces it | printed values. A mark (a, b, ...) behind a value
-# points to the reason why that value cannot be right as it stands.
+# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table. With a `job` for the
+# whole table, a row is: label | measure | printed value. A letter behind a value points to the reason, in `marks`, why that
+# value cannot be right as it stands; "=" means that the paper prints no value, or a value that we put right from its others.
 
+PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
+                      specificity | printed_specificity | {}d
+                      precision | printed_precision | {}d
+                      accuracy | accuracy | {}
+                      F1 score | printed_f1 | {}d
+                      put right: malignant found (sensitivity) | sensitivity | ={}
+                      put right: benign found (specificity) | specificity | ={}
+                      put right: precision for malignant | precision | ={}
+                      put right: F1 for malignant | f1 | ={}
+                      AUC | auc | ="""
+BOTH = (("ours, as printed: mixed test", "mixed"), ("ours, clean: real test", "real"))      # column title, name of the test set
 PRINTED = {"wgan_gp": dict(
-    title="Goren & Cinarer, WGAN-GP: Cancer lesion classification with GAN-based image augmentation",
-    claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 %",
-    classifiers=(("CNN", "cnn", 8), ("MobileNet", "mobilenet", 7), ("ResNet-18", "resnet18", 6)),    # label, job, table, in order
-    layers={
-        "1": """Conv2d 3072a | InstanceNorm2d 128 | LeakyReLU 0 | Conv2d 131200 | InstanceNorm2d 256 | LeakyReLU 0 | Conv2d 524544
-                | InstanceNorm2d 512 | LeakyReLU 0 | Conv2d 2097664 | InstanceNorm2d 1024 | LeakyReLU 0 | Conv2d 8193""",
-        "2": """Conv2d 10976 | InstanceNorm2d 448 | LeakyReLU 0 | Conv2d 1606080 | InstanceNorm2d 896 | LeakyReLU 0 | Conv2d 6423424
-                | InstanceNorm2d 1792 | LeakyReLU 0 | Conv2d 25691904 | InstanceNorm2d 3584 | LeakyReLU 0 | Conv2d 28673""",
-        "3": """ConvTranspose2d 5736192 | BatchNorm2d 3584 | ReLU 0 | ConvTranspose2d 25691008 | BatchNorm2d 1792 | ReLU 0
-                | ConvTranspose2d 6422976 | BatchNorm2d 896 | ReLU 0 | ConvTranspose2d 1605856 | BatchNorm2d 448 | ReLU 0
-                | ConvTranspose2d 10755 | Tanh 0"""},
-    table_4="""CNN | cnn_real | .8674b .2564 .8900
-               MobileNet | mobilenet_real | .9081b .0732 .9200
-               ResNet-18 | resnet18_real | .8166c .4212 .9100""",
-    table_5="""CNN | cnn_hybrid | .8634 .2821 .8700
-               MobileNet | mobilenet_hybrid | .9167 .1829 .9200
-               ResNet-18 | resnet18_hybrid | .9178 .3300 .9100""",
-    reports={6: (.9201, .9152, .9261, .9178, .9231), 7: (.9350, .8971, .9065, .9167, .9205),
-             8: (.9111, .8192, .8239, .8634, .8653)},       # sensitivity, specificity, precision, accuracy, F1
-    recovered={6: ((426, 34), (37, 367)), 7: ((417, 43), (29, 375)), 8: ((379, 81), (37, 367))},   # row = truth, benign first
+    title="Goren & Cinarer: Cancer lesion classification with GAN-based image augmentation (WGAN-GP)",
+    claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 %.",
+    arms=(("CNN", "cnn_real", "cnn_hybrid"), ("MobileNet", "mobilenet_real", "mobilenet_hybrid"),
+          ("ResNet-18", "resnet18_real", "resnet18_hybrid")),
+    layers=(("1", "The critic", 64, """
+        Conv2d 64x64x64 3072a | InstanceNorm2d 64x64x64 128 | LeakyReLU 64x64x64 0 | Conv2d 128x32x32 131200 | InstanceNorm2d 128x32x32 256
+        | LeakyReLU 128x32x32 0 | Conv2d 256x16x16 524544 | InstanceNorm2d 256x16x16 512 | LeakyReLU 256x16x16 0 | Conv2d 512x8x8 2097664
+        | InstanceNorm2d 512x8x8 1024 | LeakyReLU 512x8x8 0 | Conv2d 1x5x5 8193"""),
+            ("2", "The discriminator", 224, """
+        Conv2d 224x112x112 10976 | InstanceNorm2d 224x112x112 448 | LeakyReLU 224x112x112 0 | Conv2d 448x56x56 1606080
+        | InstanceNorm2d 448x56x56 896 | LeakyReLU 448x56x56 0 | Conv2d 896x28x28 6423424 | InstanceNorm2d 896x28x28 1792
+        | LeakyReLU 896x28x28 0 | Conv2d 1792x14x14 25691904 | InstanceNorm2d 1792x14x14 3584 | LeakyReLU 1792x14x14 0 | Conv2d 1x11x11 28673"""),
+            ("3", "The generator", 224, """
+        ConvTranspose2d 1792x4x4 5736192 | BatchNorm2d 1792x4x4 3584 | ReLU 1792x4x4 0 | ConvTranspose2d 896x8x8 25691008
+        | BatchNorm2d 896x8x8 1792 | ReLU 896x8x8 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 448x16x16 896 | ReLU 448x16x16 0
+        | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 224x32x32 448 | ReLU 224x32x32 0 | ConvTranspose2d 3x64x64 10755 | Tanh 3x64x64 0""")),
+    tables=(
+        dict(id="4", title="Trained on real images", tests=(("ours", "real"),), columns=("accuracy", "loss", "val_accuracy"), rows="""
+            CNN | cnn_real | .8674b .2564 .8900
+            MobileNet | mobilenet_real | .9081b .0732 .9200
+            ResNet-18 | resnet18_real | .8166c .4212 .9100"""),
+        dict(id="5", title="Trained on real and GAN images", tests=BOTH, columns=("accuracy", "loss", "val_accuracy"), rows="""
+            CNN | cnn_hybrid | .8634 .2821 .8700
+            MobileNet | mobilenet_hybrid | .9167 .1829 .9200
+            ResNet-18 | resnet18_hybrid | .9178 .3300 .9100""",
+             note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the same real test images as in Table 4."),
+        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
+            ".9201", ".9152", ".9261", ".9178", ".9231", ".9084", ".9261", ".9152", ".9118")),
+        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
+            ".9350", ".8971", ".9065", ".9167", ".9205", ".9282", ".9065", ".8971", ".9124")),
+        dict(id="8", title="CNN's classification report", job="cnn_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
+            ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
+    recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth, benign first
+    figures=(("1", "Real images of the training part", "grid", ("data",)),
+             ("2", "GAN images: benign, then malignant", "grid", ("gan_benign", "gan_malignant")),
+             ("3", "ResNet-18 on real and GAN images", "curves", ("resnet18_hybrid",)),
+             ("4", "MobileNet on real and GAN images", "curves", ("mobilenet_hybrid",)),
+             ("5", "CNN on real and GAN images", "curves", ("cnn_hybrid",)),
+             ("", "Ours: the critic's scores and the diversity of the samples while training", "gan", ("gan_benign", "gan_malignant"))),
     marks=dict(
         a="3 x 64 x 16 = 3,072 has no bias, but every other convolution of the table has one; with it 3,136.",
         b="No k of 660 test images (nor of 864, nor of 2,637 training images) gives this accuracy to four decimals.",
         c="539 of 660 is .81667: .8166 only if cut off instead of rounded.",
-        d="With the real class sizes 460 and 404 no integer matrix gives these five values. Transposed, exactly one does."))}
+        d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with benign positive, "
+          "exactly one does: what is printed as sensitivity is the precision for benign, and so on. Ours is computed the same way here; "
+          "the rows put right come from that matrix."))}
+
+
+def cells_of(table):
+    """The cells of a printed table: [(row label, [(printed value, job, measure), ...]), ...]."""
+    rows = []
+    for line in table["rows"].strip().splitlines():
+        label, middle, values = (part.strip() for part in line.split("|"))
+        if "job" in table:
+            rows.append((label, [(values, table["job"], middle)]))
+        else:
+            rows.append((label, [(value, middle, column) for value, column in zip(values.split(), table["columns"])]))
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading results
 
-def read_jobs(out):
-    """{"study/job": result.json} of every finished job below `out`."""
-    return {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in sorted(Path(out).glob("*/*/result.json"))}
+class Results:
+    """The finished jobs below a results folder: jobs maps "study/job" to its result.json."""
 
+    def __init__(self, out):
+        self.out, self.cache = Path(out), {}
+        self.jobs = {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in sorted(self.out.glob("*/*/result.json"))}
 
-def seeds_of(jobs, name):
-    """The names of the jobs that are `name` with one seed each: name-s0, name-s1, ..."""
-    return [job for job in jobs if job.rpartition("-s")[0] == name]
+    def seeds(self, name):
+        """The results of job `name`, or of name-s0, name-s1, ... where there is one per seed."""
+        return [job for key, job in self.jobs.items() if key == name or key.rpartition("-s")[0] == name]
 
+    def predictions(self, name, test):
+        """[(labels, probabilities, groups)], one per seed, on one of the job's test sets, from its predictions.csv."""
+        runs = []
+        for job in (key for key in self.jobs if key.rpartition("-s")[0] == name):
+            with open(self.out / job / "predictions.csv", newline="") as file:
+                header, *rows = csv.reader(file)
+            rows = [row for row in rows if row[0] == test]
+            runs.append((np.array([header[4:].index(row[3]) for row in rows]), np.array([row[4:] for row in rows], float),
+                         np.array([row[2] for row in rows])))
+        return runs
 
-def read_arm(out, jobs, name, test):
-    """[(labels, probabilities, groups)] of one arm on one of its test sets, one per seed, from the predictions.csv files."""
-    runs = []
-    for job in seeds_of(jobs, name):
-        with open(Path(out) / job / "predictions.csv", newline="") as file:
-            header, *rows = csv.reader(file)
-        rows = [row for row in rows if row[0] == test]
-        classes = header[4:]
-        runs.append((np.array([classes.index(row[3]) for row in rows]), np.array([row[4:] for row in rows], float),
-                     np.array([row[2] for row in rows])))
-    return runs
+    def value(self, name, test, measure):
+        """One measure of one arm on one test set, as text: the mean over seeds, with its interval where it has one."""
+        if not self.seeds(name):
+            return f"not run: {name.split('/')[1]}"
+        if measure == "val_accuracy":
+            return number(np.mean([job["curves"]["val_accuracy"][-1] for job in self.seeds(name)]))
+        if measure == "loss":
+            return number(np.mean([job["metrics"][test]["loss"] for job in self.seeds(name)]))
+        if (name, test) not in self.cache:
+            self.cache[name, test] = summary(self.predictions(name, test))
+        return number(self.cache[name, test][measure])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Rendering: one table renderer for Markdown and HTML, and figures as inline SVG or PNG
+# Rendering: one table renderer for Markdown and HTML; figures as inline SVG or PNG
 
 def number(value, digits=3):
     """A number or a [value, low, high] as text."""
-    if value is None or np.isnan(np.ravel(value)[0]):
-        return "undefined (class never predicted)"
+    if np.isnan(np.ravel(value)[0]):
+        return "undefined: class never predicted"
     if np.ndim(value) == 0:
         return f"{value:.{digits}f}"
     return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
 
 
 def printed_value(text):
-    """A printed value as it stands, its mark raised: ".8674b" -> "0.8674 (b)"."""
-    value = text.rstrip("abcd")
-    return ("0" if value.startswith(".") else "") + value + (f" ({text[len(value):]})" if value != text else "")
+    """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084 (ours)", "=" -> "not printed"."""
+    value = text.strip("=abcd")
+    if not value:
+        return "not printed"
+    value, mark = f"0{value}" if value.startswith(".") else f"{int(value):,}", text.lstrip("=.0123456789")
+    return value + (" (put right)" if text.startswith("=") else f" ({mark})" if mark else "")
 
 
 class Page:
-    """The report, written twice at once: Markdown lines and HTML parts. Every string that goes into the HTML is escaped."""
+    """The report, written twice at once: as Markdown and as HTML, in which every string is escaped."""
 
     def __init__(self):
         self.markdown, self.html = [], []
@@ -298,92 +358,93 @@ class Page:
         self.markdown += ["#" * level + " " + text, ""]
         self.html.append(f"<h{level}>{html.escape(text)}</h{level}>")
 
-    def text(self, text, kind="p"):
-        self.markdown += [f"> **{text}**" if kind == "warn" else text, ""]
+    def text(self, text, kind="plain"):
+        self.markdown += [f"> **{text}**" if kind == "warn" else f"*{text}*" if kind == "note" else text, ""]
         self.html.append(f'<p class="{kind}">{html.escape(text)}</p>')
 
     def table(self, caption, header, rows, notes=()):
-        """header: column names; rows: lists of texts, the first being the row's name. An interval "[a, b]" is set smaller."""
-        self.markdown += [f"**{caption}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        self.markdown += ["| " + " | ".join(map(str, row)) + " |" for row in rows] + [""] + [f"*{note}*  " for note in notes] + [""]
-
+        """header: column names; rows: lists of texts, the first being the row's name. An interval [a, b] is set smaller."""
         def cell(text, tag):
-            text = html.escape(str(text))
-            value, bracket, interval = text.partition(" [")
+            value, bracket, interval = html.escape(str(text)).partition(" [")
             return f"<{tag}>{value}{f' <small>[{interval}</small>' if bracket else ''}</{tag}>"
-        self.html.append(f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><thead><tr>'
-                         + "".join(cell(h, "th") for h in header) + "</tr></thead><tbody>"
-                         + "".join("<tr>" + "".join(cell(c, "td" if k else "th") for k, c in enumerate(row)) + "</tr>" for row in rows)
-                         + "</tbody></table></div>" + "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes))
+
+        def line(cells, tags):
+            return "<tr>" + "".join(map(cell, cells, tags)) + "</tr>"
+
+        self.markdown += [f"**{caption}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+        self.markdown += ["| " + " | ".join(str(text).replace("|", "\\|") for text in row) + " |" for row in rows] + [""]
+        self.html.append(f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><thead>{line(header, ["th"] * len(header))}'
+                         f'</thead><tbody>{"".join(line(row, ["th"] + ["td"] * len(row)) for row in rows)}</tbody></table></div>')
+        for note in notes:
+            self.text(note, "note")
 
     def figure(self, caption, *parts):
-        """parts: SVG text, or the path of a PNG below the report's folder."""
-        shown = []
+        """parts: SVG text (in the HTML only), or paths of PNG files below the report's folder."""
+        self.html.append('<figure><div class="row">')
         for part in parts:
             if isinstance(part, Path):
                 self.markdown += [f"![{caption}]({'/'.join(part.parts[-3:])})", ""]
                 part = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(part.read_bytes()).decode()}">'
-            shown.append(part)
-        self.markdown += [f"*{caption}*" + ("" if any(isinstance(p, Path) for p in parts) else " (drawn in report.html)"), ""]
-        self.html.append(f'<figure><div class="row">{"".join(shown)}</div><figcaption>{html.escape(caption)}</figcaption></figure>')
+            self.html.append(part)
+        self.markdown += [f"*{caption}{'' if any(isinstance(part, Path) for part in parts) else ' (drawn in report.html)'}*", ""]
+        self.html.append(f"</div><figcaption>{html.escape(caption)}</figcaption></figure>")
+
+
+def svg(title, parts):
+    title = html.escape(title)
+    return f'<svg viewBox="0 0 340 220" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>{"".join(parts)}</svg>'
 
 
 def svg_lines(title, series, x_label, y_range=None):
-    """A small line chart. series: [(name, xs, ys)]. Colours come from the page's style, so that it turns with dark mode."""
-    w, h, left, top, bottom = 340, 220, 44, 26, 34
-    xs = np.concatenate([np.asarray(x, float) for _, x, _ in series])
-    ys = np.concatenate([np.asarray(y, float) for _, _, y in series])
+    """A small line chart. series: [(name, xs, ys)]. Colours come from the page's style, so that they turn with dark mode."""
+    left, right, top, bottom = 44, 330, 26, 186
+    xs, ys = (np.concatenate([np.asarray(s[k], float) for s in series]) for k in (1, 2))
     (x0, x1), (y0, y1) = (xs.min(), xs.max()), y_range or (ys.min(), ys.max())
     x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + 1
-
-    def place(x, y):
-        return left + (x - x0) / (x1 - x0) * (w - left - 10), h - bottom - (y - y0) / (y1 - y0) * (h - top - bottom)
-    parts = [f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{html.escape(title)}"><text x="{left}" y="14" class="t">{html.escape(title)}</text>']
+    parts = []
     for k in range(5):
-        value = y0 + (y1 - y0) * k / 4
-        _, y = place(x0, value)
-        parts.append(f'<path d="M{left} {y:.1f}H{w - 10}" class="g"/><text x="{left - 5}" y="{y + 4:.1f}" class="e">{value:.3g}</text>')
-    parts.append(f'<text x="{left}" y="{h - 18}">{x0:.3g}</text><text x="{w - 10}" y="{h - 18}" class="e">{x1:.4g}</text>'
-                 f'<text x="{(left + w) / 2:.0f}" y="{h - 18}" class="m">{html.escape(x_label)}</text>')
+        y = bottom - k / 4 * (bottom - top)
+        parts.append(f'<path d="M{left} {y}H{right}" class="g"/><text x="{left - 5}" y="{y + 4}" class="e">{y0 + (y1 - y0) * k / 4:.3g}</text>')
+    parts.append(f'<text x="{left}" y="202">{x0:.3g}</text><text x="{right}" y="202" class="e">{x1:.4g}</text>'
+                 f'<text x="{(left + right) / 2}" y="202" class="m">{html.escape(x_label)}</text>')
     for k, (name, x, y) in enumerate(series):
-        points = " ".join("{:.1f},{:.1f}".format(*place(a, b)) for a, b in zip(x, np.clip(y, y0, y1)))
-        parts.append(f'<polyline points="{points}" class="s{k}"/><path d="M{left + 100 * k} {h - 6}h14" class="s{k}"/>'
-                     f'<text x="{left + 18 + 100 * k}" y="{h - 2}">{html.escape(name)}</text>')
-    return "".join(parts) + "</svg>"
+        x, y = left + (np.asarray(x) - x0) / (x1 - x0) * (right - left), bottom - (np.asarray(y) - y0) / (y1 - y0) * (bottom - top)
+        parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))}" class="s{k}"/><path d="M{left + 100 * k} 214h14" class="s{k}"/>'
+                     f'<text x="{left + 18 + 100 * k}" y="218">{html.escape(name)}</text>')
+    return svg(title, parts)
 
 
 def svg_matrix(title, matrix, classes):
     """A confusion matrix: row = truth, column = prediction, shaded by the share of its row."""
-    matrix, k = np.asarray(matrix), len(classes)
-    side, left, top = 150 / k, 84, 50
-    parts = [f'<svg viewBox="0 0 260 220" role="img" aria-label="{html.escape(title)}"><text x="8" y="14" class="t">{html.escape(title)}</text>'
-             f'<text x="{left + 75}" y="32" class="m">predicted</text>']
-    for r in range(k):
-        parts.append(f'<text x="{left - 6}" y="{top + side * (r + .5) + 4:.0f}" class="e">{html.escape(classes[r])}</text>'
-                     f'<text x="{left + side * (r + .5):.0f}" y="45" class="m">{html.escape(classes[r])}</text>')
-        for c in range(k):
-            share = matrix[r, c] / max(matrix[r].sum(), 1)
-            parts.append(f'<rect x="{left + side * c:.1f}" y="{top + side * r:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" class="c" fill-opacity="{0.06 + 0.84 * share:.2f}"/>'
-                         f'<text x="{left + side * (c + .5):.0f}" y="{top + side * (r + .5) + 5:.0f}" class="m n{" w" if share > .55 else ""}">{matrix[r, c]}</text>')
-    return "".join(parts) + "</svg>"
+    matrix, side = np.asarray(matrix), 150 / len(classes)
+    parts = ['<text x="195" y="34" class="m">predicted</text>']
+    for r, name in enumerate(classes):
+        parts.append(f'<text x="112" y="{54 + side * (r + .5):.0f}" class="e">{html.escape(name)}</text>'
+                     f'<text x="{120 + side * (r + .5):.0f}" y="47" class="m">{html.escape(name)}</text>')
+        for c, count in enumerate(matrix[r]):
+            share = count / max(matrix[r].sum(), 1)
+            parts.append(f'<rect x="{120 + side * c}" y="{52 + side * r}" width="{side - 2}" height="{side - 2}" class="c" fill-opacity="{0.06 + 0.84 * share:.2f}"/>'
+                         f'<text x="{120 + side * (c + .5):.0f}" y="{56 + side * (r + .5):.0f}" class="m n{" w" if share > .5 else ""}">{count}</text>')
+    return svg(title, parts)
 
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1d2129;--soft:#5d6673;--line:#dde1e7;--bg:#fff;--panel:#f5f7f9;--s0:#0b6e8f;--s1:#c4571b;--s2:#6a8a1f;--warn:#fff3dc;--warnline:#d99a2b}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#333a45;--bg:#14171c;--panel:#1c2129;--s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--warn:#33291a;--warnline:#d99a2b}}
+:root{color-scheme:light dark;--ink:#1d2129;--soft:#5d6673;--line:#dde1e7;--bg:#fff;--panel:#f5f7f9;--s0:#0b6e8f;--s1:#c4571b;--s2:#6a8a1f;--warn:#fff3dc}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#333a45;--bg:#14171c;--panel:#1c2129;--s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--warn:#33291a}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1000px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}h2{margin:2.2em 0 .5em;padding-top:.6em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}
-h3{margin:2em 0 .4em;font-size:1.08rem}p{max-width:46em}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
-.warn{background:var(--warn);border-left:4px solid var(--warnline);padding:.6em .9em;border-radius:4px}.lead{font-size:1.12rem}
-.scroll{overflow-x:auto;margin:1em 0 .4em}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}caption{text-align:left;font-weight:600;padding:0 0 .5em}
-th,td{padding:.38em .8em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}thead th{color:var(--soft);font-weight:500;vertical-align:bottom}
-tbody th{font-weight:500}tr>:first-child{text-align:left}small{color:var(--soft);white-space:nowrap;display:block}
-figure{margin:1.4em 0}.row{display:flex;flex-wrap:wrap;gap:14px}svg{width:100%;max-width:340px;background:var(--panel);border-radius:8px;padding:6px}
-img{max-width:100%;height:auto;border-radius:6px;flex:0 1 470px;min-width:0}figcaption{margin-top:.5em}
+main{max-width:1040px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
+h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}h3{margin:2em 0 .4em;font-size:1.08rem}
+p{max-width:48em}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
+.warn{background:var(--warn);border-left:4px solid #d99a2b;padding:.6em .9em;border-radius:4px}
+.scroll{overflow-x:auto;margin:1.6em 0 .4em}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+caption{text-align:left;font-weight:600;padding-bottom:.5em}th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}tr>:first-child{text-align:left}small{color:var(--soft);white-space:nowrap;display:block}
+figure{margin:1.6em 0}.row{display:flex;flex-wrap:wrap;gap:12px}svg{flex:1 1 300px;max-width:340px;background:var(--panel);border-radius:8px;padding:6px}
+img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}figcaption{margin-top:.5em}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .t{fill:var(--ink);font-weight:600;font-size:12px}svg .e{text-anchor:end}svg .m{text-anchor:middle}
-svg .n{fill:var(--ink);font-size:17px}svg .w{fill:var(--bg)}svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}
-svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}code{font-size:.85em;overflow-wrap:anywhere}
-@media print{body{font-size:11pt}figure,table{break-inside:avoid}.scroll{overflow:visible}}
+svg .n{fill:var(--ink);font-size:16px}svg .w{fill:var(--bg)}svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}
+svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
+@media print{body{font-size:10pt}figure,table{break-inside:avoid}.scroll{overflow:visible}}
 """
 
 
@@ -392,151 +453,132 @@ svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}svg .s0{stroke:var(--s0)}svg .s
 
 def report(out, scale):
     """Write report.md and report.html from the finished jobs in `out`. Returns the path of the HTML page."""
-    out, page = Path(out), Page()
-    jobs = read_jobs(out)
-    if not jobs:
+    results, page = Results(out), Page()
+    if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
     page.heading(1, "Do GAN images help a skin-lesion classifier?")
-    what_was_run(page, jobs, scale)
-    if any(name.startswith("wgan_gp/") for name in jobs):
-        report_wgan_gp(page, out, jobs, scale)
+    what_was_run(page, results, scale)
+    for study, paper in PRINTED.items():
+        if any(name.startswith(study + "/") for name in results.jobs):
+            page.heading(2, paper["title"])
+            the_question(page, results, study, scale)
+            layer_tables(page, results, study)
+            printed_tables(page, results, study)
+            figures(page, results, study)
     page.heading(2, "Every job")
-    page.text("A job can be run alone with its command from `bash run_all.sh list`; delete its folder first to run it afresh.")
-    page.table("Finished jobs", ["job", "seconds", "steps", "precision"],
-               [[name, job["seconds"], job.get("steps", "none"), job["config"].get("precision", "none")] for name, job in jobs.items()])
-    with data.replacing(out / "report.md") as file:
+    page.text("To rerun one cell, delete its job's folder and give the command again, or start run_all.sh again, which does just that job.")
+    page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
+               [[name, job["seconds"], job.get("steps", "none"), job["command"]] for name, job in results.jobs.items()])
+    with data.replacing(results.out / "report.md") as file:
         file.write("\n".join(page.markdown).encode())
-    body = "\n".join(page.html)
-    with data.replacing(out / "report.html") as file:
+    with data.replacing(results.out / "report.html") as file:
         file.write(('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-                    f"<title>Do GAN images help?</title><style>{STYLE}</style><main>{body}</main></html>").encode())
-    return out / "report.html"
+                    f"<title>Do GAN images help?</title><style>{STYLE}</style><main>{chr(10).join(page.html)}</main></html>").encode())
+    return results.out / "report.html"
 
 
-def what_was_run(page, jobs, scale):
-    latest = list(jobs.values())[-1]
-    hours = sum(job["seconds"] for job in jobs.values())
-    versions = ", ".join(f"{name} {version}" for name, version in latest["versions"].items())
-    sources = {job["source"]["source"] for job in jobs.values() if "source" in job}
-    page.text(f"Scale {scale}. Data: {', '.join(sorted(sources)) or 'none yet'}. {len(jobs)} jobs, {data.readable_time(hours)} of work on "
-              f"{latest['device']}. {versions}. Code {latest['commit']}. Report of {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
+def what_was_run(page, results, scale):
+    jobs = list(results.jobs.values())
+    sources = sorted({job["source"]["source"] for job in jobs if "source" in job})
+    machines = sorted({job["device"] for job in jobs})
+    commits = sorted({job["commit"] for job in jobs})
+    versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
+    page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}. {len(jobs)} jobs, {data.readable_time(sum(job['seconds'] for job in jobs))} "
+              f"of work. Machine: {'; '.join(machines)}. {versions}. Code: {', '.join(commits)}. Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
     if scale == "quick":
         page.text("Quick scale: narrow networks and few steps, to show that everything works. "
                   "No number here can be compared with a printed one.", "warn")
 
 
-def report_wgan_gp(page, out, jobs, scale):
-    """Tables 1-8 and Figures 1-5 of paper 000, ours beside printed, in both protocols."""
-    paper, study = PRINTED["wgan_gp"], "wgan_gp/"
-    arms = {(name, test): read_arm(out, jobs, study + name, test) for _, net, _ in paper["classifiers"]
-            for name, test in ((f"{net}_real", "real"), (f"{net}_hybrid", "real"), (f"{net}_hybrid", "mixed"))}
-    values = {key: summary(runs) for key, runs in arms.items() if runs}
-
-    def ours(name, test, measure):
-        if (name, test) not in values:
-            return f"not run: {name}"
-        if measure in values[name, test]:
-            return number(values[name, test][measure])
-        of_seeds = [jobs[job] for job in seeds_of(jobs, study + name)]
-        if measure == "val_accuracy":
-            return number(np.mean([job["curves"]["val_accuracy"][-1] for job in of_seeds]))
-        return number(np.mean([job["metrics"][test]["loss"] for job in of_seeds]))
-
-    page.heading(2, paper["title"])
-    page.text(f"Printed claim. {paper['claim']}.")
-    page.heading(3, "The question: real images, or real and GAN images?")
-    rows = []
-    for label, net, _ in paper["classifiers"]:
-        real, hybrid = arms[f"{net}_real", "real"], arms[f"{net}_hybrid", "real"]
-        if not (real and hybrid):
-            rows.append([label, *[f"not run: {net}_{'hybrid' if real else 'real'}"] * 3, "none"])
-            continue
-        gain = difference(real, hybrid)
-        word = "better" if gain[1] > 0 else "worse" if gain[2] < 0 else "no difference shown"
-        rows.append([label, ours(f"{net}_real", "real", "accuracy"), ours(f"{net}_hybrid", "real", "accuracy"),
-                     f"{100 * gain[0]:+.1f} points [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]", word])
-    tested = next(iter(arms.values()))
-    majority = max(np.bincount(tested[0][0]) / len(tested[0][0])) if tested else NAN
-    rows.append(["always the larger class", number(majority), number(majority), "+0.0 points [+0.0, +0.0]", "by definition"])
-    page.table(f"Accuracy on the {len(tested[0][0]) if tested else 0} real test images, {scale} scale",
+def the_question(page, results, study, scale):
+    """Real images against real and GAN images, on the same real test images."""
+    paper, rows, test = PRINTED[study], [], None
+    for label, *names in paper["arms"]:
+        without, with_gan = (results.predictions(f"{study}/{name}", "real") for name in names)
+        values = [results.value(f"{study}/{name}", "real", "accuracy") for name in names]
+        gain, verdict = "not run", "none"
+        if without and with_gan:
+            test, (value, low, high) = without[0][0], difference(without, with_gan)
+            gain = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+            verdict = "none at quick scale" if scale == "quick" else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        rows.append([label, *values, gain, verdict])
+    if test is not None:
+        rows.append(["always the larger class", *[number(np.bincount(test).max() / len(test))] * 2, "+0.0 points", "by definition"])
+    page.text(f"Printed claim: {paper['claim']}")
+    page.table(f"Accuracy on the {0 if test is None else len(test)} real test images ({scale} scale, mean over seeds)",
                ["classifier", "real", "real + GAN", "gain", "verdict"], rows,
-               ["95 % intervals: bootstrap over lesions and seeds; the gain is paired by lesion. Both arms run the paper's epochs, so the "
-                "hybrid arm makes more optimiser steps: the comparison leans towards the GAN."])
-
-    network_tables(page, paper, jobs.get(study + "networks"))
-    marks = paper["marks"]
-    printed = {k: [line.split("|") for line in paper[f"table_{k}"].splitlines()] for k in (4, 5)}
-    rows = []
-    for label, name, cells in printed[4]:
-        name = name.strip()
-        rows.append([label.strip()] + [text for measure, value in zip(("accuracy", "loss", "val_accuracy"), cells.split())
-                                       for text in (printed_value(value), ours(name, "real", measure))])
-    page.table("Table 4. Trained on real images, tested on real images",
-               ["model", "accuracy, printed", "ours", "loss, printed", "ours", "val accuracy, printed", "ours"], rows,
-               [f"({mark}) {marks[mark]}" for mark in "bc"])
-    rows = []
-    for label, name, cells in printed[5]:
-        name, (accuracy, loss, val) = name.strip(), cells.split()
-        rows.append([label.strip(), printed_value(accuracy), ours(name, "mixed", "accuracy"), ours(name, "real", "accuracy"),
-                     printed_value(loss), ours(name, "mixed", "loss"), ours(name, "real", "loss"),
-                     printed_value(val), ours(name, "real", "val_accuracy")])
-    page.table("Table 5. Trained on real and GAN images; in both protocols",
-               ["model", "accuracy, printed", "ours, as printed: mixed test", "ours, clean: real test", "loss, printed", "mixed test",
-                "real test", "val accuracy, printed", "ours"], rows,
-               ["As printed: 204 of the paper's 864 test images are GAN images. Clean: the same real test images as Table 4."])
-    for label, net, table in paper["classifiers"][::-1]:
-        name, right = f"{net}_hybrid", binary_metrics(paper["recovered"][table])
-        rows = [[measure.replace("f1", "F1"), f"{value:.4f} (d)", number(right[measure], 4), ours(name, "mixed", f"printed_{measure}"),
-                 ours(name, "mixed", measure), ours(name, "real", measure)]
-                for measure, value in zip(right, paper["reports"][table])]
-        rows.append(["AUC", "not printed", "no scores printed", ours(name, "mixed", "auc"), ours(name, "mixed", "auc"), ours(name, "real", "auc")])
-        page.table(f"Table {table}. {label}, trained on real and GAN images",
-                   ["measure", "printed", "printed, put right", "ours, as printed: mixed test", "ours, right, mixed test", "ours, clean: real test"],
-                   rows, [f"(d) {marks['d']}", "As printed: on the transposed matrix with benign positive. Right and clean: malignant is the positive class."])
-        figure_wgan_gp(page, arms, jobs, study + name, f"Figure {table - 3}. {label} on real and GAN images")
-    for caption, names in (("Figure 1. Real images, training part", ["data"]),
-                           ("Figure 2. GAN images, benign (first) and malignant", ["gan_benign", "gan_malignant"])):
-        found = [out / study / name / "grid.png" for name in names if study + name in jobs]
-        page.figure(caption if found else f"{caption}: not run", *found)
-    charts = [svg_lines(f"{name}: {what}", [(label, np.arange(len(ys)) * job["curves"]["window"], ys) for label, ys in series], "generator step")
-              for name in ("gan_benign", "gan_malignant") if (job := jobs.get(study + name))
-              for what, series in (("critic", [("D(x)", job["curves"]["d_real"]), ("D(G(z))", job["curves"]["d_fake"])]),)]
-    collapsed = [name for name, job in jobs.items() if job.get("metrics", {}).get("collapsed")]
-    page.figure("The critic's scores while training" + (f". COLLAPSED: {', '.join(collapsed)}" if collapsed else ""), *charts)
+               ["95 % intervals: bootstrap over lesions and seeds, paired by lesion for the gain. Both arms run the same number of epochs, as the "
+                "paper does, so the one with GAN images makes more optimiser steps: the comparison leans towards the GAN."])
 
 
-def network_tables(page, paper, job):
-    """Tables 1-3: printed against built parameters, layer by layer."""
-    for table, text in paper["layers"].items():
-        built = next((rows for title, rows in (job or {}).get("tables", {}).items() if title.startswith(f"Table {table}")), None)
-        rows, printed_total = [], 0
-        for k, entry in enumerate(text.split("|")):
-            layer, value = entry.split()
-            printed_total += int(value.rstrip("abcd"))
-            count = value.rstrip("abcd")
-            rows.append([layer, printed_value(value).replace(count, f"{int(count):,}"),
-                         f"{built[k][2]:,}" if built else "not run: networks", " x ".join(map(str, built[k][1])) if built else "not run: networks"])
-        total = f"{sum(row[2] for row in built):,}" if built else "not run: networks"
-        rows.append(["total", f"{printed_total:,}", total, "64 px images"])
-        names = {"1": "critic (width 64)", "2": "discriminator (width 224)", "3": "generator (width 224, z 200)"}
-        page.table(f"Table {table}. The {names[table]}", ["layer", "parameters, printed", "built", "output, ours"], rows,
-                   [f"(a) {paper['marks']['a']}"] if table == "1" else [])
+def layer_tables(page, results, study):
+    """The printed layer tables beside the networks as built."""
+    built = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
+    for table, title, width, text in PRINTED[study]["layers"]:
+        ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), None)
+        entries, rows = [entry.split() for entry in text.split("|")], []
+        for k, (layer, shape, count) in enumerate(entries):
+            rows.append([layer, shape.replace("x", " x "), " x ".join(map(str, ours[k][1])) if ours else "not run: networks",
+                         printed_value(count), f"{ours[k][2]:,}" if ours else "not run: networks"])
+        total = sum(int(count.rstrip("abcd")) for *_, count in entries)
+        rows.append(["total", "", "", f"{total:,}", f"{sum(row[2] for row in ours):,}" if ours else "not run: networks"])
+        notes = [f"({mark}) {PRINTED[study]['marks'][mark]}" for mark in "abcd" if mark in "".join(count for *_, count in entries)]
+        page.table(f"Table {table}. {title}, width {width}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows, notes)
+    page.text("The shapes of Table 1 are those of a 128 px image and those of Table 2 of a 224 px one, but the generator of Table 3 makes 64 px: "
+              "ours are the shapes at 64 px.", "note")
 
 
-def figure_wgan_gp(page, arms, jobs, name, caption):
-    """Figures 3-5: accuracy and loss while training, confusion matrices in both protocols, ROC; of the first seed."""
-    job = next((jobs[job] for job in seeds_of(jobs, name)), None)
-    if job is None:
-        return page.text(f"{caption}: not run: {name}")
-    curves, classes, short = job["curves"], job["config"]["classes"], name.split("/")[1]
-    epochs = np.arange(1, len(curves["loss"]) + 1)
-    roc = [(test, *roc_curve(labels, chances[:, 1])) for test in ("real", "mixed") for labels, chances, _ in arms[short, test][:1]]
-    page.figure(f"{caption}: (a) accuracy, (b) loss, (c) confusion matrices, (d) ROC; seed {job['config']['seed']}",
-                svg_lines("accuracy", [("train", epochs, curves["accuracy"]), ("validation", epochs, curves["val_accuracy"])], "epoch"),
-                svg_lines("loss", [("train", epochs, curves["loss"]), ("validation", epochs, curves["val_loss"])], "epoch"),
-                *[svg_matrix(title, job["metrics"][test]["confusion"], classes) for test, title in
-                  (("mixed", "as printed: mixed test"), ("real", "clean: real test"))],
-                svg_lines("ROC, malignant positive", [(test, x, y) for test, x, y in roc], "false positive rate", (0, 1)))
+def printed_tables(page, results, study):
+    """Each printed table in the paper's shape, ours beside printed, in each protocol that it has."""
+    for table in PRINTED[study]["tables"]:
+        several, rows, marks = "columns" in table, [], set()
+        for label, cells in cells_of(table):
+            row = [label]
+            for value, name, measure in cells:
+                marks |= set(value) & set("abcd")
+                tests = table["tests"][:1] if measure == "val_accuracy" else table["tests"]     # validation is always real
+                row += [printed_value(value), *(results.value(f"{study}/{name}", test, measure) for _, test in tests)]
+            rows.append(row)
+        header = ["model" if several else "measure"]
+        for column in table.get("columns", ("value",)):
+            tests = (("ours", "real"),) if column == "val_accuracy" else table["tests"]
+            header += [f"{column.replace('_', ' ')}, printed" if several else "printed", *(title for title, _ in tests)]
+        notes = [f"({mark}) {PRINTED[study]['marks'][mark]}" for mark in sorted(marks)] + ([table["note"]] if "note" in table else [])
+        page.table(f"Table {table['id']}. {table['title']}", header, rows, notes)
+
+
+def figures(page, results, study):
+    for figure, title, kind, names in PRINTED[study]["figures"]:
+        caption, parts = f"Figure {figure}. {title}" if figure else title, []
+        for name in names:
+            job = next(iter(results.seeds(f"{study}/{name}")), None)
+            if job is None:
+                caption += f" (not run: {name})"
+            elif kind == "grid":
+                parts.append(results.out / study / name / "grid.png")
+            elif kind == "gan":
+                parts += gan_curves(name, job)
+            else:
+                parts += classifier_curves(job, results.predictions(f"{study}/{name}", "real")[0], results.predictions(f"{study}/{name}", "mixed")[:1])
+        page.figure(caption, *parts)
+
+
+def classifier_curves(job, real, mixed):
+    """Accuracy and loss while training, confusion matrices, ROC: of the first seed."""
+    curves, classes, epochs = job["curves"], job["config"]["classes"], np.arange(1, len(job["curves"]["loss"]) + 1)
+    tests = [("real test", *real)] + [("mixed test", *run) for run in mixed]
+    return [svg_lines("(a) accuracy", [("train", epochs, curves["accuracy"]), ("validation", epochs, curves["val_accuracy"])], "epoch"),
+            svg_lines("(b) loss", [("train", epochs, curves["loss"]), ("validation", epochs, curves["val_loss"])], "epoch"),
+            *[svg_matrix(f"(c) {name}", confusion(labels, chances.argmax(1), len(classes)), classes) for name, labels, chances, _ in tests],
+            svg_lines("ROC, malignant positive", [(name, *roc_curve(labels, chances[:, 1])) for name, labels, chances, _ in tests],
+                      "false positive rate", (0, 1))]
+
+
+def gan_curves(name, job):
+    curves, alarm = job["curves"], " COLLAPSED" if job["metrics"]["collapsed"] else ""
+    steps = np.arange(1, len(curves["d_real"]) + 1) * curves["window"]
+    return [svg_lines(f"{name}: critic{alarm}", [("D(x)", steps, curves["d_real"]), ("D(G(z))", steps, curves["d_fake"])], "generator step"),
+            svg_lines(f"{name}: diversity, 1 = as real images", [("diversity", *np.transpose(curves["diversity"]))], "generator step")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
