@@ -128,8 +128,8 @@ def update_average(average, net, step, decay):
 def draw(generator, n, z_dim, seed, batch=64):
     """n images of a generator in eval mode: uint8 (n, h, w, 3). The noise of image i depends on (seed, i) alone."""
     device = next(generator.parameters()).device
-    noise = torch.randn(n, z_dim, 1, 1, generator=torch.Generator().manual_seed(seed))
-    images = [generator(z.to(device)).add(1).mul(127.5).round().clamp(0, 255).byte().cpu() for z in noise.split(batch)]
+    noise = np.random.default_rng(seed).standard_normal((n, z_dim, 1, 1), np.float32)    # torch.randn's tail depends on n
+    images = [generator(z.to(device)).add(1).mul(127.5).round().clamp(0, 255).byte().cpu() for z in torch.from_numpy(noise).split(batch)]
     return torch.cat(images).permute(0, 2, 3, 1).numpy()
 
 
@@ -235,6 +235,8 @@ def train_wgan_gp(args):
 def training_images(args):
     """The training part of --data (all of it where nothing is split), of one class if --class is given."""
     images = data.load(args.data, args.size)
+    if images.images.shape[1:3] != (64, 64):
+        raise UserError(f"{args.model} makes and judges images of 64 px, not {args.size}: leave --size at 64")
     if (images.split != "").any():
         images = images.part("train")
     return images.of_class(args.of_class) if args.of_class else images

@@ -233,15 +233,15 @@ PRINTED = {"wgan_gp": dict(
     claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 %.",
     arms=(("CNN", "cnn_real", "cnn_hybrid"), ("MobileNet", "mobilenet_real", "mobilenet_hybrid"),
           ("ResNet-18", "resnet18_real", "resnet18_hybrid")),
-    layers=(("1", "The critic", 64, """
+    layers=(("1", "The critic, width 64", 128, """
         Conv2d 64x64x64 3072a | InstanceNorm2d 64x64x64 128 | LeakyReLU 64x64x64 0 | Conv2d 128x32x32 131200 | InstanceNorm2d 128x32x32 256
         | LeakyReLU 128x32x32 0 | Conv2d 256x16x16 524544 | InstanceNorm2d 256x16x16 512 | LeakyReLU 256x16x16 0 | Conv2d 512x8x8 2097664
         | InstanceNorm2d 512x8x8 1024 | LeakyReLU 512x8x8 0 | Conv2d 1x5x5 8193"""),
-            ("2", "The discriminator", 224, """
+            ("2", "The discriminator, width 224", 224, """
         Conv2d 224x112x112 10976 | InstanceNorm2d 224x112x112 448 | LeakyReLU 224x112x112 0 | Conv2d 448x56x56 1606080
         | InstanceNorm2d 448x56x56 896 | LeakyReLU 448x56x56 0 | Conv2d 896x28x28 6423424 | InstanceNorm2d 896x28x28 1792
         | LeakyReLU 896x28x28 0 | Conv2d 1792x14x14 25691904 | InstanceNorm2d 1792x14x14 3584 | LeakyReLU 1792x14x14 0 | Conv2d 1x11x11 28673"""),
-            ("3", "The generator", 224, """
+            ("3", "The generator, width 224, z 200", 64, """
         ConvTranspose2d 1792x4x4 5736192 | BatchNorm2d 1792x4x4 3584 | ReLU 1792x4x4 0 | ConvTranspose2d 896x8x8 25691008
         | BatchNorm2d 896x8x8 1792 | ReLU 896x8x8 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 448x16x16 896 | ReLU 448x16x16 0
         | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 224x32x32 448 | ReLU 224x32x32 0 | ConvTranspose2d 3x64x64 10755 | Tanh 3x64x64 0""")),
@@ -340,12 +340,12 @@ def number(value, digits=3):
 
 
 def printed_value(text):
-    """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084 (ours)", "=" -> "not printed"."""
+    """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084", "=" -> "not printed"."""
     value = text.strip("=abcd")
     if not value:
         return "not printed"
     value, mark = f"0{value}" if value.startswith(".") else f"{int(value):,}", text.lstrip("=.0123456789")
-    return value + (" (put right)" if text.startswith("=") else f" ({mark})" if mark else "")
+    return value + (f" ({mark})" if mark else "")
 
 
 class Page:
@@ -440,7 +440,7 @@ p{max-width:48em}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note
 caption{text-align:left;font-weight:600;padding-bottom:.5em}th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}tr>:first-child{text-align:left}small{color:var(--soft);white-space:nowrap;display:block}
 figure{margin:1.6em 0}.row{display:flex;flex-wrap:wrap;gap:12px}svg{flex:1 1 300px;max-width:340px;background:var(--panel);border-radius:8px;padding:6px}
-img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}figcaption{margin-top:.5em}
+img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}img:only-child{flex-basis:1000px}figcaption{margin-top:.5em}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .t{fill:var(--ink);font-weight:600;font-size:12px}svg .e{text-anchor:end}svg .m{text-anchor:middle}
 svg .n{fill:var(--ink);font-size:16px}svg .w{fill:var(--bg)}svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}
 svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
@@ -514,18 +514,17 @@ def the_question(page, results, study, scale):
 def layer_tables(page, results, study):
     """The printed layer tables beside the networks as built."""
     built = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
-    for table, title, width, text in PRINTED[study]["layers"]:
+    for table, title, px, text in PRINTED[study]["layers"]:       # px: the image size that the printed shapes belong to
         ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), None)
         entries, rows = [entry.split() for entry in text.split("|")], []
         for k, (layer, shape, count) in enumerate(entries):
             rows.append([layer, shape.replace("x", " x "), " x ".join(map(str, ours[k][1])) if ours else "not run: networks",
                          printed_value(count), f"{ours[k][2]:,}" if ours else "not run: networks"])
         total = sum(int(count.rstrip("abcd")) for *_, count in entries)
-        rows.append(["total", "", "", f"{total:,}", f"{sum(row[2] for row in ours):,}" if ours else "not run: networks"])
+        rows.append(["total", f"{px} px image", "64 px image", f"{total:,}", f"{sum(row[2] for row in ours):,}" if ours else "not run: networks"])
         notes = [f"({mark}) {PRINTED[study]['marks'][mark]}" for mark in "abcd" if mark in "".join(count for *_, count in entries)]
-        page.table(f"Table {table}. {title}, width {width}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows, notes)
-    page.text("The shapes of Table 1 are those of a 128 px image and those of Table 2 of a 224 px one, but the generator of Table 3 makes 64 px: "
-              "ours are the shapes at 64 px.", "note")
+        page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows, notes)
+    page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 makes 64 px.", "note")
 
 
 def printed_tables(page, results, study):
