@@ -1,12 +1,12 @@
 """classify.py: the papers' classifiers, one training loop, prediction.
 
-    python classify.py train cnn --data runs/data --out runs/cnn_real                       real images only
+    python classify.py train cnn --data runs/data --out runs/cnn_real                     real images only
     python classify.py train cnn --data runs/data --synthetic runs/gan_benign runs/gan_malignant --out runs/cnn_hybrid
-    python classify.py predict runs/cnn_hybrid photo.jpg                                    one's own photo
+    python classify.py predict runs/cnn_hybrid photo.jpg                                  one's own photo
 
-`--data` is a split image set (python data.py prepare). The test images are real and untouched; with --mixed-test the last
-images of each synthetic set are held back for a second, mixed test, as paper 000 does. A run that was cut off goes on when
-its command is given again.
+`--data` is a split image set (python data.py prepare). The test images are real and untouched; with --mixed-test the
+last images of each synthetic set are held back for a second, mixed test, as in paper 000. A run that was cut off goes
+on when its command is given again.
 """
 import csv
 import io
@@ -24,12 +24,12 @@ import data
 import metrics
 from data import UserError, scaled
 
-# Each classifier's hyper-parameters and where they come from (paper 000, section II.K). Each is an option of `train MODEL`.
+# Each classifier's hyper-parameters and where they come from (paper 000). Each is an option of `train MODEL`.
 ADAM = dict(lr=(1e-3, "not stated; Adam's default, also Keras'"))
 RECIPES = {
-    "cnn": dict(ADAM, epochs=(50.0, "II.K, iterations"), batch=(32, "II.K")),
-    "mobilenet": dict(ADAM, epochs=(50.0, "II.K, iterations"), batch=(64, "II.K")),
-    "resnet18": dict(ADAM, epochs=(100.0, "II.K, iterations"), batch=(32, "II.K")),
+    "cnn": dict(ADAM, epochs=(50.0, 'section II.K, "iterations"'), batch=(32, "section II.K")),
+    "mobilenet": dict(ADAM, epochs=(50.0, 'section II.K, "iterations"'), batch=(64, "section II.K")),
+    "resnet18": dict(ADAM, epochs=(100.0, 'section II.K, "iterations"'), batch=(32, "section II.K")),
 }
 
 
@@ -42,23 +42,26 @@ def cnn(classes, size):
     for wide in (32, 64, 128):                                          # size/2, size/4, size/8
         layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         maps = wide
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps * (size // 8) ** 2, 128), nn.ReLU(), nn.Linear(128, classes))
+    hidden = nn.Linear(maps * (size // 8) ** 2, 128)
+    return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Linear(128, classes))
 
 
 def mobilenet_v1(classes, size=None):
-    """MobileNet v1 (Howard et al. 2017, Table 1), width 1: 3,206,976 parameters and the head. torchvision has only v2 and v3."""
+    """MobileNet v1 (Howard et al. 2017, Table 1): 3,206,976 parameters and the head. torchvision has only v2 and v3."""
     def conv(maps, wide, kernel, stride=1, groups=1):
-        return [nn.Conv2d(maps, wide, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+        layer = nn.Conv2d(maps, wide, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return [layer, nn.BatchNorm2d(wide), nn.ReLU()]
 
     layers, maps = conv(3, 32, 3, stride=2), 32                         # size/2
-    for wide, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)):
+    for wide, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2),
+                         (1024, 1)):
         layers += conv(maps, maps, 3, stride, groups=maps) + conv(maps, wide, 1)     # depthwise, then pointwise
         maps = wide                                                     # in the end size/32
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(maps, classes))
 
 
 def resnet18(classes, size=None):
-    """torchvision's ResNet-18 with its 7x7 stem, from random weights, as the paper trains it: 11,177,538 parameters for 2 classes."""
+    """torchvision's ResNet-18 with its 7x7 stem, from random weights: 11,177,538 parameters for 2 classes."""
     return models.resnet18(weights=None, num_classes=classes)
 
 
@@ -69,7 +72,7 @@ NETWORKS = dict(cnn=cnn, mobilenet=mobilenet_v1, resnet18=resnet18)
 # Data of one run
 
 def load_parts(args):
-    """(training, validation, {name: test}) image sets. Test "real" holds real images only; "mixed" adds held-back synthetic ones."""
+    """(training, validation, {name: test}): test "real" is real images only, "mixed" adds held-back synthetic ones."""
     real = data.load(args.data, args.size)
     train, val, test = real.part("train"), real.part("val"), real.part("test")
     if min(train.counts().values()) == 0 or len(train.classes) < 2:
@@ -101,8 +104,8 @@ def check_leak(made, *untouched):
     seen = set(made.info.get("digests", ()))
     leaked = sum(digest in seen for part in untouched for digest in part.digests())
     if leaked:
-        raise UserError(f"{made.info.get('source')}: its GAN was trained on {leaked} of the validation and test images, "
-                        "so a test would be flattered. Train it on the training part of the same --data")
+        raise UserError(f"{made.info.get('source')}: its GAN was trained on {leaked} of the validation and test "
+                        "images, so a test would be flattered. Train it on the training part of the same --data")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,51 +127,41 @@ def train(args):
     torch.manual_seed(args.seed)
     net = NETWORKS[args.model](len(training.classes), args.size).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), args.lr)
+    parts = dict(net=net, optimizer=optimizer)
+    saved = data.load_checkpoint(out, parts)
+    first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
+    curves = saved.get("curves", dict(loss=[], accuracy=[], val_loss=[], val_accuracy=[]))
     history = torch.zeros(steps, 2, device=device)                      # per step: loss, accuracy of the batch
-    curves, first, spent = dict(loss=[], accuracy=[], val_loss=[], val_accuracy=[]), 0, 0.0
-    saved = data.load_checkpoint(out)
-    if saved:
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first, spent, curves = saved["step"], saved["seconds"], saved["curves"]
-        history[:first] = saved["history"]
-        print(f"{out}: going on from step {first}")
+    history[:first] = saved.get("history", 0)
 
     progress = data.Progress(out.name, steps, first)
     for step in range(first, steps):
         history[step] = train_step(net, optimizer, *batches(step), args)
         done = step + 1
-        if done % batches.per_epoch == 0 or done == steps:              # end of an epoch: the only place that waits for the device
-            epoch = history[max(0, done - batches.per_epoch):done].mean(0).tolist()
-            if not math.isfinite(epoch[0]):
+        if done % batches.per_epoch == 0 or done == steps:              # an epoch's end: the only wait for the device
+            loss, accuracy = history[step // batches.per_epoch * batches.per_epoch:done].mean(0).tolist()
+            if not math.isfinite(loss):
                 raise UserError(f"{out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
                                 "a smaller --lr may help (in a new folder)")
-            seen = probabilities(net, val.images, device)
-            right = seen[np.arange(len(val)), val.labels]
-            for name, value in zip(curves, (*epoch, -np.log(right.clip(1e-12)).mean(), (seen.argmax(1) == val.labels).mean())):
-                curves[name].append(float(value))
+            for name, value in zip(curves, (loss, accuracy, *loss_and_accuracy(net, val, device))):
+                curves[name].append(value)
             progress(done, "  ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items()))
         if done == args.stop_after or done % (batches.per_epoch * args.checkpoint_every) == 0:
-            data.save_checkpoint(out, dict(net=net.state_dict(), optimizer=optimizer.state_dict(), step=done, curves=curves,
-                                           history=history[:done], seconds=spent + time.time() - begun))
+            data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, curves=curves,
+                                 history=history[:done])
         if done == args.stop_after and done < steps:
             print(f"{out}: stopped after step {done} as asked")
             return
 
     with data.replacing(out / "model.pt") as file:
         torch.save(dict(net=net.state_dict(), config=json.dumps(config)), file)
-    results, rows = {}, []
-    for name, test in tests.items():
-        seen = probabilities(net, test.images, device)
-        results[name] = metrics.evaluate(test.labels, seen, test.groups, test.classes)
-        rows += [[name, k, g, test.classes[label], *map("{:.6f}".format, p)]
-                 for k, g, label, p in zip(test.ids, test.groups, test.labels, seen)]
-    write_predictions(out / "predictions.csv", training.classes, rows)
-    data.finish_run(out, config, spent + time.time() - begun, device, counts=training.counts(), data=config["train"], steps=steps,
-                    images_seen=steps * args.batch, metrics=results, curves=curves,
+    results = test_and_save(out, net, tests, device)
+    data.finish_run(out, config, spent + time.time() - begun, device, counts=training.counts(), data=config["train"],
+                    steps=steps, images_seen=steps * args.batch, metrics=results, curves=curves,
                     parameters=sum(p.numel() for p in net.parameters()))
     shown = results["real"]
-    print(f"{out}: accuracy {shown['accuracy'][0]:.3f} on {shown['n']} real test images (largest class {shown['majority']:.3f})")
+    print(f"{out}: accuracy {shown['accuracy'][0]:.3f} on {shown['n']} real test images "
+          f"(always the larger class: {shown['majority']:.3f})")
 
 
 def train_step(net, optimizer, pixels, labels, args):
@@ -195,12 +188,26 @@ def probabilities(net, images, device, batch=256):
     return torch.cat(logits).double().softmax(1).cpu().numpy()
 
 
-def write_predictions(path, classes, rows):
-    """One line per test image: test set, image id, lesion id, true class, probability of each class."""
-    text = io.StringIO()
-    csv.writer(text).writerows([["test", "image", "lesion", "label", *classes], *rows])
-    with data.replacing(path) as file:
-        file.write(text.getvalue().encode())
+def loss_and_accuracy(net, images, device):
+    seen = probabilities(net, images.images, device)
+    right = seen[np.arange(len(images)), images.labels]
+    return float(-np.log(right.clip(1e-12)).mean()), float((seen.argmax(1) == images.labels).mean())
+
+
+def test_and_save(out, net, tests, device):
+    """Measure each test set and write predictions.csv, one line per image: what paired tests between arms need."""
+    results, table = {}, io.StringIO()
+    lines = csv.writer(table)
+    for name, test in tests.items():
+        seen = probabilities(net, test.images, device)
+        results[name] = metrics.evaluate(test.labels, seen, test.groups, test.classes)
+        if table.tell() == 0:
+            lines.writerow(["test", "image", "lesion", "label", *test.classes])
+        for image, lesion, label, chances in zip(test.ids, test.groups, test.labels, seen):
+            lines.writerow([name, image, lesion, test.classes[label], *(f"{chance:.6f}" for chance in chances)])
+    with data.replacing(out / "predictions.csv") as file:
+        file.write(table.getvalue().encode())
+    return results
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,17 +235,19 @@ def predict(args):
 def main():
     parser = data.Parser(prog="classify.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    nets = commands.add_parser("train", help="train and test one classifier").add_subparsers(dest="model", required=True)
+    models = commands.add_parser("train", help="train and test one classifier").add_subparsers(dest="model", required=True)
     for model, recipe in RECIPES.items():
-        p = nets.add_parser(model)
+        p = models.add_parser(model)
         for key, (value, source) in recipe.items():
             p.add_argument("--" + key, type=type(value), default=value, help=f"{value:g}: {source}")
-        p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree train|val|test/CLASS")
-        p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to add to the training images")
-        p.add_argument("--mixed-test", nargs="*", type=int, metavar="N", help="hold back the last N of each SET for a mixed test (paper 000)")
+        p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
+        p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to train on too")
+        p.add_argument("--mixed-test", nargs="*", type=int, metavar="N",
+                       help="hold back the last N images of each SET for a second, mixed test (paper 000)")
         p.add_argument("--out", required=True, help="folder of this job")
         p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
-        p.add_argument("--augment", choices=("none", "classical"), default="none", help="classical: rotation, flip, zoom, shift, light")
+        p.add_argument("--augment", choices=("none", "classical"), default="none",
+                       help="classical: rotation, flip, zoom, shift, light (default %(default)s, as in paper 000)")
         p.add_argument("--steps", type=int, help="optimiser steps, instead of --epochs")
         p.add_argument("--seed", type=int, default=0)
         p.add_argument("--precision", choices=("float32", "bf16"), default="float32")

@@ -1,13 +1,13 @@
 """data.py: images in, tensors out. Knows nothing of networks or metrics.
 
-    python data.py lesions --n 960 --size 64 --out lesions.npz       built-in lesions, as one array file
-    python data.py lesions --n 80 --size 128 --out lesions/          the same, as a class-per-folder tree of PNG
-    python data.py prepare DIR --size 64 --out runs/data             a folder, zip or csv-labelled set: decoded once, split by lesion
-    python data.py prepare lesions --n 960 --out runs/data           the built-in lesions, split by lesion
+    python data.py lesions --n 960 --size 64 --out lesions.npz     built-in lesions, as one array file
+    python data.py lesions --n 80 --size 128 --out lesions/        the same, as a class-per-folder tree of PNG
+    python data.py prepare DIR --size 64 --out runs/data           a folder, zip or csv-labelled set, split by lesion
+    python data.py prepare lesions --n 960 --out runs/data         the built-in lesions, split by lesion
 
-An image set is uint8 RGB images + labels + class names + image ids + lesion ids + split, in one .npz file or in a tree
-[train|val|test/]CLASS/*.png. A job is one folder: config.json (what was asked), checkpoint.pt (how far it is) and
-result.json (what came out; written last, so a job with a result.json is a finished job).
+An image set is uint8 RGB images + labels + class names + image ids + lesion ids + split, in one .npz file or in a
+tree [train|val|test/]CLASS/*.png. A job is one folder: config.json (what was asked), checkpoint.pt (how far it is)
+and result.json (what came out; written last, so a job with a result.json is a finished job).
 """
 import argparse
 import contextlib
@@ -41,8 +41,8 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("label", "dx", "diagnosis", "target"),
                    group=("lesion_id", "group"), split=("split_by_lesion", "split"))
 
-# The two-class papers: which diagnosis is malignant. Actinic keratosis (a precursor) is counted as malignant here, as in the
-# ISIC archive's own benign/malignant field for most of its images; HAM10000 files it under akiec, with Bowen's disease.
+# The two-class papers: which diagnosis is malignant. Actinic keratosis, a precursor, is counted as malignant (our
+# choice; HAM10000 files it under akiec, together with Bowen's disease, a carcinoma in situ).
 MALIGNANT = {"ak", "akiec", "actinic_keratosis", "bcc", "basal_cell_carcinoma", "mel", "melanoma", "scc",
              "squamous_cell_carcinoma", "malignant"}
 BENIGN = {"bkl", "df", "nv", "vasc", "nevus", "dermatofibroma", "pigmented_benign_keratosis", "seborrheic_keratosis",
@@ -77,14 +77,15 @@ def run_cli(main):
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space and start again", 2)
+        stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space "
+             "and start again", 2)
     except KeyboardInterrupt:
         stop("stopped. Start it again to go on from the last checkpoint", 130)
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """Open a file for writing that takes the place of `path` only when it is complete: a kill leaves the old one or none."""
+    """Open a file for writing that takes the place of `path` only when complete: a kill leaves the old one or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -126,24 +127,28 @@ def open_run(out, config):
         return json.loads((out / "result.json").read_text())
 
 
-def save_checkpoint(out, state):
-    """Everything that training needs to go on exactly where it is, the random states included."""
-    state = dict(state, cpu_rng=torch.get_rng_state())
+def save_checkpoint(out, parts, **rest):
+    """Everything that training needs to go on exactly where it is: the states of `parts` (networks, averages,
+    optimisers), what else the loop keeps (`rest`: step, curves, ...) and the random states."""
+    state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()}, cpu_rng=torch.get_rng_state())
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
     with replacing(Path(out) / "checkpoint.pt") as file:
         torch.save(state, file)
 
 
-def load_checkpoint(out):
-    """The state that save_checkpoint wrote, with the random states put back; None if there is none yet."""
+def load_checkpoint(out, parts):
+    """Put the states of save_checkpoint back into `parts` and the random generators. Returns the rest, {} if none."""
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
-        return None
+        return {}
     state = load_weights(path)
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["cpu_rng"])
     if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda_rng"])
+    print(f"{out}: going on from step {state['step']}")
     return state
 
 
@@ -157,12 +162,12 @@ def load_weights(path):
 
 def finish_run(out, config, seconds, device, **result):
     """Write result.json, the last act of a job, and drop the checkpoint that nobody needs any more."""
-    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
                 if name in sys.modules}
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=describe_device(device),
-                  versions=dict(versions, python=platform.python_version()), commit=commit.strip() or "unknown")
+                  versions=dict(versions, python=platform.python_version()), commit=commit.stdout.strip() or "unknown")
     write_json(Path(out) / "result.json", result)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
     return result
@@ -210,7 +215,7 @@ class ImageSet:
     labels: np.ndarray          # int64 (n,), index into classes
     classes: list               # class names
     ids: np.ndarray             # str (n,), one per image
-    groups: np.ndarray          # str (n,), lesion id: pictures of one lesion share it and must stay on one side of a split
+    groups: np.ndarray          # str (n,), lesion id: all pictures of a lesion must stay on one side of a split
     split: np.ndarray = None    # str (n,): "train", "val", "test", or "" where nothing is decided
     info: dict = field(default_factory=dict)   # where the images come from; for GAN samples, the run that made them
 
@@ -269,14 +274,15 @@ def mix(real, *more):
     sets = [real]
     for other in more:
         if set(other.classes) - set(real.classes):
-            raise UserError(f"cannot mix {other.info.get('source', 'a set')}: its classes {', '.join(other.classes)} are not among "
-                            f"{', '.join(real.classes)}")
+            raise UserError(f"cannot mix {other.info.get('source', 'a set')}: its classes {', '.join(other.classes)} "
+                            f"are not among {', '.join(real.classes)}")
         if other.images.shape[1:] != real.images.shape[1:]:
             raise UserError(f"cannot mix images of {other.images.shape[1]} px with images of {real.images.shape[1]} px")
         translate = np.array([real.classes.index(name) for name in other.classes])
         sets.append(replace(other, labels=translate[other.labels], classes=real.classes))
-    joined = {key: np.concatenate([getattr(s, key) for s in sets]) for key in ("images", "labels", "ids", "groups", "split")}
-    return ImageSet(classes=real.classes, info=dict(real.info, mixed_with=[s.info.get("source", "") for s in more]), **joined)
+    columns = ("images", "labels", "ids", "groups", "split")
+    return ImageSet(classes=real.classes, info=dict(real.info, mixed_with=[s.info.get("source", "") for s in more]),
+                    **{key: np.concatenate([getattr(s, key) for s in sets]) for key in columns})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,8 +305,8 @@ def load(path, size=None, skip_bad=False):
     if size is None:
         raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
     listed = read_labels(path, files)
-    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [path, *path.rglob("*")] if f.is_file()),
-                  size, skip_bad))
+    on_disk = [file for file in [path, *path.rglob("*")] if file.is_file()]
+    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in on_disk), size, skip_bad))
     cached = CACHE / f"{path.name}_{size}_{hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()}.npz"
     if not cached.exists():
         decode_all(path, files, listed, size, skip_bad).save(cached)
@@ -310,8 +316,8 @@ def load(path, size=None, skip_bad=False):
 def load_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
-            return ImageSet(file["images"], file["labels"], [str(c) for c in file["classes"]], file["ids"], file["groups"],
-                            file["split"], json.loads(str(file["info"])))
+            return ImageSet(file["images"], file["labels"], [str(name) for name in file["classes"]], file["ids"],
+                            file["groups"], file["split"], json.loads(str(file["info"])))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise UserError(f"{path} is not an image set of this project ({problem})") from None
 
@@ -319,12 +325,12 @@ def load_npz(path):
 def resized(images, size):
     if size is None or len(images) == 0 or images.images.shape[1] == size:
         return images
-    scaled = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images.images]
-    return replace(images, images=np.stack(scaled))
+    pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images.images]
+    return replace(images, images=np.stack([np.asarray(picture) for picture in pictures]))
 
 
 def find_images(path):
-    """Every image below a folder or in a zip (or in a zip lying in the folder): {relative name: function giving its bytes}."""
+    """Every image below a folder, in a zip, or in a zip lying in the folder: {name: function giving its bytes}."""
     files = {}
     for archive in [path] if path.is_file() else sorted(path.glob("*.zip")):
         try:
@@ -342,11 +348,12 @@ def find_images(path):
 
 
 def read_labels(path, files):
-    """(name, class, lesion, split) of each image: from a csv beside the images if there is one, else from the folder names."""
+    """(name, class, lesion, split) of each image: from a csv beside the images, else from the folder names."""
     for table in sorted(path.glob("*.csv")) if path.is_dir() else []:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        column = {key: next((name for name in names if rows and name in rows[0]), None) for key, names in CSV_COLUMNS.items()}
+        header = rows[0] if rows else {}
+        column = {key: next((name for name in names if name in header), None) for key, names in CSV_COLUMNS.items()}
         if column["image"] is None:
             continue
         if column["label"] is None:             # the ISIC challenges' form: one column of 0.0/1.0 per class
@@ -377,14 +384,15 @@ def match_csv(table, rows, column, files):
         if not row[column["label"]]:
             raise UserError(f"{table} line {number}: no label for {row[column['image']]!r}")
         split = (row[column["split"]] or "").lower() if column["split"] else ""
-        listed.append((name, row[column["label"]], row[column["group"]] if column["group"] else name, SPLIT_NAMES.get(split, "")))
+        group = row[column["group"]] if column["group"] else name
+        listed.append((name, row[column["label"]], group, SPLIT_NAMES.get(split, "")))
     return listed
 
 
 def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): EXIF rotation applied, any Pillow mode, transparency on white."""
+    """Bytes of an image file -> uint8 (size, size, 3): EXIF rotation applied, any mode, transparency on white."""
     with Image.open(io.BytesIO(raw)) as image:
-        image.draft("RGB", (2 * size, 2 * size))                  # large JPEGs are decoded at 1/2, 1/4 or 1/8: much faster
+        image.draft("RGB", (2 * size, 2 * size))                  # decodes a large JPEG at 1/2, 1/4 or 1/8: faster
         image = ImageOps.exif_transpose(image)
         if image.mode[0] in "IF":                                 # 16-bit, 32-bit and float grey: to 8 bit
             grey = np.asarray(image, np.float64)
@@ -432,8 +440,8 @@ def find_set(root, wanted=("train/benign", "train/malignant", "test/benign", "te
     for folder in [root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]:
         if all((folder / name).is_dir() for name in wanted):
             return folder
-    raise UserError(f"--data {root}: no folder in it has {', '.join(wanted)}. Get \"Skin Cancer: Malignant vs. Benign\" "
-                    "(fanconic/skin-cancer-malignant-vs-benign on Kaggle) and unpack it there")
+    raise UserError(f"--data {root}: no folder in it has {', '.join(wanted)}. Get \"Skin Cancer: Malignant vs. "
+                    "Benign\" (fanconic/skin-cancer-malignant-vs-benign on Kaggle) and unpack it there")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -737,7 +745,8 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     for a, b in (("train", "test"), ("train", "val"), ("val", "test")):
         both = set(images.groups[images.split == a]) & set(images.groups[images.split == b])
         if both:
-            raise UserError(f"{len(both)} lesions are in both {a} and {b} of {images.info.get('source')}, such as {min(both)}")
+            raise UserError(f"{len(both)} lesions are in both {a} and {b} of {images.info.get('source')}, "
+                            f"such as {min(both)}")
     return images
 
 
@@ -751,7 +760,8 @@ def to_binary(images):
     """The same images under two classes, benign and malignant (sets MALIGNANT and BENIGN above)."""
     unknown = [name for name in images.classes if name.lower().replace(" ", "_") not in MALIGNANT | BENIGN]
     if unknown:
-        raise UserError(f"cannot tell whether class {', '.join(unknown)} is benign or malignant: rename it, or list it in data.py")
+        raise UserError(f"cannot tell whether class {', '.join(unknown)} is benign or malignant: rename it, "
+                        "or list it in data.py")
     verdict = np.array([name.lower().replace(" ", "_") in MALIGNANT for name in images.classes])
     return replace(images, labels=verdict[images.labels].astype(np.int64), classes=["benign", "malignant"])
 
@@ -777,7 +787,8 @@ class Batches:
 
     def __init__(self, images, batch, seed, device):
         if len(images) < batch:
-            raise UserError(f"{len(images)} images are too few for a batch of {batch}: give a smaller --batch or more images")
+            raise UserError(f"{len(images)} images are too few for a batch of {batch}: "
+                            "give a smaller --batch or more images")
         self.pixels, self.labels = to_tensor(images.images, device), torch.from_numpy(images.labels).to(device)
         self.batch, self.seed, self.per_epoch, self.epoch = batch, seed, len(images) // batch, None
 
@@ -794,7 +805,7 @@ class Batches:
 def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
     """Classical augmentation of a batch on its device: one random affine map and one brightness per image.
 
-    x: float (n, 3, h, w) in [-1, 1]. rotate, shear: largest angle in degrees; zoom, shift, brightness: largest fraction.
+    x: float (n, 3, h, w) in [-1, 1]. rotate, shear: largest angle, degrees; zoom, shift, brightness: largest fraction.
     """
     def uniform(limit):
         return (torch.rand(len(x), device=x.device) * 2 - 1) * limit
@@ -861,9 +872,9 @@ def main():
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
     p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
     p.add_argument("--n", type=int, default=960, help="number of built-in lesion images (default %(default)s)")
-    p.add_argument("--binary", action="store_true", help="two classes, benign and malignant; looks for train|test/benign|malignant")
-    p.add_argument("--val", type=float, default=0.1, help="part of the training lesions for validation (default %(default)s)")
-    p.add_argument("--test", type=float, default=0.2, help="part of the lesions for test, if the set has none (default %(default)s)")
+    p.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
+    p.add_argument("--val", type=float, default=0.1, help="share of the training lesions for validation (%(default)s)")
+    p.add_argument("--test", type=float, default=0.2, help="share of the lesions for test, if the set has none (%(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
 

@@ -128,13 +128,13 @@ def update_average(average, net, step, decay):
 def draw(generator, n, z_dim, seed, batch=64):
     """n images of a generator in eval mode: uint8 (n, h, w, 3). The noise of image i depends on (seed, i) alone."""
     device = next(generator.parameters()).device
-    noise = np.random.default_rng(seed).standard_normal((n, z_dim, 1, 1), np.float32)    # torch.randn's tail depends on n
-    images = [generator(z.to(device)).add(1).mul(127.5).round().clamp(0, 255).byte().cpu() for z in torch.from_numpy(noise).split(batch)]
+    noise = np.random.default_rng(seed).standard_normal((n, z_dim, 1, 1), np.float32)   # torch.randn's end depends on n
+    images = [generator(z.to(device)).add(1).mul(127.5).round().byte().cpu() for z in torch.from_numpy(noise).split(batch)]
     return torch.cat(images).permute(0, 2, 3, 1).numpy()
 
 
 def diversity(images, real):
-    """Mean pixel distance between two samples over that between two real images: near 1 is healthy, near 0 collapsed."""
+    """Mean pixel distance between two samples over that between two real images: near 0 means collapsed."""
     apart = [torch.pdist(torch.from_numpy(x).flatten(1).float()).mean().item() for x in (images, real)]
     return apart[0] / apart[1]
 
@@ -158,78 +158,85 @@ def layer_table(net, shape):
 # Training
 
 def train_wgan_gp(args):
-    """Train one WGAN-GP on one class, draw samples, write result.json. A step is n_critic critic updates and one of G."""
+    """One WGAN-GP on one class. A step is n_critic critic updates and one of the generator."""
     out, device, begun = Path(args.out), data.pick_device(args.device), time.time()
     images = training_images(args)
     batches = data.Batches(images, args.batch, args.seed, device)
     steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
-    config = dict({key: getattr(args, key) for key in RECIPES[args.model]}, model=args.model, of_class=args.of_class, steps=steps,
-                  seed=args.seed, samples=args.samples, precision=args.precision, data=images.fingerprint())
+    config = dict({key: getattr(args, key) for key in RECIPES[args.model]}, model=args.model, of_class=args.of_class,
+                  steps=steps, seed=args.seed, samples=args.samples, precision=args.precision, data=images.fingerprint())
     if data.open_run(out, config):
         return
 
     torch.manual_seed(args.seed)
-    generator, critic = wgan_gp_generator(args.z_dim, args.width).to(device), wgan_gp_critic(args.width).to(device)
+    generator = wgan_gp_generator(args.z_dim, args.width).to(device)
+    critic = wgan_gp_critic(args.width).to(device)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
-    betas = (args.beta1, args.beta2)
-    optimizer_g = torch.optim.Adam(generator.parameters(), args.lr, betas)
-    optimizer_c = torch.optim.Adam(critic.parameters(), args.lr, betas)
-    parts = dict(generator=generator, critic=critic, average=average, optimizer_g=optimizer_g, optimizer_c=optimizer_c)
+    optimizer_g, optimizer_c = (torch.optim.Adam(net.parameters(), args.lr, (args.beta1, args.beta2))
+                                for net in (generator, critic))
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+    parts = dict(generator=generator, critic=critic, average=average, optimizer_g=optimizer_g, optimizer_c=optimizer_c)
+    saved = data.load_checkpoint(out, parts)
+    first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
+    log = Log(out, steps, ("d_real", "d_fake", "penalty"), images.images[:64], saved, device)
 
-    history = torch.zeros(steps, 3, device=device)                      # per step: D(x), D(G(z)), penalty
-    first, spent, spread = 0, 0.0, []
-    saved = data.load_checkpoint(out)
-    if saved:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        first, spent, spread = saved["step"], saved["seconds"], saved["spread"]
-        history[:first] = saved["history"]
-        print(f"{out}: going on from step {first}")
-    real = images.images[:64]
-
-    def checkpoint(step):
-        state = {name: part.state_dict() for name, part in parts.items()}
-        data.save_checkpoint(out, dict(state, step=step, history=history[:step], spread=spread,
-                                       seconds=spent + time.time() - begun))
-
-    progress = data.Progress(out.name, steps, first)
     for step in range(first, steps):
         for k in range(args.n_critic):
-            pixels, _ = batches(step * args.n_critic + k)
-            history[step] = critic_step(generator, critic, optimizer_c, scaled(pixels), args.z_dim, args.penalty, autocast)
+            real = scaled(batches(step * args.n_critic + k)[0])
+            stats = critic_step(generator, critic, optimizer_c, real, args.z_dim, args.penalty, autocast)
         generator_step(generator, critic, optimizer_g, args.batch, args.z_dim, device, autocast)
         update_average(average, generator, step, args.average)
+        log.history[step] = stats
 
         done = step + 1
-        if done % args.log_every == 0 or done in (steps, args.stop_after):     # the only place that waits for the device
-            on_real, on_fake, penalty = history[max(0, done - args.log_every):done].mean(0).tolist()
-            if not math.isfinite(on_real + on_fake + penalty):
-                raise UserError(f"{out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
-                                "a smaller --lr may help (in a new folder)")
-            samples = draw(average, 64, args.z_dim, seed=args.seed)
-            spread.append([done, diversity(samples, real)])
-            alarm = "  COLLAPSED" if spread[-1][1] < COLLAPSE else ""
-            progress(done, f"D(x) {on_real:.2f}  D(G(z)) {on_fake:.2f}  penalty {penalty:.2f}  diversity {spread[-1][1]:.2f}{alarm}")
-            save_grid(out / f"grid_{done:06d}.png", samples)
+        if done % args.log_every == 0 or done in (steps, args.stop_after):      # the only place that waits for the device
+            log(done, args.log_every, draw(average, 64, args.z_dim, seed=args.seed))
             if done % args.checkpoint_every < args.log_every or done == args.stop_after:
-                checkpoint(done)
+                data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, **log.state(done))
         if done == args.stop_after and done < steps:
             print(f"{out}: stopped after step {done} as asked")
             return
 
-    weights = {name: part.state_dict() for name, part in parts.items() if name in ("average", "critic")}
     with data.replacing(out / "model.pt") as file:
-        torch.save(dict(weights, config=json.dumps(config)), file)
+        torch.save(dict(average=average.state_dict(), critic=critic.state_dict(), config=json.dumps(config)), file)
     save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
-    sample_set(out, config, average, args.samples, args.seed + 1, images).save(out / "samples.npz")
-    window = max(1, steps // 200)
-    curves = history[:steps // window * window].view(-1, window, 3).mean(1).T.tolist()
-    metrics = dict(zip(("d_real", "d_fake", "penalty"), (curve[-1] for curve in curves)), diversity=spread[-1][1],
-                   collapsed=spread[-1][1] < COLLAPSE)
-    data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"], steps=steps,
-                    images_seen=steps * args.n_critic * args.batch, metrics=metrics,
-                    curves=dict(zip(("d_real", "d_fake", "penalty"), curves), window=window, diversity=spread))
+    sample_set(out, config, average, args.samples, args.seed + 1, sorted(images.digests())).save(out / "samples.npz")
+    data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
+                    steps=steps, images_seen=steps * args.n_critic * args.batch, **log.result())
+
+
+class Log:
+    """A GAN's record: statistics of every step, kept on the device; sample grids, diversity and alarms at log points."""
+
+    def __init__(self, out, steps, names, real, saved, device):
+        self.out, self.steps, self.names, self.real = out, steps, names, real
+        self.history = torch.zeros(steps, len(names), device=device)
+        self.history[:saved.get("step", 0)] = saved.get("history", 0)
+        self.diversity = saved.get("diversity", [])                     # [step, diversity] at each log point
+        self.progress = data.Progress(out.name, steps, saved.get("step", 0))
+
+    def __call__(self, done, every, samples):
+        means = dict(zip(self.names, self.history[max(0, done - every):done].mean(0).tolist()))
+        if not math.isfinite(sum(means.values())):
+            raise UserError(f"{self.out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
+                            "a smaller --lr may help (in a new folder)")
+        spread = diversity(samples, self.real)
+        self.diversity.append([done, spread])
+        words = [f"{name} {value:.2f}" for name, value in dict(means, diversity=spread).items()]
+        self.progress(done, "  ".join(words) + ("  COLLAPSED" if spread < COLLAPSE else ""))
+        if done * 10 // self.steps > (done - every) * 10 // self.steps:     # ten grids in all, whatever the length
+            save_grid(self.out / f"grid_{done:06d}.png", samples)
+
+    def state(self, done):
+        return dict(history=self.history[:done], diversity=self.diversity)
+
+    def result(self):
+        """The curves, averaged over windows so that there are at most about 200 points, and the last values."""
+        window = max(1, self.steps // 200)
+        curves = self.history[:self.steps // window * window].view(-1, window, len(self.names)).mean(1).T.tolist()
+        last = dict(zip(self.names, (curve[-1] for curve in curves)), diversity=self.diversity[-1][1])
+        return dict(metrics=dict(last, collapsed=last["diversity"] < COLLAPSE),
+                    curves=dict(zip(self.names, curves), window=window, diversity=self.diversity))
 
 
 def training_images(args):
@@ -242,12 +249,13 @@ def training_images(args):
     return images.of_class(args.of_class) if args.of_class else images
 
 
-def sample_set(out, config, generator, n, seed, seen=None, digests=None):
-    """n images as an image set that carries the run that made it and the digests of every image its GAN was trained on."""
+def sample_set(out, config, generator, n, seed, digests):
+    """n images as an image set that carries its run and the digests of the images that its GAN was trained on."""
     pictures = draw(generator, n, config["z_dim"], seed)
     names = np.array([f"{out.name}/{seed}/{k:05d}" for k in range(n)])
-    info = dict(source=f"{config['model']} {out.name}", run=config, sample_seed=seed, digests=digests or sorted(seen.digests()))
-    return data.ImageSet(pictures, np.zeros(n, np.int64), [config["of_class"] or "unlabelled"], names, names, info=info)
+    info = dict(source=f"{config['model']} {out.name}", run=config, sample_seed=seed, digests=digests)
+    classes = [config["of_class"] or "unlabelled"]
+    return data.ImageSet(pictures, np.zeros(n, np.int64), classes, ids=names, groups=names, info=info)
 
 
 def sample(args):
@@ -258,7 +266,7 @@ def sample(args):
     config = json.loads(saved["config"])
     generator = wgan_gp_generator(config["z_dim"], config["width"]).to(data.pick_device(args.device)).eval()
     generator.load_state_dict(saved["average"])
-    made = sample_set(run, config, generator, args.n, args.seed, digests=data.load(run / "samples.npz").info["digests"])
+    made = sample_set(run, config, generator, args.n, args.seed, data.load(run / "samples.npz").info["digests"])
     made.save(args.out)
     print(f"{args.out}: {args.n} images")
 
@@ -266,9 +274,10 @@ def sample(args):
 def describe(args):
     """Tables 1-3 of paper 000: each network at the 64 px that the generator makes."""
     z_dim, width = args.z_dim, args.width
-    tables = {f"Table 1, critic, width 64": layer_table(wgan_gp_critic(64), (3, 64, 64)),
+    generator = wgan_gp_generator(z_dim, width)
+    tables = {"Table 1, critic, width 64": layer_table(wgan_gp_critic(64), (3, 64, 64)),
               f"Table 2, discriminator, width {width}": layer_table(wgan_gp_critic(width), (3, 64, 64)),
-              f"Table 3, generator, width {width}, z {z_dim}": layer_table(wgan_gp_generator(z_dim, width), (z_dim, 1, 1))}
+              f"Table 3, generator, width {width}, z {z_dim}": layer_table(generator, (z_dim, 1, 1))}
     for title, rows in tables.items():
         print(title)
         for name, shape, count in rows:
@@ -282,32 +291,37 @@ def describe(args):
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
+def add_train_options(p):
+    p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
+    p.add_argument("--class", dest="of_class", help="train on this class alone")
+    p.add_argument("--out", required=True, help="folder of this job")
+    p.add_argument("--size", type=int, default=64, help="side in pixels; these networks are made for %(default)s")
+    p.add_argument("--steps", type=int, help="generator steps, instead of --epochs")
+    p.add_argument("--samples", type=int, default=64, help="images to draw at the end (default %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                   help="bf16: autocast, but never for the penalty (default %(default)s)")
+    p.add_argument("--log-every", type=int, default=50, help="steps between log lines (default %(default)s)")
+    p.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
+    p.add_argument("--stop-after", type=int, help="write a checkpoint after this step and stop")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
 def main():
     parser = data.Parser(prog="gan.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("train", "describe"):
-        models = commands.add_parser(command, help={"train": "train a GAN and draw samples", "describe": "print its layer tables"}[command])
-        models = models.add_subparsers(dest="model", required=True)
+    for command, purpose in (("train", "train a GAN and draw samples"), ("describe", "print its layer tables")):
+        models = commands.add_parser(command, help=purpose).add_subparsers(dest="model", required=True)
         for model, recipe in RECIPES.items():
             p = models.add_parser(model)
             for key, (value, source) in recipe.items():
                 if command == "train" or key in ("z_dim", "width"):
-                    p.add_argument("--" + key.replace("_", "-"), type=type(value), default=value, help=f"{value:g}: {source}")
+                    option = "--" + key.replace("_", "-")
+                    p.add_argument(option, type=type(value), default=value, help=f"{value:g}: {source}")
             if command == "describe":
                 p.add_argument("--out", help="folder for a result.json with the tables")
-                continue
-            p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
-            p.add_argument("--class", dest="of_class", help="train on this class alone")
-            p.add_argument("--out", required=True, help="folder of this job")
-            p.add_argument("--size", type=int, default=64, help="side in pixels (the networks are made for %(default)s)")
-            p.add_argument("--steps", type=int, help="generator steps, instead of --epochs")
-            p.add_argument("--samples", type=int, default=64, help="images to draw at the end (default %(default)s)")
-            p.add_argument("--seed", type=int, default=0)
-            p.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="bf16: autocast, but never for the penalty")
-            p.add_argument("--log-every", type=int, default=50, help="steps between log lines and grids (default %(default)s)")
-            p.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
-            p.add_argument("--stop-after", type=int, help="write a checkpoint after this step and stop")
-            p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+            else:
+                add_train_options(p)
     p = commands.add_parser("sample", help="draw more images from a finished run")
     p.add_argument("run")
     p.add_argument("--n", type=int, default=64)
