@@ -235,7 +235,8 @@ def predict(args):
 def main():
     parser = data.Parser(prog="classify.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    models = commands.add_parser("train", help="train and test one classifier").add_subparsers(dest="model", required=True)
+    train_parser = commands.add_parser("train", help="train and test one classifier")
+    models = train_parser.add_subparsers(dest="model", required=True)
     for model, recipe in RECIPES.items():
         p = models.add_parser(model)
         for key, (value, source) in recipe.items():

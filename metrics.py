@@ -28,14 +28,15 @@ NAN = float("nan")
 
 def confusion(labels, predicted, classes):
     """(classes, classes) counts: row = true class, column = predicted class."""
-    return np.bincount(np.asarray(labels) * classes + np.asarray(predicted), minlength=classes ** 2).reshape(classes, classes)
+    cell = np.asarray(labels) * classes + np.asarray(predicted)
+    return np.bincount(cell, minlength=classes ** 2).reshape(classes, classes)
 
 
 def binary_metrics(matrix, positive=1):
     """The five measures of a 2 x 2 confusion matrix (row = truth); nan where nothing was predicted or present.
 
-    matrix: (..., 2, 2) counts or weights, so that a thousand bootstrap matrices are done at once. positive: index of the
-    class that sensitivity, precision and F1 are about.
+    matrix: (..., 2, 2) counts or weights, so that a thousand bootstrap matrices are done at once. positive: index of
+    the class that sensitivity, precision and F1 are about.
     """
     matrix, p, n = np.asarray(matrix, float), positive, 1 - positive
     tp, fn, fp, tn = matrix[..., p, p], matrix[..., p, n], matrix[..., n, p], matrix[..., n, n]
@@ -45,7 +46,7 @@ def binary_metrics(matrix, positive=1):
 
 
 def as_printed(matrix):
-    """The five measures as paper 000 computes them: on the transposed matrix, with benign (class 0) as the positive class.
+    """The five measures as paper 000 computes them: on the transposed matrix, with benign (class 0) positive.
 
     Its Tables 6-8 have exactly one integer solution each, and in all three the column sums, not the row sums, are the
     class sizes 460 and 404: what it calls sensitivity is the precision for benign, and so on.
@@ -56,13 +57,14 @@ def as_printed(matrix):
 def auc(labels, scores, weights=None):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half.
 
-    labels: (n,) 0 or 1; scores: (n,); weights: (b, n) for b weighted versions at once (bootstrap). Returns a float or (b,).
+    labels: (n,) 0 or 1; scores: (n,); weights: (b, n) for b weighted versions at once. Returns a float or (b,).
     """
     order = np.argsort(scores, kind="stable")
-    weights = np.ones((1, len(order))) if weights is None else weights
-    starts = np.flatnonzero(np.diff(np.asarray(scores)[order], prepend=-np.inf))        # first image of each distinct score
-    positive = np.add.reduceat(weights[:, order] * np.asarray(labels)[order], starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * (1 - np.asarray(labels)[order]), starts, axis=1)
+    labels, scores = np.asarray(labels)[order], np.asarray(scores)[order]
+    weights = np.ones((1, len(order))) if weights is None else weights[:, order]
+    starts = np.flatnonzero(np.diff(scores, prepend=-np.inf))           # first image of each distinct score
+    positive = np.add.reduceat(weights * labels, starts, axis=1)
+    negative = np.add.reduceat(weights * (1 - labels), starts, axis=1)
     below = negative.cumsum(1) - negative / 2
     with np.errstate(invalid="ignore"):
         area = (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
@@ -71,9 +73,10 @@ def auc(labels, scores, weights=None):
 
 def roc_curve(labels, scores):
     """(false positive rate, true positive rate) at every threshold, from (0, 0) to (1, 1)."""
-    labels, order = np.asarray(labels), np.argsort(-np.asarray(scores), kind="stable")
-    last = np.flatnonzero(np.diff(np.asarray(scores)[order], append=np.inf))            # last image of each distinct score
-    tp, fp = np.cumsum(labels[order])[last], np.cumsum(1 - labels[order])[last]
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    labels, scores = np.asarray(labels)[order], np.asarray(scores)[order]
+    last = np.flatnonzero(np.diff(scores, append=np.inf))               # last image of each distinct score
+    tp, fp = np.cumsum(labels)[last], np.cumsum(1 - labels)[last]
     return np.r_[0, fp / max(fp[-1], 1)], np.r_[0, tp / max(tp[-1], 1)]
 
 
@@ -81,7 +84,8 @@ def lesion_weights(groups, draws, seed=0):
     """(draws, n) bootstrap weights: lesions, not pictures, are drawn with replacement."""
     _, member = np.unique(groups, return_inverse=True)
     lesions = member.max() + 1
-    return np.random.default_rng(seed).multinomial(lesions, np.full(lesions, 1 / lesions), draws)[:, member].astype(float)
+    drawn = np.random.default_rng(seed).multinomial(lesions, np.full(lesions, 1 / lesions), draws)
+    return drawn[:, member].astype(float)
 
 
 def measures(labels, probabilities, weights=None):
@@ -90,7 +94,7 @@ def measures(labels, probabilities, weights=None):
     labels (n,), probabilities (n, 2), weights (b, n) or None. Returns {name: float or (b,)}.
     """
     labels, predicted = np.asarray(labels), np.asarray(probabilities).argmax(1)
-    cell = np.eye(4)[labels * 2 + predicted]                                            # which of the 4 cells, one-hot
+    cell = np.eye(4)[labels * 2 + predicted]                            # which of the 4 cells, one-hot
     matrix = ((np.ones((1, len(labels))) if weights is None else weights) @ cell).reshape(-1, 2, 2)
     values = binary_metrics(matrix) | {f"printed_{key}": value for key, value in as_printed(matrix).items()}
     values = {key: value if len(value) > 1 else float(value[0]) for key, value in values.items()}
@@ -123,17 +127,16 @@ def wilson(successes, n):
 
 
 def evaluate(labels, probabilities, groups, classes):
-    """What a classifier's result.json keeps of one test set: counts, the confusion matrix, and each measure with its interval.
+    """What a classifier's result.json keeps of one test set: the confusion matrix and each measure with its interval.
 
-    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions. More than two classes: accuracy, and
-    precision and sensitivity per class.
+    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions. More than two classes: accuracy,
+    and precision and sensitivity per class.
     """
-    labels, predicted, k = np.asarray(labels), np.asarray(probabilities).argmax(1), len(classes)
-    matrix = confusion(labels, predicted, k)
-    result = dict(n=len(labels), confusion=matrix.tolist(),
-                  loss=float(-np.log(np.clip(np.asarray(probabilities)[np.arange(len(labels)), labels], 1e-12, 1)).mean()),
-                  majority=float(np.bincount(labels).max() / len(labels)),
-                  accuracy=[float(np.trace(matrix) / len(labels)), *wilson(np.trace(matrix), len(labels))])
+    labels, probabilities, k = np.asarray(labels), np.asarray(probabilities), len(classes)
+    matrix = confusion(labels, probabilities.argmax(1), k)
+    right = probabilities[np.arange(len(labels)), labels]               # probability given to the true class
+    result = dict(n=len(labels), confusion=matrix.tolist(), loss=float(-np.log(right.clip(1e-12)).mean()),
+                  majority=float(matrix.sum(1).max() / len(labels)), accuracy=rate(np.trace(matrix), len(labels)))
     hits, found, present = np.diag(matrix), matrix.sum(0), matrix.sum(1)
     result["per_class"] = {name: dict(sensitivity=rate(hits[c], present[c]), precision=rate(hits[c], found[c]))
                            for c, name in enumerate(classes)}
@@ -179,20 +182,20 @@ def difference(before, after, draws=4000):
 def frechet(x, y):
     """Frechet distance of two feature samples (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)), float64.
 
-    With X, Y centred and divided by sqrt(n - 1), Sx = X'X, and tr (Sx Sy)^(1/2) is the sum of the singular values of X Y'.
-    This holds for any n; where n > d, X is first replaced by the triangular factor R of X = QR (R'R = X'X), which keeps
-    the matrix at d x d. No matrix square root, so nothing complex, nothing negative, no regulariser.
+    With X, Y centred and divided by sqrt(n - 1), Sx = X'X, and tr (Sx Sy)^(1/2) is the sum of the singular values of
+    X Y'. This holds for any n; where n > d, X is first replaced by the triangular factor R of X = QR (R'R = X'X), which
+    keeps the matrix at d x d. No matrix square root, so nothing complex, nothing negative, no regulariser.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     gap = np.square(x.mean(0) - y.mean(0)).sum()
     x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
     total = np.square(x).sum() + np.square(y).sum()
-    x, y = (scipy.linalg.qr(z, mode="r", check_finite=False)[0][:z.shape[1]] if len(z) > z.shape[1] else z for z in (x, y))
+    x, y = (scipy.linalg.qr(z, mode="r")[0][:z.shape[1]] if len(z) > z.shape[1] else z for z in (x, y))
     return float(gap + total - 2 * scipy.linalg.svdvals(x @ y.T).sum())
 
 
 def colour_features(images, side=8):
-    """(n, 192): mean colour in an 8 x 8 grid of each image, in [0, 1]. A network-free feature: distances in it are FD-8x8."""
+    """(n, 192): mean colour of each cell of an 8 x 8 grid, in [0, 1]. Needs no network: distances in it are FD-8x8."""
     n, height, width, _ = images.shape
     if height % side or width % side:
         raise UserError(f"images of {height} px cannot be cut into {side} x {side} cells: use a multiple of {side}")
@@ -213,9 +216,9 @@ def distance_with_floor(x, y, seed=0):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table. With a `job` for the
-# whole table, a row is: label | measure | printed value. A letter behind a value points to the reason, in `marks`, why that
-# value cannot be right as it stands; "=" means that the paper prints no value, or a value that we put right from its others.
+# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table. With a `job` for
+# the whole table, a row is: label | measure | printed value. A letter behind a value points to the reason, in `marks`,
+# why that value cannot be right as it stands; "=" means: not printed, or put right by us from the other values.
 
 PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       specificity | printed_specificity | {}d
@@ -227,54 +230,60 @@ PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       put right: precision for malignant | precision | ={}
                       put right: F1 for malignant | f1 | ={}
                       AUC | auc | ="""
-BOTH = (("ours, as printed: mixed test", "mixed"), ("ours, clean: real test", "real"))      # column title, name of the test set
+BOTH = (("ours, as printed: mixed test", "mixed"), ("ours, clean: real test", "real"))      # column title, test set
 PRINTED = {"wgan_gp": dict(
     title="Goren & Cinarer: Cancer lesion classification with GAN-based image augmentation (WGAN-GP)",
     claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 %.",
     arms=(("CNN", "cnn_real", "cnn_hybrid"), ("MobileNet", "mobilenet_real", "mobilenet_hybrid"),
           ("ResNet-18", "resnet18_real", "resnet18_hybrid")),
-    layers=(("1", "The critic, width 64", 128, """
-        Conv2d 64x64x64 3072a | InstanceNorm2d 64x64x64 128 | LeakyReLU 64x64x64 0 | Conv2d 128x32x32 131200 | InstanceNorm2d 128x32x32 256
-        | LeakyReLU 128x32x32 0 | Conv2d 256x16x16 524544 | InstanceNorm2d 256x16x16 512 | LeakyReLU 256x16x16 0 | Conv2d 512x8x8 2097664
-        | InstanceNorm2d 512x8x8 1024 | LeakyReLU 512x8x8 0 | Conv2d 1x5x5 8193"""),
-            ("2", "The discriminator, width 224", 224, """
-        Conv2d 224x112x112 10976 | InstanceNorm2d 224x112x112 448 | LeakyReLU 224x112x112 0 | Conv2d 448x56x56 1606080
-        | InstanceNorm2d 448x56x56 896 | LeakyReLU 448x56x56 0 | Conv2d 896x28x28 6423424 | InstanceNorm2d 896x28x28 1792
-        | LeakyReLU 896x28x28 0 | Conv2d 1792x14x14 25691904 | InstanceNorm2d 1792x14x14 3584 | LeakyReLU 1792x14x14 0 | Conv2d 1x11x11 28673"""),
-            ("3", "The generator, width 224, z 200", 64, """
-        ConvTranspose2d 1792x4x4 5736192 | BatchNorm2d 1792x4x4 3584 | ReLU 1792x4x4 0 | ConvTranspose2d 896x8x8 25691008
-        | BatchNorm2d 896x8x8 1792 | ReLU 896x8x8 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 448x16x16 896 | ReLU 448x16x16 0
-        | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 224x32x32 448 | ReLU 224x32x32 0 | ConvTranspose2d 3x64x64 10755 | Tanh 3x64x64 0""")),
+    layers=(        # table, title, image side that the printed shapes belong to, rows (no shape: as in the row above)
+        ("1", "The critic, width 64", 128, """
+            Conv2d 64x64x64 3072a | InstanceNorm2d 128 | LeakyReLU 0 | Conv2d 128x32x32 131200 | InstanceNorm2d 256
+            | LeakyReLU 0 | Conv2d 256x16x16 524544 | InstanceNorm2d 512 | LeakyReLU 0 | Conv2d 512x8x8 2097664
+            | InstanceNorm2d 1024 | LeakyReLU 0 | Conv2d 1x5x5 8193"""),
+        ("2", "The discriminator, width 224", 224, """
+            Conv2d 224x112x112 10976 | InstanceNorm2d 448 | LeakyReLU 0 | Conv2d 448x56x56 1606080 | InstanceNorm2d 896
+            | LeakyReLU 0 | Conv2d 896x28x28 6423424 | InstanceNorm2d 1792 | LeakyReLU 0 | Conv2d 1792x14x14 25691904
+            | InstanceNorm2d 3584 | LeakyReLU 0 | Conv2d 1x11x11 28673"""),
+        ("3", "The generator, width 224, z 200", 64, """
+            ConvTranspose2d 1792x4x4 5736192 | BatchNorm2d 3584 | ReLU 0 | ConvTranspose2d 896x8x8 25691008
+            | BatchNorm2d 1792 | ReLU 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 896 | ReLU 0
+            | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 448 | ReLU 0 | ConvTranspose2d 3x64x64 10755 | Tanh 0""")),
     tables=(
-        dict(id="4", title="Trained on real images", tests=(("ours", "real"),), columns=("accuracy", "loss", "val_accuracy"), rows="""
+        dict(id="4", title="Trained on real images", tests=(("ours", "real"),),
+             columns=("accuracy", "loss", "val_accuracy"), rows="""
             CNN | cnn_real | .8674b .2564 .8900
             MobileNet | mobilenet_real | .9081b .0732 .9200
             ResNet-18 | resnet18_real | .8166c .4212 .9100"""),
-        dict(id="5", title="Trained on real and GAN images", tests=BOTH, columns=("accuracy", "loss", "val_accuracy"), rows="""
+        dict(id="5", title="Trained on real and GAN images", tests=BOTH,
+             columns=("accuracy", "loss", "val_accuracy"), rows="""
             CNN | cnn_hybrid | .8634 .2821 .8700
             MobileNet | mobilenet_hybrid | .9167 .1829 .9200
             ResNet-18 | resnet18_hybrid | .9178 .3300 .9100""",
-             note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the same real test images as in Table 4."),
-        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
-            ".9201", ".9152", ".9261", ".9178", ".9231", ".9084", ".9261", ".9152", ".9118")),
-        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
-            ".9350", ".8971", ".9065", ".9167", ".9205", ".9282", ".9065", ".8971", ".9124")),
-        dict(id="8", title="CNN's classification report", job="cnn_hybrid", tests=BOTH, rows=PAPER_000_REPORT.format(
-            ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
-    recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth, benign first
+             note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the real test images of Table 4."),
+        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", tests=BOTH,
+             rows=PAPER_000_REPORT.format(
+                 ".9201", ".9152", ".9261", ".9178", ".9231", ".9084", ".9261", ".9152", ".9118")),
+        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", tests=BOTH,
+             rows=PAPER_000_REPORT.format(
+                 ".9350", ".8971", ".9065", ".9167", ".9205", ".9282", ".9065", ".8971", ".9124")),
+        dict(id="8", title="CNN's classification report", job="cnn_hybrid", tests=BOTH,
+             rows=PAPER_000_REPORT.format(
+                 ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
+    recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth
     figures=(("1", "Real images of the training part", "grid", ("data",)),
              ("2", "GAN images: benign, then malignant", "grid", ("gan_benign", "gan_malignant")),
              ("3", "ResNet-18 on real and GAN images", "curves", ("resnet18_hybrid",)),
              ("4", "MobileNet on real and GAN images", "curves", ("mobilenet_hybrid",)),
              ("5", "CNN on real and GAN images", "curves", ("cnn_hybrid",)),
-             ("", "Ours: the critic's scores and the diversity of the samples while training", "gan", ("gan_benign", "gan_malignant"))),
+             ("", "Ours: the critic's scores and the diversity of the samples", "gan", ("gan_benign", "gan_malignant"))),
     marks=dict(
         a="3 x 64 x 16 = 3,072 has no bias, but every other convolution of the table has one; with it 3,136.",
         b="No k of 660 test images (nor of 864, nor of 2,637 training images) gives this accuracy to four decimals.",
         c="539 of 660 is .81667: .8166 only if cut off instead of rounded.",
-        d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with benign positive, "
-          "exactly one does: what is printed as sensitivity is the precision for benign, and so on. Ours is computed the same way here; "
-          "the rows put right come from that matrix."))}
+        d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with benign "
+          "positive, exactly one does: what is printed as sensitivity is the precision for benign, and so on. Ours is "
+          "computed in the same way here; the rows put right come from that matrix."))}
 
 
 def cells_of(table):
@@ -289,6 +298,15 @@ def cells_of(table):
     return rows
 
 
+def layers_of(text):
+    """The rows of a printed layer table: [(layer, shape, printed count), ...]."""
+    rows = []
+    for entry in text.split("|"):
+        layer, *shape, count = entry.split()
+        rows.append((layer, shape[0] if shape else rows[-1][1], count))
+    return rows
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading results
 
@@ -297,7 +315,8 @@ class Results:
 
     def __init__(self, out):
         self.out, self.cache = Path(out), {}
-        self.jobs = {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in sorted(self.out.glob("*/*/result.json"))}
+        files = sorted(self.out.glob("*/*/result.json"))
+        self.jobs = {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in files}
 
     def seeds(self, name):
         """The results of job `name`, or of name-s0, name-s1, ... where there is one per seed."""
@@ -310,8 +329,8 @@ class Results:
             with open(self.out / job / "predictions.csv", newline="") as file:
                 header, *rows = csv.reader(file)
             rows = [row for row in rows if row[0] == test]
-            runs.append((np.array([header[4:].index(row[3]) for row in rows]), np.array([row[4:] for row in rows], float),
-                         np.array([row[2] for row in rows])))
+            labels = np.array([header[4:].index(row[3]) for row in rows])
+            runs.append((labels, np.array([row[4:] for row in rows], float), np.array([row[2] for row in rows])))
         return runs
 
     def value(self, name, test, measure):
@@ -340,7 +359,7 @@ def number(value, digits=3):
 
 
 def printed_value(text):
-    """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084", "=" -> "not printed"."""
+    """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084", "=" -> words."""
     value = text.strip("=abcd")
     if not value:
         return "not printed"
@@ -363,7 +382,7 @@ class Page:
         self.html.append(f'<p class="{kind}">{html.escape(text)}</p>')
 
     def table(self, caption, header, rows, notes=()):
-        """header: column names; rows: lists of texts, the first being the row's name. An interval [a, b] is set smaller."""
+        """header: column names; rows: lists of texts, the row's name first. An interval [a, b] is set smaller."""
         def cell(text, tag):
             value, bracket, interval = html.escape(str(text)).partition(" [")
             return f"<{tag}>{value}{f' <small>[{interval}</small>' if bracket else ''}</{tag}>"
@@ -373,77 +392,97 @@ class Page:
 
         self.markdown += [f"**{caption}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         self.markdown += ["| " + " | ".join(str(text).replace("|", "\\|") for text in row) + " |" for row in rows] + [""]
-        self.html.append(f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><thead>{line(header, ["th"] * len(header))}'
-                         f'</thead><tbody>{"".join(line(row, ["th"] + ["td"] * len(row)) for row in rows)}</tbody></table></div>')
+        head, body = line(header, ["th"] * len(header)), "".join(line(row, ["th"] + ["td"] * len(row)) for row in rows)
+        self.html.append(f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
+                         f"<thead>{head}</thead><tbody>{body}</tbody></table></div>")
         for note in notes:
             self.text(note, "note")
 
     def figure(self, caption, *parts):
         """parts: SVG text (in the HTML only), or paths of PNG files below the report's folder."""
+        title, where = html.escape(caption), " (drawn in report.html)"
         self.html.append('<figure><div class="row">')
         for part in parts:
             if isinstance(part, Path):
+                where = ""
                 self.markdown += [f"![{caption}]({'/'.join(part.parts[-3:])})", ""]
-                part = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(part.read_bytes()).decode()}">'
+                picture = base64.b64encode(part.read_bytes()).decode()
+                part = f'<img alt="{title}" src="data:image/png;base64,{picture}">'
             self.html.append(part)
-        self.markdown += [f"*{caption}{'' if any(isinstance(part, Path) for part in parts) else ' (drawn in report.html)'}*", ""]
-        self.html.append(f"</div><figcaption>{html.escape(caption)}</figcaption></figure>")
+        self.markdown += [f"*{caption}{where}*", ""]
+        self.html.append(f"</div><figcaption>{title}</figcaption></figure>")
 
 
 def svg(title, parts):
     title = html.escape(title)
-    return f'<svg viewBox="0 0 340 220" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>{"".join(parts)}</svg>'
+    return (f'<svg viewBox="0 0 340 220" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>'
+            + "".join(parts) + "</svg>")
+
+
+def svg_text(x, y, text, style=""):
+    return f'<text x="{x:.0f}" y="{y:.0f}" class="{style}">{html.escape(str(text))}</text>'
 
 
 def svg_lines(title, series, x_label, y_range=None):
-    """A small line chart. series: [(name, xs, ys)]. Colours come from the page's style, so that they turn with dark mode."""
+    """A small line chart. series: [(name, xs, ys)]. The page's style gives the colours, so they turn with dark mode."""
     left, right, top, bottom = 44, 330, 26, 186
     xs, ys = (np.concatenate([np.asarray(s[k], float) for s in series]) for k in (1, 2))
     (x0, x1), (y0, y1) = (xs.min(), xs.max()), y_range or (ys.min(), ys.max())
     x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + 1
-    parts = []
+    parts = [svg_text(left, 202, f"{x0:.3g}"), svg_text(right, 202, f"{x1:.4g}", "e"),
+             svg_text((left + right) / 2, 202, x_label, "m")]
     for k in range(5):
         y = bottom - k / 4 * (bottom - top)
-        parts.append(f'<path d="M{left} {y}H{right}" class="g"/><text x="{left - 5}" y="{y + 4}" class="e">{y0 + (y1 - y0) * k / 4:.3g}</text>')
-    parts.append(f'<text x="{left}" y="202">{x0:.3g}</text><text x="{right}" y="202" class="e">{x1:.4g}</text>'
-                 f'<text x="{(left + right) / 2}" y="202" class="m">{html.escape(x_label)}</text>')
+        parts += [f'<path d="M{left} {y}H{right}" class="g"/>', svg_text(left - 5, y + 4, f"{y0 + (y1 - y0) * k / 4:.3g}", "e")]
     for k, (name, x, y) in enumerate(series):
-        x, y = left + (np.asarray(x) - x0) / (x1 - x0) * (right - left), bottom - (np.asarray(y) - y0) / (y1 - y0) * (bottom - top)
-        parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))}" class="s{k}"/><path d="M{left + 100 * k} 214h14" class="s{k}"/>'
-                     f'<text x="{left + 18 + 100 * k}" y="218">{html.escape(name)}</text>')
+        x = left + (np.asarray(x) - x0) / (x1 - x0) * (right - left)
+        y = bottom - (np.asarray(y) - y0) / (y1 - y0) * (bottom - top)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
+        parts += [f'<polyline points="{points}" class="s{k}"/>', f'<path d="M{left + 100 * k} 214h14" class="s{k}"/>',
+                  svg_text(left + 18 + 100 * k, 218, name)]
     return svg(title, parts)
 
 
 def svg_matrix(title, matrix, classes):
     """A confusion matrix: row = truth, column = prediction, shaded by the share of its row."""
     matrix, side = np.asarray(matrix), 150 / len(classes)
-    parts = ['<text x="195" y="34" class="m">predicted</text>']
+    parts = [svg_text(195, 34, "predicted", "m")]
     for r, name in enumerate(classes):
-        parts.append(f'<text x="112" y="{54 + side * (r + .5):.0f}" class="e">{html.escape(name)}</text>'
-                     f'<text x="{120 + side * (r + .5):.0f}" y="47" class="m">{html.escape(name)}</text>')
+        parts += [svg_text(112, 54 + side * (r + 0.5), name, "e"), svg_text(120 + side * (r + 0.5), 47, name, "m")]
         for c, count in enumerate(matrix[r]):
             share = count / max(matrix[r].sum(), 1)
-            parts.append(f'<rect x="{120 + side * c}" y="{52 + side * r}" width="{side - 2}" height="{side - 2}" class="c" fill-opacity="{0.06 + 0.84 * share:.2f}"/>'
-                         f'<text x="{120 + side * (c + .5):.0f}" y="{56 + side * (r + .5):.0f}" class="m n{" w" if share > .5 else ""}">{count}</text>')
+            parts += [f'<rect x="{120 + side * c}" y="{52 + side * r}" width="{side - 2}" height="{side - 2}" class="c" '
+                      f'fill-opacity="{0.06 + 0.84 * share:.2f}"/>',
+                      svg_text(120 + side * (c + 0.5), 57 + side * (r + 0.5), count, "m n w" if share > 0.5 else "m n")]
     return svg(title, parts)
 
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1d2129;--soft:#5d6673;--line:#dde1e7;--bg:#fff;--panel:#f5f7f9;--s0:#0b6e8f;--s1:#c4571b;--s2:#6a8a1f;--warn:#fff3dc}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#333a45;--bg:#14171c;--panel:#1c2129;--s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--warn:#33291a}}
-*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1040px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
-h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}h3{margin:2em 0 .4em;font-size:1.08rem}
+:root{color-scheme:light dark;--ink:#1d2129;--soft:#5d6673;--line:#dde1e7;--bg:#fff;--panel:#f5f7f9;--s0:#0b6e8f;
+ --s1:#c4571b;--s2:#6a8a1f;--warn:#fff3dc}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#333a45;--bg:#14171c;--panel:#1c2129;
+ --s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--warn:#33291a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1040px;margin:0 auto;padding:24px 18px 60px}
+h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
+h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}
 p{max-width:48em}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
 .warn{background:var(--warn);border-left:4px solid #d99a2b;padding:.6em .9em;border-radius:4px}
-.scroll{overflow-x:auto;margin:1.6em 0 .4em}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-caption{text-align:left;font-weight:600;padding-bottom:.5em}th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}tr>:first-child{text-align:left}small{color:var(--soft);white-space:nowrap;display:block}
-figure{margin:1.6em 0}.row{display:flex;flex-wrap:wrap;gap:12px}svg{flex:1 1 300px;max-width:340px;background:var(--panel);border-radius:8px;padding:6px}
-img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}img:only-child{flex-basis:1000px}figcaption{margin-top:.5em}
-svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .t{fill:var(--ink);font-weight:600;font-size:12px}svg .e{text-anchor:end}svg .m{text-anchor:middle}
-svg .n{fill:var(--ink);font-size:16px}svg .w{fill:var(--bg)}svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}
-svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
+.scroll{overflow-x:auto;margin:1.6em 0 .4em}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+caption{text-align:left;font-weight:600;padding-bottom:.5em}
+th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}tr>:first-child{text-align:left}
+small{color:var(--soft);white-space:nowrap;display:block}
+figure{margin:1.6em 0}figcaption{margin-top:.5em}.row{display:flex;flex-wrap:wrap;gap:12px}
+img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}
+img:only-child{flex-basis:1000px}
+svg{flex:1 1 300px;max-width:340px;background:var(--panel);border-radius:8px;padding:6px}
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .t{fill:var(--ink);font-weight:600;font-size:12px}
+svg .e{text-anchor:end}svg .m{text-anchor:middle}svg .n{fill:var(--ink);font-size:16px}svg .w{fill:var(--bg)}
+svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}
+svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
 @media print{body{font-size:10pt}figure,table{break-inside:avoid}.scroll{overflow:visible}}
 """
 
@@ -466,25 +505,29 @@ def report(out, scale):
             printed_tables(page, results, study)
             figures(page, results, study)
     page.heading(2, "Every job")
-    page.text("To rerun one cell, delete its job's folder and give the command again, or start run_all.sh again, which does just that job.")
+    page.text("To rerun a cell, delete its job's folder and give its command, or start run_all.sh again.")
     page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
                [[name, job["seconds"], job.get("steps", "none"), job["command"]] for name, job in results.jobs.items()])
     with data.replacing(results.out / "report.md") as file:
         file.write("\n".join(page.markdown).encode())
     with data.replacing(results.out / "report.html") as file:
-        file.write(('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-                    f"<title>Do GAN images help?</title><style>{STYLE}</style><main>{chr(10).join(page.html)}</main></html>").encode())
+        file.write("\n".join(['<!doctype html><html lang="en"><meta charset="utf-8">',
+                              '<meta name="viewport" content="width=device-width,initial-scale=1">',
+                              f"<title>Do GAN images help?</title><style>{STYLE}</style><main>", *page.html, "</main></html>"]).encode())
     return results.out / "report.html"
 
 
 def what_was_run(page, results, scale):
     jobs = list(results.jobs.values())
+
+    def all_of(key):
+        return "; ".join(sorted({job[key] for job in jobs}))
     sources = sorted({job["source"]["source"] for job in jobs if "source" in job})
-    machines = sorted({job["device"] for job in jobs})
-    commits = sorted({job["commit"] for job in jobs})
     versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
-    page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}. {len(jobs)} jobs, {data.readable_time(sum(job['seconds'] for job in jobs))} "
-              f"of work. Machine: {'; '.join(machines)}. {versions}. Code: {', '.join(commits)}. Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
+    work = data.readable_time(sum(job["seconds"] for job in jobs))
+    page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}. {len(jobs)} jobs, {work} of work. "
+              f"Machine: {all_of('device')}. {versions}. Code: {all_of('commit')}. "
+              f"Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
     if scale == "quick":
         page.text("Quick scale: narrow networks and few steps, to show that everything works. "
                   "No number here can be compared with a printed one.", "warn")
@@ -492,57 +535,68 @@ def what_was_run(page, results, scale):
 
 def the_question(page, results, study, scale):
     """Real images against real and GAN images, on the same real test images."""
-    paper, rows, test = PRINTED[study], [], None
+    paper, rows, test = PRINTED[study], [], np.zeros(0, int)
     for label, *names in paper["arms"]:
         without, with_gan = (results.predictions(f"{study}/{name}", "real") for name in names)
-        values = [results.value(f"{study}/{name}", "real", "accuracy") for name in names]
         gain, verdict = "not run", "none"
         if without and with_gan:
             test, (value, low, high) = without[0][0], difference(without, with_gan)
             gain = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-            verdict = "none at quick scale" if scale == "quick" else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-        rows.append([label, *values, gain, verdict])
-    if test is not None:
-        rows.append(["always the larger class", *[number(np.bincount(test).max() / len(test))] * 2, "+0.0 points", "by definition"])
+            verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        rows.append([label, *(results.value(f"{study}/{name}", "real", "accuracy") for name in names), gain,
+                     "none at quick scale" if scale == "quick" else verdict])
+    if len(test):
+        largest = number(np.bincount(test).max() / len(test))
+        rows.append(["always the larger class", largest, largest, "+0.0 points", "by definition"])
     page.text(f"Printed claim: {paper['claim']}")
-    page.table(f"Accuracy on the {0 if test is None else len(test)} real test images ({scale} scale, mean over seeds)",
+    page.table(f"Accuracy on the {len(test)} real test images ({scale} scale, mean over seeds)",
                ["classifier", "real", "real + GAN", "gain", "verdict"], rows,
-               ["95 % intervals: bootstrap over lesions and seeds, paired by lesion for the gain. Both arms run the same number of epochs, as the "
-                "paper does, so the one with GAN images makes more optimiser steps: the comparison leans towards the GAN."])
+               ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one "
+                "GAN per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images "
+                "makes more optimiser steps: the comparison leans towards the GAN."])
 
 
 def layer_tables(page, results, study):
     """The printed layer tables beside the networks as built."""
     built = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
-    for table, title, px, text in PRINTED[study]["layers"]:       # px: the image size that the printed shapes belong to
-        ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), None)
-        entries, rows = [entry.split() for entry in text.split("|")], []
-        for k, (layer, shape, count) in enumerate(entries):
-            rows.append([layer, shape.replace("x", " x "), " x ".join(map(str, ours[k][1])) if ours else "not run: networks",
-                         printed_value(count), f"{ours[k][2]:,}" if ours else "not run: networks"])
-        total = sum(int(count.rstrip("abcd")) for *_, count in entries)
-        rows.append(["total", f"{px} px image", "64 px image", f"{total:,}", f"{sum(row[2] for row in ours):,}" if ours else "not run: networks"])
-        notes = [f"({mark}) {PRINTED[study]['marks'][mark]}" for mark in "abcd" if mark in "".join(count for *_, count in entries)]
-        page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows, notes)
-    page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 makes 64 px.", "note")
+    missing = "not run: networks"
+    for table, title, px, text in PRINTED[study]["layers"]:
+        ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), [])
+        printed = layers_of(text)
+        rows = [[layer, shape.replace("x", " x "), " x ".join(map(str, ours[k][1])) if ours else missing,
+                 printed_value(count), f"{ours[k][2]:,}" if ours else missing] for k, (layer, shape, count) in enumerate(printed)]
+        rows.append(["total", f"{px} px image", "64 px image", f"{sum(int(count.rstrip('abcd')) for *_, count in printed):,}",
+                     f"{sum(row[2] for row in ours):,}" if ours else missing])
+        page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows,
+                   explain(study, (count for *_, count in printed)))
+    page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 makes "
+              "64 px.", "note")
+
+
+def explain(study, values):
+    """The reasons behind the marks on printed values."""
+    marks = PRINTED[study]["marks"]
+    return [f"({mark}) {marks[mark]}" for mark in sorted(set("".join(values)) & set(marks))]
 
 
 def printed_tables(page, results, study):
     """Each printed table in the paper's shape, ours beside printed, in each protocol that it has."""
+    def tests_of(table, measure):       # validation images are real in both protocols
+        return (("ours", "real"),) if measure == "val_accuracy" else table["tests"]
+
     for table in PRINTED[study]["tables"]:
-        several, rows, marks = "columns" in table, [], set()
+        columns, rows, values = table.get("columns", ()), [], []
         for label, cells in cells_of(table):
             row = [label]
             for value, name, measure in cells:
-                marks |= set(value) & set("abcd")
-                tests = table["tests"][:1] if measure == "val_accuracy" else table["tests"]     # validation is always real
-                row += [printed_value(value), *(results.value(f"{study}/{name}", test, measure) for _, test in tests)]
+                values.append(value)
+                row.append(printed_value(value))
+                row += [results.value(f"{study}/{name}", test, measure) for _, test in tests_of(table, measure)]
             rows.append(row)
-        header = ["model" if several else "measure"]
-        for column in table.get("columns", ("value",)):
-            tests = (("ours", "real"),) if column == "val_accuracy" else table["tests"]
-            header += [f"{column.replace('_', ' ')}, printed" if several else "printed", *(title for title, _ in tests)]
-        notes = [f"({mark}) {PRINTED[study]['marks'][mark]}" for mark in sorted(marks)] + ([table["note"]] if "note" in table else [])
+        header = ["model"] if columns else ["measure", "printed", *(title for title, _ in table["tests"])]
+        for column in columns:
+            header += [f"{column.replace('_', ' ')}, printed", *(title for title, _ in tests_of(table, column))]
+        notes = explain(study, values) + ([table["note"]] if "note" in table else [])
         page.table(f"Table {table['id']}. {table['title']}", header, rows, notes)
 
 
@@ -558,26 +612,30 @@ def figures(page, results, study):
             elif kind == "gan":
                 parts += gan_curves(name, job)
             else:
-                parts += classifier_curves(job, results.predictions(f"{study}/{name}", "real")[0], results.predictions(f"{study}/{name}", "mixed")[:1])
+                tests = [(f"{test} test", *results.predictions(f"{study}/{name}", test)[0]) for test in job["metrics"]]
+                parts += classifier_curves(job, tests)
         page.figure(caption, *parts)
 
 
-def classifier_curves(job, real, mixed):
-    """Accuracy and loss while training, confusion matrices, ROC: of the first seed."""
-    curves, classes, epochs = job["curves"], job["config"]["classes"], np.arange(1, len(job["curves"]["loss"]) + 1)
-    tests = [("real test", *real)] + [("mixed test", *run) for run in mixed]
-    return [svg_lines("(a) accuracy", [("train", epochs, curves["accuracy"]), ("validation", epochs, curves["val_accuracy"])], "epoch"),
-            svg_lines("(b) loss", [("train", epochs, curves["loss"]), ("validation", epochs, curves["val_loss"])], "epoch"),
-            *[svg_matrix(f"(c) {name}", confusion(labels, chances.argmax(1), len(classes)), classes) for name, labels, chances, _ in tests],
-            svg_lines("ROC, malignant positive", [(name, *roc_curve(labels, chances[:, 1])) for name, labels, chances, _ in tests],
-                      "false positive rate", (0, 1))]
+def classifier_curves(job, tests):
+    """Accuracy and loss while training, confusion matrices, ROC: of the first seed. tests: (name, labels, ..., groups)."""
+    curves, classes = job["curves"], job["config"]["classes"]
+    epochs = np.arange(1, len(curves["loss"]) + 1)
+    charts = [svg_lines(f"({letter}) {what}", [("train", epochs, curves[what]), ("validation", epochs, curves[f"val_{what}"])],
+                        "epoch") for letter, what in (("a", "accuracy"), ("b", "loss"))]
+    charts += [svg_matrix(f"(c) {name}", confusion(labels, chances.argmax(1), len(classes)), classes)
+               for name, labels, chances, _ in tests]
+    rates = [(name, *roc_curve(labels, chances[:, 1])) for name, labels, chances, _ in tests]
+    return charts + [svg_lines(f"(d) ROC, {classes[1]} positive", rates, "false positive rate", (0, 1))]
 
 
 def gan_curves(name, job):
     curves, alarm = job["curves"], " COLLAPSED" if job["metrics"]["collapsed"] else ""
     steps = np.arange(1, len(curves["d_real"]) + 1) * curves["window"]
-    return [svg_lines(f"{name}: critic{alarm}", [("D(x)", steps, curves["d_real"]), ("D(G(z))", steps, curves["d_fake"])], "generator step"),
-            svg_lines(f"{name}: diversity, 1 = as real images", [("diversity", *np.transpose(curves["diversity"]))], "generator step")]
+    scores = [("D(x)", steps, curves["d_real"]), ("D(G(z))", steps, curves["d_fake"])]
+    spread = [("diversity", *np.transpose(curves["diversity"]))]
+    return [svg_lines(f"{name}: critic{alarm}", scores, "generator step"),
+            svg_lines(f"{name}: diversity (1 = as real images)", spread, "generator step")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -602,14 +660,15 @@ def main():
     p.add_argument("--size", type=int, default=64, help="side to decode image files to (default %(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
     p.add_argument("out", help="results folder")
-    p.add_argument("--scale", default="quick", choices=("quick", "small", "paper"), help="named in the report (default %(default)s)")
+    p.add_argument("--scale", default="quick", choices=("quick", "small", "paper"), help="named in the report")
     args = parser.parse_args()
     if args.command == "report":
         print(f"report: {report(args.out, args.scale)}")
         return
     (a, name), (b, other) = read_features(args.a, args.size), read_features(args.b, args.size)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or name != other:
-        raise UserError(f"{args.a} gives features of shape {a.shape}, {args.b} of shape {b.shape}: they cannot be compared")
+        raise UserError(f"{args.a} gives features of shape {a.shape}, {args.b} of shape {b.shape}: "
+                        "they cannot be compared")
     distance, floor, n = distance_with_floor(a, b)
     meaning = "mean colours of an 8 x 8 grid; not an FID" if name == "FD-8x8" else "of the given features"
     print(f"{name} {distance:.4f}   noise floor {floor:.4f} (A against itself)   n {n} a side   {meaning}")

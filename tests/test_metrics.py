@@ -134,7 +134,7 @@ def test_marks_b_and_c_by_search():
 
 
 def test_printed_layer_tables_sum_to_the_printed_totals():
-    totals = {table: sum(int(entry.split()[-1].rstrip("a")) for entry in text.split("|")) for table, _, _, text in PAPER["layers"]}
+    totals = {table: sum(int(count.rstrip("a")) for *_, count in metrics.layers_of(text)) for table, _, _, text in PAPER["layers"]}
     assert totals == {"1": 2_766_593, "2": 33_767_777, "3": 39_473_507}
     assert 3 * 64 * 16 == 3072                                     # mark a: the printed first row has no bias
 
