@@ -182,7 +182,7 @@ def pick_device(name):
 def describe_device(device):
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 class Progress:

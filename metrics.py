@@ -384,6 +384,8 @@ class Page:
     def table(self, caption, header, rows, notes=()):
         """header: column names; rows: lists of texts, the row's name first. An interval [a, b] is set smaller."""
         def cell(text, tag):
+            if len(str(text)) > 60:             # a command, not a value: may be broken into lines
+                return f'<{tag} class="long">{html.escape(str(text))}</{tag}>'
             value, bracket, interval = html.escape(str(text)).partition(" [")
             return f"<{tag}>{value}{f' <small>[{interval}</small>' if bracket else ''}</{tag}>"
 
@@ -467,14 +469,16 @@ body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-ap
 main{max-width:1040px;margin:0 auto;padding:24px 18px 60px}
 h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
 h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}
-p{max-width:48em}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
+p{max-width:48em}.lead{font-size:1.15rem;font-weight:500}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
 .warn{background:var(--warn);border-left:4px solid #d99a2b;padding:.6em .9em;border-radius:4px}
 .scroll{overflow-x:auto;margin:1.6em 0 .4em}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;font-weight:600;padding-bottom:.5em}
 th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}tr>:first-child{text-align:left}
-small{color:var(--soft);white-space:nowrap;display:block}
+thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}td{white-space:nowrap}
+tr>:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
+td.long{white-space:normal;overflow-wrap:anywhere;min-width:20em;text-align:left;font:.85em ui-monospace,monospace}
+small{color:var(--soft);display:block}
 figure{margin:1.6em 0}figcaption{margin-top:.5em}.row{display:flex;flex-wrap:wrap;gap:12px}
 img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}
 img:only-child{flex-basis:1000px}
@@ -511,9 +515,9 @@ def report(out, scale):
     with data.replacing(results.out / "report.md") as file:
         file.write("\n".join(page.markdown).encode())
     with data.replacing(results.out / "report.html") as file:
-        file.write("\n".join(['<!doctype html><html lang="en"><meta charset="utf-8">',
-                              '<meta name="viewport" content="width=device-width,initial-scale=1">',
-                              f"<title>Do GAN images help?</title><style>{STYLE}</style><main>", *page.html, "</main></html>"]).encode())
+        head = ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+                f'content="width=device-width,initial-scale=1"><title>Do GAN images help?</title><style>{STYLE}</style><main>')
+        file.write("\n".join([head, *page.html, "</main></html>"]).encode())
     return results.out / "report.html"
 
 
@@ -538,22 +542,26 @@ def the_question(page, results, study, scale):
     paper, rows, test = PRINTED[study], [], np.zeros(0, int)
     for label, *names in paper["arms"]:
         without, with_gan = (results.predictions(f"{study}/{name}", "real") for name in names)
-        gain, verdict = "not run", "none"
+        gain, verdict = "not run", "not run"
         if without and with_gan:
             test, (value, low, high) = without[0][0], difference(without, with_gan)
             gain = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
             verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-        rows.append([label, *(results.value(f"{study}/{name}", "real", "accuracy") for name in names), gain,
-                     "none at quick scale" if scale == "quick" else verdict])
+        rows.append([label, gain, "none at quick scale" if scale == "quick" else verdict,
+                     *(results.value(f"{study}/{name}", "real", "accuracy") for name in names)])
+    page.text(f"Printed claim: {paper['claim']}")
+    if scale != "quick":
+        count = {word: sum(row[2] == word for row in rows) for word in ("better", "worse", "no difference shown")}
+        page.text(f"Here, on real test images only: with GAN images {count['better']} of {len(rows)} classifiers got better, "
+                  f"{count['worse']} worse, and for {count['no difference shown']} no difference is shown.", "lead")
     if len(test):
         largest = number(np.bincount(test).max() / len(test))
-        rows.append(["always the larger class", largest, largest, "+0.0 points", "by definition"])
-    page.text(f"Printed claim: {paper['claim']}")
+        rows.append(["always the larger class", "+0.0 points", "by definition", largest, largest])
     page.table(f"Accuracy on the {len(test)} real test images ({scale} scale, mean over seeds)",
-               ["classifier", "real", "real + GAN", "gain", "verdict"], rows,
-               ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one "
-                "GAN per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images "
-                "makes more optimiser steps: the comparison leans towards the GAN."])
+               ["classifier", "gain from GAN images", "verdict", "real", "real + GAN"], rows,
+               ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
+                "per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images makes "
+                "more optimiser steps: the comparison leans towards the GAN."])
 
 
 def layer_tables(page, results, study):
@@ -563,7 +571,7 @@ def layer_tables(page, results, study):
     for table, title, px, text in PRINTED[study]["layers"]:
         ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), [])
         printed = layers_of(text)
-        rows = [[layer, shape.replace("x", " x "), " x ".join(map(str, ours[k][1])) if ours else missing,
+        rows = [[layer, shape.replace("x", "×"), "×".join(map(str, ours[k][1])) if ours else missing,
                  printed_value(count), f"{ours[k][2]:,}" if ours else missing] for k, (layer, shape, count) in enumerate(printed)]
         rows.append(["total", f"{px} px image", "64 px image", f"{sum(int(count.rstrip('abcd')) for *_, count in printed):,}",
                      f"{sum(row[2] for row in ours):,}" if ours else missing])
