@@ -133,8 +133,7 @@ def save_checkpoint(out, parts, **rest):
     state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()}, cpu_rng=torch.get_rng_state())
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
-    with replacing(Path(out) / "checkpoint.pt") as file:
-        torch.save(state, file)
+    save_weights(Path(out) / "checkpoint.pt", state)
 
 
 def load_checkpoint(out, parts):
@@ -150,6 +149,13 @@ def load_checkpoint(out, parts):
         torch.cuda.set_rng_state(state["cuda_rng"])
     print(f"{out}: going on from step {state['step']}")
     return state
+
+
+def save_weights(path, state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)           # in memory first: on a full disk torch raises an error that does not say so
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def load_weights(path):
@@ -173,10 +179,29 @@ def finish_run(out, config, seconds, device, **result):
     return result
 
 
-def pick_device(name):
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def add_run_options(parser):
+    """The options that every training command shares."""
+    parser.add_argument("--out", required=True, help="folder of this job")
+    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels (default %(default)s)")
+    parser.add_argument("--steps", type=int, help="optimiser (generator) steps, instead of --epochs")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise (default %(default)s)")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                        help="bf16: autocast of the networks, never of penalties and metrics (default %(default)s)")
+    parser.add_argument("--stop-after", type=int, metavar="STEP", help="write a checkpoint after this step and stop")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    parser.add_argument("--deterministic", action="store_true", help="the same bytes twice on one GPU too; slower")
+
+
+def start_device(args):
+    """The torch device of --device, with --deterministic and --seed in force."""
+    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"--device {name}: this machine has {'cpu and cuda' if torch.cuda.is_available() else 'only cpu'}")
+    if args.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    return torch.device(name)
 
 
 def describe_device(device):

@@ -159,7 +159,7 @@ def layer_table(net, shape):
 
 def train_wgan_gp(args):
     """One WGAN-GP on one class. A step is n_critic critic updates and one of the generator."""
-    out, device, begun = Path(args.out), data.pick_device(args.device), time.time()
+    out, device, begun = Path(args.out), data.start_device(args), time.time()
     images = training_images(args)
     batches = data.Batches(images, args.batch, args.seed, device)
     steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
@@ -168,7 +168,6 @@ def train_wgan_gp(args):
     if data.open_run(out, config):
         return
 
-    torch.manual_seed(args.seed)
     generator = wgan_gp_generator(args.z_dim, args.width).to(device)
     critic = wgan_gp_critic(args.width).to(device)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
@@ -197,8 +196,8 @@ def train_wgan_gp(args):
             print(f"{out}: stopped after step {done} as asked")
             return
 
-    with data.replacing(out / "model.pt") as file:
-        torch.save(dict(average=average.state_dict(), critic=critic.state_dict(), config=json.dumps(config)), file)
+    weights = dict(average=average.state_dict(), critic=critic.state_dict())
+    data.save_weights(out / "model.pt", dict(weights, config=json.dumps(config)))
     save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
     sample_set(out, config, average, args.samples, args.seed + 1, sorted(images.digests())).save(out / "samples.npz")
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
@@ -264,7 +263,7 @@ def sample(args):
         raise UserError(f"{run} holds no model.pt: train it first (python gan.py train MODEL --out {run})")
     saved = data.load_weights(run / "model.pt")
     config = json.loads(saved["config"])
-    generator = wgan_gp_generator(config["z_dim"], config["width"]).to(data.pick_device(args.device)).eval()
+    generator = wgan_gp_generator(config["z_dim"], config["width"]).eval()
     generator.load_state_dict(saved["average"])
     made = sample_set(run, config, generator, args.n, args.seed, data.load(run / "samples.npz").info["digests"])
     made.save(args.out)
@@ -294,17 +293,10 @@ def describe(args):
 def add_train_options(p):
     p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
     p.add_argument("--class", dest="of_class", help="train on this class alone")
-    p.add_argument("--out", required=True, help="folder of this job")
-    p.add_argument("--size", type=int, default=64, help="side in pixels; these networks are made for %(default)s")
-    p.add_argument("--steps", type=int, help="generator steps, instead of --epochs")
     p.add_argument("--samples", type=int, default=64, help="images to draw at the end (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--precision", choices=("float32", "bf16"), default="float32",
-                   help="bf16: autocast, but never for the penalty (default %(default)s)")
     p.add_argument("--log-every", type=int, default=50, help="steps between log lines (default %(default)s)")
     p.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
-    p.add_argument("--stop-after", type=int, help="write a checkpoint after this step and stop")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    data.add_run_options(p)
 
 
 def main():
@@ -327,7 +319,6 @@ def main():
     p.add_argument("--n", type=int, default=64)
     p.add_argument("--seed", type=int, default=1000)
     p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
-    p.add_argument("--device", default="auto")
     args = parser.parse_args()
     {"train": train_wgan_gp, "sample": sample, "describe": describe}[args.command](args)
 

@@ -227,14 +227,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert json.loads(file.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [file]
 
 
-def test_full_disk_ends_in_one_line(tmp_path):
-    """A limit on the file size makes the kernel refuse the write as a full disk does."""
-    (tmp_path / "lesions.npz").write_bytes(b"old")
-    done = subprocess.run(["bash", "-c", f'ulimit -f 8; exec {sys.executable} {ROOT}/data.py lesions --n 24 --size 32 --out {tmp_path}/lesions.npz'],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and [f.name for f in tmp_path.iterdir()] == ["lesions.npz"]
-    assert (tmp_path / "lesions.npz").read_bytes() == b"old"
+@pytest.mark.parametrize("name, action", [("lesions.npz", "data.built_in(24, 32).save(folder + '/lesions.npz')"),
+                                          ("checkpoint.pt", "data.save_checkpoint(folder, {}, x=data.torch.zeros(9999))")])
+def test_full_disk_ends_in_one_line_and_keeps_the_old_file(name, action, tmp_path):
+    """A limit on the file size makes the kernel refuse the write, as a full disk does."""
+    (tmp_path / name).write_bytes(b"old")
+    script = f"import sys, data; folder = sys.argv[1]; data.run_cli(lambda: {action})"
+    done = subprocess.run(["bash", "-c", 'ulimit -f 8; exec "$0" -c "$1" "$2"', sys.executable, script, tmp_path],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "cannot write" in done.stderr and name in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and [f.name for f in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"old"
 
 
 # --- bad input: one clear line, exit 2

@@ -153,6 +153,9 @@ def test_two_and_two_steps_are_four_and_the_same_seed_gives_the_same_bytes(tmp_p
         assert (tmp_path / "once/run/samples.npz").read_bytes() == (tmp_path / name / "run/samples.npz").read_bytes()
         ours, theirs = (torch.load(tmp_path / which / "run/model.pt", weights_only=True) for which in ("once", name))
         assert all(torch.equal(ours["average"][key], theirs["average"][key]) for key in ours["average"])
+    train(cli, prepared, tmp_path / "strict" / "run", "--deterministic")
+    torch.use_deterministic_algorithms(False)
+    assert result_of(tmp_path / "once/run") == result_of(tmp_path / "strict/run")
     train(cli, prepared, tmp_path / "other" / "run", "--seed", 1)
     assert result_of(tmp_path / "other/run")["curves"] != result_of(tmp_path / "once/run")["curves"]
     assert not (tmp_path / "once/run/checkpoint.pt").exists()
@@ -202,7 +205,7 @@ def test_the_gan_sees_the_training_part_only_and_says_so(tmp_path, cli, prepared
 
 def test_more_samples_from_a_finished_run(tmp_path, cli, prepared):
     train(cli, prepared, tmp_path / "run")
-    status, _, _ = cli("gan", "sample", tmp_path / "run", "--n", 5, "--seed", 1, "--out", tmp_path / "more.npz", "--device", "cpu")
+    status, _, _ = cli("gan", "sample", tmp_path / "run", "--n", 5, "--seed", 1, "--out", tmp_path / "more.npz")
     drawn, first = data.load(tmp_path / "more.npz"), data.load(tmp_path / "run/samples.npz")
     assert status == 0 and same_pictures(drawn.images, first.images[:5], tolerance=1) and drawn.info["digests"] == first.info["digests"]
 
@@ -213,6 +216,7 @@ def test_bad_gan_options(tmp_path, prepared, refused):
     refused(["too few for a batch of 5000"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--batch", 5000)
     refused(["nowhere", "does not exist"], "gan", "train", "wgan_gp", "--data", tmp_path / "nowhere", *out)
     refused(["--penalti"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--penalti", 3)
+    refused(["--device tpu"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--device", "tpu")
     refused(["64 px"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--size", 32)
     refused(["model.pt"], "gan", "sample", tmp_path / "run", "--out", tmp_path / "more.npz")
     (tmp_path / "run").mkdir(exist_ok=True)
