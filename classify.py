@@ -141,8 +141,7 @@ def train(args):
         if done % batches.per_epoch == 0 or done == steps:              # an epoch's end: the only wait for the device
             loss, accuracy = history[step // batches.per_epoch * batches.per_epoch:done].mean(0).tolist()
             if not math.isfinite(loss):
-                raise UserError(f"{out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
-                                "a smaller --lr may help (in a new folder)")
+                raise data.not_a_number(out, done)
             for name, value in zip(curves, (loss, accuracy, *loss_and_accuracy(net, val, device))):
                 curves[name].append(value)
             progress(done, "  ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items()))
@@ -238,16 +237,14 @@ def main():
     models = train_parser.add_subparsers(dest="model", required=True)
     for model, recipe in RECIPES.items():
         p = models.add_parser(model)
-        for key, (value, source) in recipe.items():
-            p.add_argument("--" + key, type=type(value), default=value, help=f"{value:g}: {source}")
         p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
         p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to train on too")
-        p.add_argument("--mixed-test", nargs="*", type=int, metavar="N",
+        p.add_argument("--mixed-test", nargs="*", type=data.at_least(0), metavar="N",
                        help="hold back the last N images of each SET for a second, mixed test (paper 000)")
         p.add_argument("--augment", choices=("none", "classical"), default="none",
                        help="classical: rotation, flip, zoom, shift, light (default %(default)s, as in paper 000)")
-        p.add_argument("--checkpoint-every", type=int, default=5, help="epochs between checkpoints (default %(default)s)")
-        data.add_run_options(p)
+        p.add_argument("--checkpoint-every", type=data.at_least(1), default=5, help="epochs between checkpoints (default %(default)s)")
+        data.add_run_options(p, recipe)
     p = commands.add_parser("predict", help="class probabilities of one's own photos")
     p.add_argument("run")
     p.add_argument("images", nargs="+")

@@ -129,7 +129,13 @@ def open_run(out, config):
 
 def save_checkpoint(out, parts, **rest):
     """Everything that training needs to go on exactly where it is: the states of `parts` (networks, averages,
-    optimisers), what else the loop keeps (`rest`: step, curves, ...) and the random states."""
+    optimisers), what else the loop keeps (`rest`: step, curves, ...) and the random states.
+
+    A network with a weight that is not a number is refused, so that the last good checkpoint stays.
+    """
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module) and not all(p.isfinite().all() for p in part.parameters()):
+            raise not_a_number(out, rest["step"])
     state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()}, cpu_rng=torch.get_rng_state())
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -149,6 +155,11 @@ def load_checkpoint(out, parts):
         torch.cuda.set_rng_state(state["cuda_rng"])
     print(f"{out}: going on from step {state['step']}")
     return state
+
+
+def not_a_number(out, step):
+    return UserError(f"{out}: the loss is not a number by step {step}. The last good checkpoint is kept; "
+                     "a smaller --lr may help (in a new folder)")
 
 
 def save_weights(path, state):
@@ -179,15 +190,28 @@ def finish_run(out, config, seconds, device, **result):
     return result
 
 
-def add_run_options(parser):
-    """The options that every training command shares."""
+def at_least(low, kind=int):
+    """An argparse type: a number that is not below `low`."""
+    def parse(text):
+        if not kind(text) >= low:
+            raise argparse.ArgumentTypeError(f"{text} is less than {low}")
+        return kind(text)
+    parse.__name__ = kind.__name__      # for argparse's own message: "invalid int value"
+    return parse
+
+
+def add_run_options(parser, recipe):
+    """The options that every training command shares, after those of its recipe {name: (default, source)}."""
+    for key, (value, source) in recipe.items():
+        kind = at_least(1) if isinstance(value, int) else at_least(0, float)
+        parser.add_argument("--" + key.replace("_", "-"), type=kind, default=value, help=f"{value:g}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
-    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels (default %(default)s)")
-    parser.add_argument("--steps", type=int, help="optimiser (generator) steps, instead of --epochs")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise (default %(default)s)")
+    parser.add_argument("--size", type=at_least(8), default=64, help="side of the images in pixels (default %(default)s)")
+    parser.add_argument("--steps", type=at_least(1), help="optimiser (generator) steps, instead of --epochs")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, batches and noise (default %(default)s)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of penalties and metrics (default %(default)s)")
-    parser.add_argument("--stop-after", type=int, metavar="STEP", help="write a checkpoint after this step and stop")
+    parser.add_argument("--stop-after", type=at_least(1), metavar="STEP", help="write a checkpoint after this step and stop")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--deterministic", action="store_true", help="the same bytes twice on one GPU too; slower")
 
@@ -811,6 +835,8 @@ class Batches:
     """
 
     def __init__(self, images, batch, seed, device):
+        if batch < 2:
+            raise UserError(f"--batch {batch}: a batch needs at least 2 images")
         if len(images) < batch:
             raise UserError(f"{len(images)} images are too few for a batch of {batch}: "
                             "give a smaller --batch or more images")
@@ -887,20 +913,20 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
 
     p = commands.add_parser("lesions", help="draw built-in lesions")
-    p.add_argument("--n", type=int, default=960, help="number of images (default %(default)s)")
-    p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--n", type=at_least(1), default=960, help="number of images (default %(default)s)")
+    p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
+    p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
 
     p = commands.add_parser("prepare", help="decode a set once, split it by lesion, write an image set")
     p.add_argument("source", help="a folder, a .zip, an .npz, or the word lesions for the built-in ones")
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
-    p.add_argument("--size", type=int, default=64, help="side in pixels (default %(default)s)")
-    p.add_argument("--n", type=int, default=960, help="number of built-in lesion images (default %(default)s)")
+    p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
+    p.add_argument("--n", type=at_least(1), default=960, help="number of built-in lesion images (default %(default)s)")
     p.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
-    p.add_argument("--val", type=float, default=0.1, help="share of the training lesions for validation (%(default)s)")
-    p.add_argument("--test", type=float, default=0.2, help="share of the lesions for test, if the set has none (%(default)s)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--val", type=at_least(0, float), default=0.1, help="share of the training lesions for validation (%(default)s)")
+    p.add_argument("--test", type=at_least(0, float), default=0.2, help="share of the lesions for test, if the set has none (%(default)s)")
+    p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
 
     args = parser.parse_args()

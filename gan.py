@@ -164,7 +164,8 @@ def train_wgan_gp(args):
     batches = data.Batches(images, args.batch, args.seed, device)
     steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
     config = dict({key: getattr(args, key) for key in RECIPES[args.model]}, model=args.model, of_class=args.of_class,
-                  steps=steps, seed=args.seed, samples=args.samples, precision=args.precision, data=images.fingerprint())
+                  steps=steps, seed=args.seed, samples=args.samples, precision=args.precision, log_every=args.log_every,
+                  data=images.fingerprint())
     if data.open_run(out, config):
         return
 
@@ -177,7 +178,7 @@ def train_wgan_gp(args):
     parts = dict(generator=generator, critic=critic, average=average, optimizer_g=optimizer_g, optimizer_c=optimizer_c)
     saved = data.load_checkpoint(out, parts)
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
-    log = Log(out, steps, ("d_real", "d_fake", "penalty"), images.images[:64], saved, device)
+    log = Log(out, steps, dict(d_real="D(x)", d_fake="D(G(z))", penalty="penalty"), images.images[:64], saved, device)
 
     for step in range(first, steps):
         for k in range(args.n_critic):
@@ -188,10 +189,11 @@ def train_wgan_gp(args):
         log.history[step] = stats
 
         done = step + 1
-        if done % args.log_every == 0 or done in (steps, args.stop_after):      # the only place that waits for the device
+        at_log_point = done % args.log_every == 0 or done == steps
+        if at_log_point:                                                # only here the loop waits for the device
             log(done, args.log_every, draw(average, 64, args.z_dim, seed=args.seed))
-            if done % args.checkpoint_every < args.log_every or done == args.stop_after:
-                data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, **log.state(done))
+        if at_log_point and done % args.checkpoint_every < args.log_every or done == args.stop_after:
+            data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, **log.state(done))
         if done == args.stop_after and done < steps:
             print(f"{out}: stopped after step {done} as asked")
             return
@@ -205,7 +207,10 @@ def train_wgan_gp(args):
 
 
 class Log:
-    """A GAN's record: statistics of every step, kept on the device; sample grids, diversity and alarms at log points."""
+    """A GAN's record: statistics of every step, kept on the device; grids, diversity and alarms at log points.
+
+    names: {key in result.json: name in the log line} of the statistics; real: some real images, to compare diversity.
+    """
 
     def __init__(self, out, steps, names, real, saved, device):
         self.out, self.steps, self.names, self.real = out, steps, names, real
@@ -215,10 +220,9 @@ class Log:
         self.progress = data.Progress(out.name, steps, saved.get("step", 0))
 
     def __call__(self, done, every, samples):
-        means = dict(zip(self.names, self.history[max(0, done - every):done].mean(0).tolist()))
+        means = dict(zip(self.names.values(), self.history[max(0, done - every):done].mean(0).tolist()))
         if not math.isfinite(sum(means.values())):
-            raise UserError(f"{self.out}: the loss is not a number by step {done}. The last good checkpoint is kept; "
-                            "a smaller --lr may help (in a new folder)")
+            raise data.not_a_number(self.out, done)
         spread = diversity(samples, self.real)
         self.diversity.append([done, spread])
         words = [f"{name} {value:.2f}" for name, value in dict(means, diversity=spread).items()]
@@ -290,13 +294,14 @@ def describe(args):
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
-def add_train_options(p):
+def add_train_options(p, recipe):
+    count = data.at_least(1)
     p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
     p.add_argument("--class", dest="of_class", help="train on this class alone")
-    p.add_argument("--samples", type=int, default=64, help="images to draw at the end (default %(default)s)")
-    p.add_argument("--log-every", type=int, default=50, help="steps between log lines (default %(default)s)")
-    p.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
-    data.add_run_options(p)
+    p.add_argument("--samples", type=count, default=64, help="images to draw at the end (default %(default)s)")
+    p.add_argument("--log-every", type=count, default=50, help="steps between log lines (default %(default)s)")
+    p.add_argument("--checkpoint-every", type=count, default=200, help="steps between checkpoints (default %(default)s)")
+    data.add_run_options(p, recipe)
 
 
 def main():
@@ -306,18 +311,16 @@ def main():
         models = commands.add_parser(command, help=purpose).add_subparsers(dest="model", required=True)
         for model, recipe in RECIPES.items():
             p = models.add_parser(model)
-            for key, (value, source) in recipe.items():
-                if command == "train" or key in ("z_dim", "width"):
-                    option = "--" + key.replace("_", "-")
-                    p.add_argument(option, type=type(value), default=value, help=f"{value:g}: {source}")
-            if command == "describe":
-                p.add_argument("--out", help="folder for a result.json with the tables")
-            else:
-                add_train_options(p)
+            if command == "train":
+                add_train_options(p, recipe)
+                continue
+            p.add_argument("--width", type=data.at_least(1), default=recipe["width"][0], help="default %(default)s")
+            p.add_argument("--z-dim", type=data.at_least(1), default=recipe["z_dim"][0], help="default %(default)s")
+            p.add_argument("--out", help="folder for a result.json with the tables")
     p = commands.add_parser("sample", help="draw more images from a finished run")
     p.add_argument("run")
-    p.add_argument("--n", type=int, default=64)
-    p.add_argument("--seed", type=int, default=1000)
+    p.add_argument("--n", type=data.at_least(1), default=64, help="number of images (default %(default)s)")
+    p.add_argument("--seed", type=data.at_least(0), default=1000, help="of the noise (default %(default)s)")
     p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
     args = parser.parse_args()
     {"train": train_wgan_gp, "sample": sample, "describe": describe}[args.command](args)

@@ -665,7 +665,7 @@ def main():
     p = commands.add_parser("fid", help="Frechet distance of two sets")
     p.add_argument("a", help="real images: folder, zip, image set, or feature array (.npy, n x d)")
     p.add_argument("b", help="generated images, likewise")
-    p.add_argument("--size", type=int, default=64, help="side to decode image files to (default %(default)s)")
+    p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (default %(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
     p.add_argument("out", help="results folder")
     p.add_argument("--scale", default="quick", choices=("quick", "small", "paper"), help="named in the report")

@@ -195,6 +195,25 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli, prepared, m
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == good
 
 
+def test_stopping_between_two_log_points_changes_nothing(tmp_path, cli, prepared):
+    coarse = ["--log-every", 3, "--checkpoint-every", 3]
+    train(cli, prepared, tmp_path / "once" / "run", *coarse, steps=6)
+    train(cli, prepared, tmp_path / "parts" / "run", *coarse, "--stop-after", 2, steps=6)
+    train(cli, prepared, tmp_path / "parts" / "run", *coarse, steps=6)
+    assert result_of(tmp_path / "once/run") == result_of(tmp_path / "parts/run")
+
+
+def test_a_network_with_a_nan_does_not_replace_a_good_checkpoint(tmp_path):
+    net = nn.Linear(2, 2)
+    data.save_checkpoint(tmp_path, dict(net=net), step=1)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        net.weight[0, 0] = float("nan")
+    with pytest.raises(data.UserError, match="not a number by step 2"):
+        data.save_checkpoint(tmp_path, dict(net=net), step=2)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
 def test_the_gan_sees_the_training_part_only_and_says_so(tmp_path, cli, prepared, lesions):
     train(cli, prepared, tmp_path / "run")
     made, benign = data.load(tmp_path / "run/samples.npz"), lesions.part("train").of_class("benign")
@@ -215,6 +234,10 @@ def test_bad_gan_options(tmp_path, prepared, refused):
     refused(["no class 'wart'", "benign, malignant"], "gan", "train", "wgan_gp", "--data", prepared, "--class", "wart", *out)
     refused(["too few for a batch of 5000"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--batch", 5000)
     refused(["nowhere", "does not exist"], "gan", "train", "wgan_gp", "--data", tmp_path / "nowhere", *out)
+    refused(["--steps", "0 is less than 1"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--steps", 0)
+    refused(["--lr", "less than 0"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--lr=-1")
+    refused(["--width", "invalid int"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--width", "wide")
+    refused(["at least 2 images"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--batch", 1)
     refused(["--penalti"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--penalti", 3)
     refused(["--device tpu"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--device", "tpu")
     refused(["64 px"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--size", 32)
