@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def load_parts(args):
         raise UserError(f"{args.data}: training needs images of at least two classes, it has {train.counts()}")
     tests, extra, held_back = {"real": test}, [], []
     for source, hold in zip(args.synthetic, args.mixed_test or [0] * len(args.synthetic)):
-        made = load_synthetic(source)
+        made = data.load(source, args.size)
         check_leak(made, val, test)
         if hold >= len(made):
             raise UserError(f"--mixed-test {hold}: {source} holds only {len(made)} images")
@@ -90,18 +91,11 @@ def load_parts(args):
     return data.mix(train, *extra) if extra else train, val, tests
 
 
-def load_synthetic(source):
-    source = Path(source)
-    if source.is_dir() and (source / "config.json").exists():           # the folder of a GAN job
-        source = source / "samples.npz"
-        if not source.exists():
-            raise UserError(f"{source.parent} has drawn no samples yet: finish that GAN first")
-    return data.load(source)
-
-
 def check_leak(made, *untouched):
     """Refuse synthetic images whose GAN was trained on an image of the validation or test part."""
     seen = set(made.info.get("digests", ()))
+    if not seen:
+        print(f"{made.info.get('source')}: does not say which images its GAN was trained on; no leak check", file=sys.stderr)
     leaked = sum(digest in seen for part in untouched for digest in part.digests())
     if leaked:
         raise UserError(f"{made.info.get('source')}: its GAN was trained on {leaked} of the validation and test "
@@ -135,22 +129,22 @@ def train(args):
     history[:first] = saved.get("history", 0)
 
     progress = data.Progress(out.name, steps, first)
-    for step in range(first, steps):
+    last = min(steps, args.stop_after or steps)
+    for step in range(first, last):
         history[step] = train_step(net, optimizer, *batches(step), args)
         done = step + 1
         if done % batches.per_epoch == 0 or done == steps:              # an epoch's end: the only wait for the device
             loss, accuracy = history[step // batches.per_epoch * batches.per_epoch:done].mean(0).tolist()
-            if not math.isfinite(loss):
-                raise data.not_a_number(out, done)
-            for name, value in zip(curves, (loss, accuracy, *loss_and_accuracy(net, val, device))):
+            values = (loss, accuracy, *loss_and_accuracy(net, val, device))
+            data.check_finite(out, parts, done, *values)
+            for name, value in zip(curves, values):
                 curves[name].append(value)
             progress(done, "  ".join(f"{name} {values[-1]:.3f}" for name, values in curves.items()))
-        if done == args.stop_after or done % (batches.per_epoch * args.checkpoint_every) == 0:
+        if done % (batches.per_epoch * args.checkpoint_every) == 0 or done == last < steps:
             data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, curves=curves,
                                  history=history[:done])
-        if done == args.stop_after and done < steps:
-            print(f"{out}: stopped after step {done} as asked")
-            return
+    if last < steps:
+        return print(f"{out}: stopped after step {last} as asked")
 
     data.save_weights(out / "model.pt", dict(net=net.state_dict(), config=json.dumps(config)))
     results = test_and_save(out, net, tests, device)
@@ -202,7 +196,7 @@ def test_and_save(out, net, tests, device):
         if table.tell() == 0:
             lines.writerow(["test", "image", "lesion", "label", *test.classes])
         for image, lesion, label, chances in zip(test.ids, test.groups, test.labels, seen):
-            lines.writerow([name, image, lesion, test.classes[label], *(f"{chance:.6f}" for chance in chances)])
+            lines.writerow([name, image, lesion, test.classes[label], *map(float, chances)])
     with data.replacing(out / "predictions.csv") as file:
         file.write(table.getvalue().encode())
     return results
@@ -217,6 +211,8 @@ def predict(args):
         raise UserError(f"{run} holds no model.pt: train it first (python classify.py train MODEL --out {run})")
     saved = data.load_weights(run / "model.pt")
     config = json.loads(saved["config"])
+    if config["model"] not in NETWORKS:
+        raise UserError(f"{run} is no classifier but a {config['model']}: use gan.py for it")
     net = NETWORKS[config["model"]](len(config["classes"]), config["size"])
     net.load_state_dict(saved["net"])
     for name in args.images:
@@ -234,9 +230,9 @@ def main():
     parser = data.Parser(prog="classify.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train_parser = commands.add_parser("train", help="train and test one classifier")
-    models = train_parser.add_subparsers(dest="model", required=True)
+    networks = train_parser.add_subparsers(dest="model", required=True)
     for model, recipe in RECIPES.items():
-        p = models.add_parser(model)
+        p = networks.add_parser(model)
         p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
         p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to train on too")
         p.add_argument("--mixed-test", nargs="*", type=data.at_least(0), metavar="N",

@@ -45,6 +45,7 @@ CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("l
 # choice; HAM10000 files it under akiec, together with Bowen's disease, a carcinoma in situ).
 MALIGNANT = {"ak", "akiec", "actinic_keratosis", "bcc", "basal_cell_carcinoma", "mel", "melanoma", "scc",
              "squamous_cell_carcinoma", "malignant"}
+TWO_CLASS_FOLDERS = ("train/benign", "train/malignant", "test/benign", "test/malignant")
 BENIGN = {"bkl", "df", "nv", "vasc", "nevus", "dermatofibroma", "pigmented_benign_keratosis", "seborrheic_keratosis",
           "vascular_lesion", "benign"}
 
@@ -75,10 +76,12 @@ def run_cli(main):
     except UserError as problem:
         stop(problem, 2)
     except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space "
+                 "and start again", 2)
+        if problem.filename is None:
             raise
-        stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space "
-             "and start again", 2)
+        stop(f"cannot use {problem.filename}: {problem.strerror}", 2)
     except KeyboardInterrupt:
         stop("stopped. Start it again to go on from the last checkpoint", 130)
 
@@ -133,9 +136,7 @@ def save_checkpoint(out, parts, **rest):
 
     A network with a weight that is not a number is refused, so that the last good checkpoint stays.
     """
-    for part in parts.values():
-        if isinstance(part, torch.nn.Module) and not all(p.isfinite().all() for p in part.parameters()):
-            raise not_a_number(out, rest["step"])
+    check_finite(out, parts, rest["step"])
     state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()}, cpu_rng=torch.get_rng_state())
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -157,9 +158,12 @@ def load_checkpoint(out, parts):
     return state
 
 
-def not_a_number(out, step):
-    return UserError(f"{out}: the loss is not a number by step {step}. The last good checkpoint is kept; "
-                     "a smaller --lr may help (in a new folder)")
+def check_finite(out, parts, step, *values):
+    """Stop a run that has broken down: a value, or a weight of a network among `parts`, is not a finite number."""
+    networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    if not (np.isfinite(values).all() and all(p.isfinite().all() for net in networks for p in net.parameters())):
+        raise UserError(f"{out}: the loss or a weight is not a number by step {step}. The last good checkpoint is kept; "
+                        "a smaller --lr may help (in a new folder)")
 
 
 def save_weights(path, state):
@@ -179,12 +183,16 @@ def load_weights(path):
 
 def finish_run(out, config, seconds, device, **result):
     """Write result.json, the last act of a job, and drop the checkpoint that nobody needs any more."""
-    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    try:
+        commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True,
+                                text=True).stdout.strip()
+    except OSError:                                 # no git on this machine
+        commit = ""
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
                 if name in sys.modules}
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=describe_device(device),
-                  versions=dict(versions, python=platform.python_version()), commit=commit.stdout.strip() or "unknown")
+                  versions=dict(versions, python=platform.python_version()), commit=commit or "unknown")
     write_json(Path(out) / "result.json", result)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
     return result
@@ -306,7 +314,7 @@ class ImageSet:
         return hashlib.blake2b(repr([tuple(map(str, p)) for p in parts]).encode(), digest_size=8).hexdigest()
 
     def save(self, path):
-        """Write one .npz file, or, for a path without that ending, a tree [split/]CLASS/id.png that any tool reads."""
+        """Write one .npz file, or, for a path without that ending, a tree [split/]CLASS/id.png and an info.json."""
         path = Path(path)
         if path.suffix == ".npz":
             with replacing(path) as file:
@@ -316,6 +324,7 @@ class ImageSet:
         for image, label, name, part in zip(self.images, self.labels, self.ids, self.split):
             with replacing(path / str(part) / self.classes[label] / f"{str(name).replace('/', '_')}.png") as file:
                 Image.fromarray(image).save(file, "PNG")
+        write_json(path / "info.json", self.info)
 
 
 def mix(real, *more):
@@ -337,25 +346,29 @@ def mix(real, *more):
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading folders, zip archives and csv-labelled sets
 
-def load(path, size=None, skip_bad=False):
-    """An image set from an .npz file, a class-per-folder tree, a zip of one, or a folder with a csv of labels.
+def load(path, size=None, skip_bad=False, only=("",)):
+    """An image set from an .npz file, a job's folder, a class-per-folder tree, a zip of one, or a csv-labelled folder.
 
     size: pixels of the side, shorter side scaled and centre crop (bicubic); needed for anything but an .npz.
+    only: sub-folders to read. Raises UserError where the set, or one of its images, cannot be read.
     A decoded folder is kept in the cache (LESION_CACHE, default ~/.cache/lesions) and read from there the next time.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a .zip")
-    if path.is_dir() and (path / "images.npz").exists():         # the folder of a `prepare` job
-        path = path / "images.npz"
+    made = [path / name for name in ("images.npz", "samples.npz") if (path / name).exists()]
+    if made:                                                      # the folder of a `prepare` or a GAN job
+        path = made[0]
+    elif (path / "config.json").exists():
+        raise UserError(f"{path} is a job that has not made its images yet: finish it first")
     if path.suffix == ".npz":
         return resized(load_npz(path), size)
-    files = find_images(path)
+    files = {name: read for name, read in find_images(path).items() if name.startswith(tuple(only))}
     if size is None:
         raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
     listed = read_labels(path, files)
     on_disk = [file for file in [path, *path.rglob("*")] if file.is_file()]
-    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in on_disk), size, skip_bad))
+    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in on_disk), size, skip_bad, only))
     cached = CACHE / f"{path.name}_{size}_{hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()}.npz"
     if not cached.exists():
         decode_all(path, files, listed, size, skip_bad).save(cached)
@@ -365,8 +378,12 @@ def load(path, size=None, skip_bad=False):
 def load_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
-            return ImageSet(file["images"], file["labels"], [str(name) for name in file["classes"]], file["ids"],
-                            file["groups"], file["split"], json.loads(str(file["info"])))
+            images = ImageSet(file["images"], file["labels"], [str(name) for name in file["classes"]], file["ids"],
+                              file["groups"], file["split"], json.loads(str(file["info"])))
+        if images.images.dtype != np.uint8 or images.images.shape[3:] != (3,) or not (
+                set(images.labels.tolist()) <= set(range(len(images.classes)))):
+            raise ValueError("images must be uint8 (n, height, width, 3), labels indices into classes")
+        return images
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise UserError(f"{path} is not an image set of this project ({problem})") from None
 
@@ -386,7 +403,8 @@ def find_images(path):
             members = zipfile.ZipFile(archive)
         except (zipfile.BadZipFile, OSError):
             raise UserError(f"{archive} is neither a readable zip archive nor a folder") from None
-        files.update({name: functools.partial(members.read, name) for name in sorted(members.namelist())})
+        where = "" if path.is_file() else archive.stem + "/"      # two archives may use the same names
+        files.update({where + name: functools.partial(members.read, name) for name in sorted(members.namelist())})
     if path.is_dir():
         files.update({file.relative_to(path).as_posix(): file.read_bytes for file in sorted(path.rglob("*"))})
     files = {name: read for name, read in files.items() if name.lower().endswith(IMAGE_SUFFIXES)
@@ -399,7 +417,7 @@ def find_images(path):
 def read_labels(path, files):
     """(name, class, lesion, split) of each image: from a csv beside the images, else from the folder names."""
     for table in sorted(path.glob("*.csv")) if path.is_dir() else []:
-        with open(table, newline="", encoding="utf-8-sig") as file:
+        with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
             rows = list(csv.DictReader(file))
         header = rows[0] if rows else {}
         column = {key: next((name for name in names if name in header), None) for key, names in CSV_COLUMNS.items()}
@@ -409,31 +427,34 @@ def read_labels(path, files):
             for row in rows:
                 row["label"] = next((k for k, v in row.items() if v in ("1", "1.0")), None)
         return match_csv(table, rows, dict(column, label=column["label"] or "label"), files)
-    listed, folders = [], set()
+    listed = []
     for name in files:
-        *above, parent, _ = ["", ""] + name.split("/")
-        folders.add((above[-1] if above else "", parent))
-        listed.append((name, parent or "unlabelled", name, SPLIT_NAMES.get((above[-1] if above else "").lower(), "")))
-    if path.is_dir():
-        for folder in sorted(f for f in path.rglob("*") if f.is_dir() and not f.name.startswith((".", "__"))):
-            if not any(folder.rglob("*")):
-                raise UserError(f"{folder} is an empty class: put images into it or remove the folder")
+        *_, above, parent, _ = ["", ""] + name.split("/")
+        listed.append((name, parent or "unlabelled", name, SPLIT_NAMES.get(above.lower(), "")))
+    classes = {(path / name).parent for name in files if "/" in name and path.is_dir()}
+    for folder in sorted({folder for used in classes for folder in used.parent.iterdir() if folder.is_dir()}):
+        if not folder.name.startswith((".", "__")) and not any(used.is_relative_to(folder) for used in classes):
+            raise UserError(f"{folder} is an empty class: put images into it or remove the folder")
     return listed
 
 
 def match_csv(table, rows, column, files):
-    by_name = {}
+    by_name = {}                                    # an image may be listed by its path, its file name or its stem
     for name in files:
-        by_name[name] = by_name[Path(name).name] = by_name[Path(name).stem] = name
-    listed = []
+        for key in {name, Path(name).name, Path(name).stem}:
+            by_name.setdefault(key, []).append(name)
+    listed, used = [], set()
     for number, row in enumerate(rows, start=2):
-        name = by_name.get(row[column["image"]])
-        if name is None:
-            raise UserError(f"{table} line {number}: there is no image {row[column['image']]!r} below {table.parent}")
+        found = by_name.get(row[column["image"]], [])
+        if len(found) != 1 or found[0] in used:
+            what = "there is no image" if not found else "listed before:" if len(found) == 1 else "several files are called"
+            raise UserError(f"{table} line {number}: {what} {row[column['image']]!r} below {table.parent}")
+        name = found[0]
+        used.add(name)
         if not row[column["label"]]:
             raise UserError(f"{table} line {number}: no label for {row[column['image']]!r}")
         split = (row[column["split"]] or "").lower() if column["split"] else ""
-        group = row[column["group"]] if column["group"] else name
+        group = row[column["group"]] if column["group"] and row[column["group"]] else name
         listed.append((name, row[column["label"]], group, SPLIT_NAMES.get(split, "")))
     return listed
 
@@ -468,7 +489,7 @@ def decode_all(path, files, listed, size, skip_bad):
     bad = [result for result in decoded if isinstance(result, str)]
     if bad and not skip_bad:
         raise UserError(f"{path}/{bad[0]}: unreadable image{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}. "
-                        "Repair or remove it, or give --skip-bad to go on without")
+                        "Repair or remove it, or make the set with `python data.py prepare --skip-bad`")
     if bad:
         print(f"skipped {len(bad)} unreadable: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}", file=sys.stderr)
     good = [k for k, result in enumerate(decoded) if not isinstance(result, str)]
@@ -476,12 +497,14 @@ def decode_all(path, files, listed, size, skip_bad):
         raise UserError(f"{path}: none of its {len(decoded)} images can be read")
     names, labels, groups, split = zip(*(listed[k] for k in good))
     classes = sorted(set(labels))
+    kept = path / "info.json"
+    info = json.loads(kept.read_text()) if kept.exists() else dict(source=path.name)      # GAN samples say their run
     return ImageSet(np.stack([decoded[k] for k in good]), np.array([classes.index(label) for label in labels]), classes,
                     np.array(names), np.array(groups), np.array(split, dtype="U5"),
-                    dict(source=path.name, skipped=len(bad)))
+                    dict(info, skipped=len(bad)))
 
 
-def find_set(root, wanted=("train/benign", "train/malignant", "test/benign", "test/malignant")):
+def find_set(root, wanted=TWO_CLASS_FOLDERS):
     """The first folder at or below `root` (two levels) that has all the `wanted` sub-folders."""
     root = Path(root)
     if not root.is_dir():
@@ -781,11 +804,23 @@ def split_by_group(labels, groups, fractions, seed):
 
 
 def with_split(images, val=0.1, test=0.2, seed=0):
-    """The image set with every image marked train, val or test. A test part that comes with the set is kept."""
+    """The image set with every image marked train, val or test. A test or val part that comes with the set is kept.
+
+    Equal pictures count as one lesion, so that no copy of a training image is tested on; where the set's own test part
+    already holds copies, it is the copies outside that are dropped. Their number is kept in info.
+    """
+    if val >= 1 or test >= 1:
+        raise UserError(f"--val {val} --test {test}: give shares below 1")
+    digests = np.array(images.digests())
+    copies = (images.split != "test") & np.isin(digests, digests[images.split == "test"])
+    images, digests = images.take(~copies), digests[~copies]
+    _, first, member = np.unique(digests, return_index=True, return_inverse=True)
+    images = replace(images, groups=images.groups[first][member], info=dict(images.info, copies_dropped=int(copies.sum())))
     split = images.split.copy()
-    if not (split == "test").any():
-        outside = split_by_group(images.labels, images.groups, (1 - test, test), seed)
-        split = np.where(outside == 1, "test", "train")
+    if test and not (split == "test").any():
+        inside = np.flatnonzero(split != "val")
+        outside = split_by_group(images.labels[inside], images.groups[inside], (1 - test, test), seed)
+        split[inside] = np.where(outside == 1, "test", "train")
     if val and not (split == "val").any():
         inside = np.flatnonzero(split != "test")
         chosen = split_by_group(images.labels[inside], images.groups[inside], (1 - val, val), seed + 1)
@@ -797,12 +832,6 @@ def with_split(images, val=0.1, test=0.2, seed=0):
             raise UserError(f"{len(both)} lesions are in both {a} and {b} of {images.info.get('source')}, "
                             f"such as {min(both)}")
     return images
-
-
-def crossing_duplicates(images):
-    """Number of pictures outside train whose exact pixels are also in train."""
-    digests = np.array(images.digests())
-    return int(np.isin(digests[images.split != "train"], digests[images.split == "train"]).sum())
 
 
 def to_binary(images):
@@ -889,8 +918,10 @@ def prepare(args):
     if args.source == "lesions":
         images = built_in(args.n, args.size, args.seed)
     else:
-        folder = find_set(args.source) if args.binary and Path(args.source).is_dir() else args.source
-        images = load(folder, args.size, args.skip_bad)
+        folder, only = Path(args.source), ("",)
+        if args.binary and folder.is_dir() and not any(folder.glob("*.csv")):
+            folder, only = find_set(folder), TWO_CLASS_FOLDERS
+        images = load(folder, args.size, args.skip_bad, only)
     if args.binary:
         images = to_binary(images)
     images = with_split(images, args.val, args.test, args.seed)
@@ -903,7 +934,7 @@ def prepare(args):
     images.save(out / "images.npz")
     counts = {part: images.part(part).counts() for part in ("train", "val", "test") if (images.split == part).any()}
     finish_run(out, config, time.time() - begun, "cpu", counts=counts, data=config["data"], source=images.info,
-               lesions=len(set(images.groups)), duplicates_across=crossing_duplicates(images))
+               lesions=len(set(images.groups)))
     for part, count in counts.items():
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
 

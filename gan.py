@@ -163,7 +163,7 @@ def train_wgan_gp(args):
     images = training_images(args)
     batches = data.Batches(images, args.batch, args.seed, device)
     steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
-    config = dict({key: getattr(args, key) for key in RECIPES[args.model]}, model=args.model, of_class=args.of_class,
+    config = dict({key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}, model=args.model, of_class=args.of_class,
                   steps=steps, seed=args.seed, samples=args.samples, precision=args.precision, log_every=args.log_every,
                   data=images.fingerprint())
     if data.open_run(out, config):
@@ -180,7 +180,8 @@ def train_wgan_gp(args):
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
     log = Log(out, steps, dict(d_real="D(x)", d_fake="D(G(z))", penalty="penalty"), images.images[:64], saved, device)
 
-    for step in range(first, steps):
+    last = min(steps, args.stop_after or steps)
+    for step in range(first, last):
         for k in range(args.n_critic):
             real = scaled(batches(step * args.n_critic + k)[0])
             stats = critic_step(generator, critic, optimizer_c, real, args.z_dim, args.penalty, autocast)
@@ -189,15 +190,14 @@ def train_wgan_gp(args):
         log.history[step] = stats
 
         done = step + 1
-        at_log_point = done % args.log_every == 0 or done == steps
-        if at_log_point:                                                # only here the loop waits for the device
+        if done % args.log_every == 0 or done == steps:                 # only here the loop waits for the device
             log(done, args.log_every, draw(average, 64, args.z_dim, seed=args.seed))
-        if at_log_point and done % args.checkpoint_every < args.log_every or done == args.stop_after:
+        if done % args.checkpoint_every == 0 or done == last < steps:
             data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, **log.state(done))
-        if done == args.stop_after and done < steps:
-            print(f"{out}: stopped after step {done} as asked")
-            return
+    if last < steps:
+        return print(f"{out}: stopped after step {last} as asked")
 
+    data.check_finite(out, parts, steps)
     weights = dict(average=average.state_dict(), critic=critic.state_dict())
     data.save_weights(out / "model.pt", dict(weights, config=json.dumps(config)))
     save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
@@ -221,8 +221,7 @@ class Log:
 
     def __call__(self, done, every, samples):
         means = dict(zip(self.names.values(), self.history[max(0, done - every):done].mean(0).tolist()))
-        if not math.isfinite(sum(means.values())):
-            raise data.not_a_number(self.out, done)
+        data.check_finite(self.out, {}, done, *means.values())
         spread = diversity(samples, self.real)
         self.diversity.append([done, spread])
         words = [f"{name} {value:.2f}" for name, value in dict(means, diversity=spread).items()]
@@ -267,6 +266,8 @@ def sample(args):
         raise UserError(f"{run} holds no model.pt: train it first (python gan.py train MODEL --out {run})")
     saved = data.load_weights(run / "model.pt")
     config = json.loads(saved["config"])
+    if config["model"] not in RECIPES:
+        raise UserError(f"{run} is no GAN but a {config['model']}: use classify.py for it")
     generator = wgan_gp_generator(config["z_dim"], config["width"]).eval()
     generator.load_state_dict(saved["average"])
     made = sample_set(run, config, generator, args.n, args.seed, data.load(run / "samples.npz").info["digests"])

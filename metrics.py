@@ -494,9 +494,14 @@ svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
 # ---------------------------------------------------------------------------------------------------------------------
 # The report
 
-def report(out, scale):
-    """Write report.md and report.html from the finished jobs in `out`. Returns the path of the HTML page."""
+def report(out):
+    """Write report.md and report.html from the finished jobs in `out`. Returns the path of the HTML page.
+
+    The scale comes from run.txt, which run_all.sh writes when it first starts in a folder.
+    """
     results, page = Results(out), Page()
+    made = results.out / "run.txt"
+    scale = made.read_text().split()[1] if made.exists() else "unstated"
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
     page.heading(1, "Do GAN images help a skin-lesion classifier?")
@@ -506,12 +511,12 @@ def report(out, scale):
             page.heading(2, paper["title"])
             the_question(page, results, study, scale)
             layer_tables(page, results, study)
-            printed_tables(page, results, study)
+            printed_tables(page, results, study, scale)
             figures(page, results, study)
     page.heading(2, "Every job")
     page.text("To rerun a cell, delete its job's folder and give its command, or start run_all.sh again.")
     page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
-               [[name, job["seconds"], job.get("steps", "none"), job["command"]] for name, job in results.jobs.items()])
+               [[name, job["seconds"], job.get("steps", "none"), job.get("command", "not recorded")] for name, job in results.jobs.items()])
     with data.replacing(results.out / "report.md") as file:
         file.write("\n".join(page.markdown).encode())
     with data.replacing(results.out / "report.html") as file:
@@ -529,7 +534,9 @@ def what_was_run(page, results, scale):
     sources = sorted({job["source"]["source"] for job in jobs if "source" in job})
     versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
     work = data.readable_time(sum(job["seconds"] for job in jobs))
-    page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}. {len(jobs)} jobs, {work} of work. "
+    copies = sum(job["source"].get("copies_dropped", 0) for job in jobs if "source" in job)
+    page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}"
+              f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of work. "
               f"Machine: {all_of('device')}. {versions}. Code: {all_of('commit')}. "
               f"Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
     if scale == "quick":
@@ -561,7 +568,7 @@ def the_question(page, results, study, scale):
                ["classifier", "gain from GAN images", "verdict", "real", "real + GAN"], rows,
                ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
                 "per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images makes "
-                "more optimiser steps: the comparison leans towards the GAN."])
+                "more optimiser steps: the comparison leans towards the GAN. Not corrected for comparing several times."])
 
 
 def layer_tables(page, results, study):
@@ -587,7 +594,7 @@ def explain(study, values):
     return [f"({mark}) {marks[mark]}" for mark in sorted(set("".join(values)) & set(marks))]
 
 
-def printed_tables(page, results, study):
+def printed_tables(page, results, study, scale):
     """Each printed table in the paper's shape, ours beside printed, in each protocol that it has."""
     def tests_of(table, measure):       # validation images are real in both protocols
         return (("ours", "real"),) if measure == "val_accuracy" else table["tests"]
@@ -605,7 +612,7 @@ def printed_tables(page, results, study):
         for column in columns:
             header += [f"{column.replace('_', ' ')}, printed", *(title for title, _ in tests_of(table, column))]
         notes = explain(study, values) + ([table["note"]] if "note" in table else [])
-        page.table(f"Table {table['id']}. {table['title']}", header, rows, notes)
+        page.table(f"Table {table['id']}. {table['title']} (ours: {scale} scale)", header, rows, notes)
 
 
 def figures(page, results, study):
@@ -655,7 +662,7 @@ def read_features(path, size):
         return colour_features(data.load(path, size if path.suffix != ".npz" else None).images), "FD-8x8"
     try:
         return np.load(path, allow_pickle=False), "FD"
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, EOFError) as problem:
         raise UserError(f"{path} is not a feature array ({problem})") from None
 
 
@@ -668,10 +675,9 @@ def main():
     p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (default %(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
     p.add_argument("out", help="results folder")
-    p.add_argument("--scale", default="quick", choices=("quick", "small", "paper"), help="named in the report")
     args = parser.parse_args()
     if args.command == "report":
-        print(f"report: {report(args.out, args.scale)}")
+        print(f"report: {report(args.out)}")
         return
     (a, name), (b, other) = read_features(args.a, args.size), read_features(args.b, args.size)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or name != other:

@@ -8,7 +8,7 @@
 #
 #   --scale quick|small|paper   minutes on a laptop (default); real data on a CPU; the papers' own sizes and epochs
 #   --data DIR                  the real data sets; without it the built-in lesions
-#   --out DIR                   results folder (default results/SCALE)
+#   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-DIR)
 #   --seeds N                   classifiers per arm (default 1, 3, 5 by scale)
 #   --jobs N                    jobs at once (default 2 on a CPU, 1 on a GPU)
 #
@@ -22,7 +22,7 @@ STUDIES="wgan_gp"
 
 wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 on real and on real + synthetic images
   local source=("${DATA:-lesions}") gan="" fit=""
-  local benign=879 malignant=888 mixed="100 104"     # the paper's synthetic images, and those of them in its test set
+  local benign=879 malignant=888 mixed="100 104"     # the paper's synthetic images, and how many of them it tests on
   local t_data=- t_gan=- t_cnn=- t_mobilenet=- t_resnet18=-
   case $SCALE in
     quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150" fit="--epochs 4"
@@ -58,7 +58,7 @@ NAMES=() FILLS=() TIMES=() STAGES=() COMMANDS=() STAGE=0 STAGE_TITLES=("")
 stage() { STAGE=$((STAGE + 1)); STAGE_TITLES[STAGE]="$STUDY: $1"; }
 
 job() {   # job NAME FILLS SECONDS FILE ARGUMENTS...; @other stands for the folder of job `other` of the same study
-  local name="$STUDY/$1" fills="$2" seconds="$3" word command="$PYTHON"; shift 3
+  local name="$STUDY/$1" fills="$2" seconds="$3" word command="env OMP_NUM_THREADS=$THREADS $PYTHON"; shift 3
   for word in "$@" --out "@${name#*/}"; do
     case $word in @*) word="$OUT/$STUDY/${word#@}" ;; esac
     command+=" $(printf %q "$word")"
@@ -103,12 +103,12 @@ time_left() {   # estimate of the jobs still to do, corrected by how fast this m
 }
 
 say() { [ -t 1 ] && printf '\r\033[K'; printf '%s\n' "$*"; }
-label() { printf '[%*d/%d] %-28s' ${##NAMES[@]} $(($1 + 1)) ${#NAMES[@]} "${NAMES[$1]}"; }
+label() { local n=${#NAMES[@]}; printf '[%*d/%d] %-28s' ${#n} $(($1 + 1)) "$n" "${NAMES[$1]}"; }
 
 start_job() {
   local k=$1 log="$OUT/${NAMES[$1]}/log.txt"
   mkdir -p "${log%/*}" || stop "cannot write to $OUT"
-  OMP_NUM_THREADS=$THREADS bash -c "exec ${COMMANDS[k]}" >>"$log" 2>&1 </dev/null &
+  bash -c "exec ${COMMANDS[k]}" >>"$log" 2>&1 </dev/null &
   RUNNING[$!]=$k BEGUN[k]=$SECONDS
 }
 
@@ -145,7 +145,6 @@ run_jobs() {
       continue
     fi
     say "${STAGE_TITLES[s]}"
-    THREADS=$((CORES / (${#todo[@]} < JOBS ? ${#todo[@]} : JOBS))); [ $THREADS -gt 0 ] || THREADS=1
     while [ ${#todo[@]} -gt 0 ] || [ ${#RUNNING[@]} -gt 0 ]; do
       while [ ${#todo[@]} -gt 0 ] && [ ${#RUNNING[@]} -lt "$JOBS" ]; do
         start_job "${todo[0]}"
@@ -169,7 +168,8 @@ run_jobs() {
 # Set-up and command line
 
 find_python() {   # the current Python if it has the packages, else .venv (made on the first call)
-  local needed="torch, torchvision, numpy, scipy, PIL, pytest"
+  local needed="torch, torchvision, numpy, scipy, PIL"
+  if [ "$COMMAND" = test ]; then needed+=", pytest"; fi
   if [ -f .venv/ready ]; then PYTHON=.venv/bin/python; return; fi
   if python3 -c "import $needed" 2>/dev/null; then PYTHON=python3; return; fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || stop "Python 3.10 or newer is needed (python3)"
@@ -212,8 +212,9 @@ if [ "$PWD" != "$here" ]; then                    # started from elsewhere: keep
   case $OUT in ""|/*) ;; *) OUT=$PWD/$OUT ;; esac
   cd "$here" || exit
 fi
-: "${OUT:=results/$SCALE}"
+: "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}}"
 CORES=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
+THREADS=$((CORES / JOBS > 0 ? CORES / JOBS : 1))     # always the same, since other thread counts round differently
 BF16=""      # bfloat16 where the machine has it: a WGAN-GP step of width 32 took 0.79 s without and 0.63 s with it
 if [ "${GPU:-0}" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 
@@ -229,8 +230,13 @@ if [ "$COMMAND" = run ]; then
     exec 9>"$OUT/.lock"
     flock -n 9 || stop "another run is at work in $OUT: wait for it or give another --out"
   fi
+  asked="scale $SCALE"$'\n'"data ${DATA:-built-in lesions}"
+  [ -f "$OUT/run.txt" ] || echo "$asked" > "$OUT/run.txt"
+  [ "$(cat "$OUT/run.txt")" = "$asked" ] ||
+    stop "$OUT holds results of $(tr '\n' ' ' < "$OUT/run.txt")but now it is ${asked//$'\n'/ }: give another --out"
   trap 'say "stopped: the same command goes on from here"; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+  trap 'kill $(jobs -p) 2>/dev/null' EXIT
   run_jobs
 fi
-$PYTHON metrics.py report "$OUT" --scale "$SCALE" || exit
+$PYTHON metrics.py report "$OUT" || exit
 [ "$BROKEN" = " " ]

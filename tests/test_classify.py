@@ -61,6 +61,46 @@ def test_two_and_two_steps_are_four(tmp_path, cli, prepared, model):
     assert result_of(tmp_path / "again")["curves"] != result_of(tmp_path / "once")["curves"]
 
 
+def test_batchnorm_is_trained_in_every_step(tmp_path, cli, prepared):
+    train(cli, prepared, tmp_path / "run", model="mobilenet", steps=12)             # more than one epoch
+    net = torch.load(tmp_path / "run/model.pt", weights_only=True)["net"]
+    assert {int(value) for name, value in net.items() if name.endswith("num_batches_tracked")} == {12}
+
+
+def test_curves_are_means_over_an_epoch_and_validation_is_the_validation_part(tmp_path, cli, prepared, lesions, monkeypatch):
+    step = classify.train_step
+    numbers = iter(range(100))
+
+    def numbered(*arguments):
+        step(*arguments)
+        return torch.tensor([float(next(numbers)), 0.5])
+    monkeypatch.setattr(classify, "train_step", numbered)
+    epoch = len(lesions.part("train")) // 16
+    train(cli, prepared, tmp_path / "run", steps=2 * epoch + 1)
+    curves = result_of(tmp_path / "run")["curves"]
+    assert curves["loss"] == [pytest.approx(np.arange(k * epoch, (k + 1) * epoch).mean()) for k in (0, 1)] + [2 * epoch]
+    saved, val = torch.load(tmp_path / "run/model.pt", weights_only=True), lesions.part("val")
+    net = classify.cnn(2, 64)
+    net.load_state_dict(saved["net"])
+    predicted = classify.probabilities(net, val.images, "cpu").argmax(1)
+    assert curves["val_accuracy"][-1] == pytest.approx((predicted == val.labels).mean())
+
+
+def test_options_reach_the_training(tmp_path, cli, prepared, monkeypatch):
+    rates, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: rates.append(lr) or adam(parameters, lr))
+    train(cli, prepared, tmp_path / "plain", "--lr", 0.02)
+    train(cli, prepared, tmp_path / "augmented", "--lr", 0.02, "--augment", "classical")
+    train(cli, prepared, tmp_path / "half", "--precision", "bf16")
+    assert rates == [0.02, 0.02, 0.001]
+    assert result_of(tmp_path / "plain")["curves"] != result_of(tmp_path / "augmented")["curves"]
+
+
+def test_a_network_that_broke_down_is_no_result(tmp_path, cli, prepared):
+    status, _, err = train(cli, prepared, tmp_path / "run", "--lr", 1e30, steps=2)
+    assert status == 2 and "not a number" in err and not (tmp_path / "run/model.pt").exists()
+
+
 def test_classical_augmentation_resumes_exactly_too(tmp_path, cli, prepared):
     train(cli, prepared, tmp_path / "once", "--augment", "classical")
     train(cli, prepared, tmp_path / "parts", "--augment", "classical", "--stop-after", 3)
@@ -97,8 +137,11 @@ def test_a_gan_that_saw_a_test_image_is_refused(tmp_path, lesions, prepared, syn
     made = data.load(synthetic[0])
     made.info["digests"] = lesions.part("test").digests()[:2] + lesions.part("train").digests()[:5]
     made.save(synthetic[0])
-    refused(["trained on 2 of the validation and test images"], "classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "run",
-            "--synthetic", *synthetic)
+    command = ["classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "run", "--synthetic", *synthetic]
+    refused(["trained on 2 of the validation and test images"], *command)
+    made.info["digests"] = lesions.part("val").digests()[:3]
+    made.save(synthetic[0])
+    refused(["trained on 3 of the validation and test images"], *command)
 
 
 def test_bad_classifier_options(tmp_path, prepared, synthetic, refused, lesions):

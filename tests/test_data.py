@@ -45,14 +45,21 @@ def test_lesion_is_the_same_picture_at_every_size():
     assert np.abs(small.astype(float) - shrunk).mean() < 8        # grey levels of 255
 
 
-def test_artefacts_do_not_know_the_class():
-    """The picture's own random numbers (camera, light, artefacts) must not depend on the label."""
+def test_artefacts_do_not_know_the_class(monkeypatch):
+    """The same lesion number and view drawn as any class gets the same artefacts: same odds, same random numbers."""
+    seen = []
+    monkeypatch.setattr(data, "artefacts", lambda image, rng, odds: seen.append((rng.bit_generator.state, odds)) or image)
+    for label in range(8):
+        data.draw_lesion(label, lesion=5, view=1, size=16)
+    assert all(call == seen[0] for call in seen) and len(seen) == 8
+
+
+def test_artefacts_are_drawn_and_can_be_switched_off():
     picture = np.full((32, 32, 3), 0.7, np.float32)
     everything = {name: 1.0 for name in data.ARTEFACTS}
     drawn = [data.artefacts(picture, np.random.default_rng(1), everything) for _ in range(2)]
     assert (drawn[0] == drawn[1]).all() and np.abs(drawn[0] - picture).max() > 0.2
     assert (data.artefacts(picture, np.random.default_rng(1), {name: 0.0 for name in data.ARTEFACTS}) == picture).all()
-    assert "label" not in data.artefacts.__code__.co_varnames
 
 
 # --- reading
@@ -122,6 +129,40 @@ def test_exif_rotation_and_transparency():
     assert data.decode(raw.getvalue(), 8).min() == 255
 
 
+def test_ambiguous_and_repeated_csv_rows_are_refused(tmp_path, refused):
+    write_image(tmp_path / "set" / "a" / "1.png")
+    write_image(tmp_path / "set" / "b" / "1.png", GREEN)
+    (tmp_path / "set" / "labels.csv").write_text("image,label\n1.png,nevus\n")
+    refused(["labels.csv line 2", "several files"], "data", "prepare", tmp_path / "set", "--out", tmp_path / "out")
+    (tmp_path / "set" / "labels.csv").write_text("image,label\na/1.png,nevus\na/1.png,melanoma\n")
+    refused(["labels.csv line 3", "listed before"], "data", "prepare", tmp_path / "set", "--out", tmp_path / "out")
+
+
+def test_an_image_without_lesion_id_is_a_lesion_of_its_own(tmp_path):
+    for k in range(3):
+        write_image(tmp_path / f"{k}.png", (k, 0, 0))
+    (tmp_path / "labels.csv").write_bytes("image,label,lesion_id,note\n0.png,nevus,,caf\xe9\n1.png,nevus,,\n2.png,nevus,L2,\n".encode("latin-1"))
+    assert sorted(data.load(tmp_path, 8).groups) == ["0.png", "1.png", "L2"]
+
+
+def test_the_two_class_set_is_found_and_a_nested_copy_of_it_left_out(tmp_path, cli):
+    """Kaggle's archive holds the set twice: train/ and test/, and again below data/."""
+    for top in ("", "data/"):
+        for part in ("train", "test"):
+            for k in range(6):
+                write_image(tmp_path / "archive" / f"{top}{part}" / ("benign" if k % 2 else "malignant") / f"{k}.png", (40 * k, len(part), 9))
+    status, out, err = cli("data", "prepare", tmp_path, "--binary", "--size", 8, "--val", 0.4, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert sum(sum(part.values()) for part in json.loads((tmp_path / "out/result.json").read_text())["counts"].values()) == 12
+
+
+def test_samples_as_a_tree_keep_what_they_know(tmp_path):
+    made = data.built_in(4, 16)
+    made.info = dict(source="gan", digests=["a", "b"])
+    made.save(tmp_path / "tree")
+    assert data.load(tmp_path / "tree", 16).info["digests"] == ["a", "b"]
+
+
 def test_decoding_happens_once(tmp_path, monkeypatch):
     write_image(tmp_path / "t" / "nevus" / "a.png")
     first = data.load(tmp_path / "t", 8)
@@ -172,11 +213,26 @@ def test_mix_goes_by_class_name(lesions):
         data.mix(lesions, fake)
 
 
-def test_duplicates_across_the_split_are_counted(lesions):
-    assert data.crossing_duplicates(lesions) == 0
-    copied = data.mix(lesions, lesions.part("train").take([0, 1]))
-    copied.split[-2:] = "test"
-    assert data.crossing_duplicates(copied) == 2
+def test_copies_never_cross_the_split(lesions):
+    copied = data.mix(lesions, lesions.part("train").take([0, 1]))  # two training images again, as other lesions in test
+    copied.split[-2:], copied.groups[-2:] = "test", ["other", "lesions"]
+    again = data.with_split(copied, val=0.15)
+    digests = np.array(again.digests())
+    assert again.info["copies_dropped"] == 2 and len(again) == len(copied) - 2
+    assert not set(digests[again.split == "test"]) & set(digests[again.split != "test"])
+    free = data.mix(lesions, lesions)                               # every image twice, nothing decided
+    free.split[:] = ""
+    free.groups = np.array([f"own{k}" for k in range(len(free))])
+    parts = data.with_split(free, val=0.2, test=0.2)
+    digests = np.array(parts.digests())
+    for part in ("train", "val", "test"):
+        assert not set(digests[parts.split == part]) & set(digests[parts.split != part])
+
+
+def test_a_given_validation_part_is_kept(lesions):
+    images = lesions.take(lesions.split != "test")
+    parts = data.with_split(images, val=0.15, test=0.2)
+    assert set(images.ids[images.split == "val"]) == set(parts.ids[parts.split == "val"]) and (parts.split == "test").any()
 
 
 # --- batches
@@ -228,7 +284,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("name, action", [("lesions.npz", "data.built_in(24, 32).save(folder + '/lesions.npz')"),
-                                          ("checkpoint.pt", "data.save_checkpoint(folder, {}, x=data.torch.zeros(9999))")])
+                                          ("checkpoint.pt", "data.save_checkpoint(folder, {}, step=1, x=data.torch.zeros(9999))")])
 def test_full_disk_ends_in_one_line_and_keeps_the_old_file(name, action, tmp_path):
     """A limit on the file size makes the kernel refuse the write, as a full disk does."""
     (tmp_path / name).write_bytes(b"old")
@@ -257,9 +313,19 @@ def test_bad_sources(tmp_path, refused):
     refused(["bad.zip", "neither"], "data", "prepare", tmp_path / "bad.zip", "--out", out)
     (tmp_path / "bad.npz").write_bytes(b"no npz")
     refused(["bad.npz", "not an image set"], "data", "prepare", tmp_path / "bad.npz", "--out", out)
+    np.savez(tmp_path / "float.npz", **{**np.load(zero_set(tmp_path)), "images": np.zeros((1, 8, 8, 3))})
+    refused(["float.npz", "uint8"], "data", "prepare", tmp_path / "float.npz", "--out", out)
+    (tmp_path / "file").write_text("in the way")
+    refused(["cannot use", "file"], "data", "prepare", "lesions", "--n", 24, "--size", 8, "--out", tmp_path / "file")
+    refused(["--val 1.5", "below 1"], "data", "prepare", "lesions", "--n", 24, "--size", 8, "--val", 1.5, "--out", out)
     refused(["train/benign", "Kaggle"], "data", "prepare", tmp_path / "odd", "--binary", "--out", out)
     refused(["--nonsense"], "data", "prepare", tmp_path / "odd", "--out", out, "--nonsense")
     assert not (out / "result.json").exists()
+
+
+def zero_set(folder):
+    data.built_in(1, 8).save(folder / "zero.npz")
+    return folder / "zero.npz"
 
 
 def zip_of(folder):

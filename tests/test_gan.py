@@ -141,6 +141,38 @@ def test_diversity_alarm():
 
 # --- jobs
 
+def test_the_options_reach_the_training(tmp_path, cli, prepared, monkeypatch):
+    """What the command line says is what the optimisers, the penalty and the batches get; real images come in [-1, 1]."""
+    adams, weights, reals, steps = [], [], [], []
+    adam, penalty, batch = torch.optim.Adam, gan.gradient_penalty, data.Batches.__call__
+    monkeypatch.setattr(torch.optim, "Adam", lambda *a: adams.append(a[1:]) or adam(*a))
+    monkeypatch.setattr(gan, "gradient_penalty", lambda c, real, f, w: weights.append(w) or reals.append(real) or penalty(c, real, f, w))
+    monkeypatch.setattr(data.Batches, "__call__", lambda self, step: steps.append(step) or batch(self, step))
+    assert train(cli, prepared, tmp_path / "run", "--penalty", 3, "--lr", 0.002, "--beta1", 0.1)[0] == 0
+    assert adams == [(0.002, (0.1, 0.9))] * 2 and weights == [3.0] * 8
+    assert steps == list(range(8))                                  # 4 steps of 2 critic updates, each on a new batch
+    assert torch.stack(reals).min() < -0.5 and torch.stack(reals).max() > 0.5 and torch.stack(reals).abs().max() <= 1
+
+
+def test_bf16_leaves_the_penalty_in_float32_and_resumes_exactly(tmp_path, cli, prepared, monkeypatch):
+    seen, penalty = [], gan.gradient_penalty
+    monkeypatch.setattr(gan, "gradient_penalty", lambda c, r, f, w: penalty(lambda x: seen.append(c(x)) or seen[-1], r, f, w))
+    half = ["--precision", "bf16"]
+    train(cli, prepared, tmp_path / "once" / "run", *half)
+    train(cli, prepared, tmp_path / "parts" / "run", *half, "--stop-after", 3)
+    train(cli, prepared, tmp_path / "parts" / "run", *half)
+    assert result_of(tmp_path / "once/run") == result_of(tmp_path / "parts/run") and {s.dtype for s in seen} == {torch.float32}
+
+
+def test_samples_come_from_the_averaged_generator(tmp_path, cli, prepared, monkeypatch):
+    seen, update = [], gan.update_average
+    monkeypatch.setattr(gan, "update_average", lambda average, net, *rest: seen.append((average, net)) or update(average, net, *rest))
+    train(cli, prepared, tmp_path / "run", "--lr", 0.01, steps=12)
+    average, net = seen[-1]
+    made = data.load(tmp_path / "run/samples.npz").images
+    assert same_pictures(made, gan.draw(average, 6, 8, seed=1)) and not same_pictures(made, gan.draw(net.eval(), 6, 8, seed=1), tolerance=1)
+
+
 def test_two_and_two_steps_are_four_and_the_same_seed_gives_the_same_bytes(tmp_path, cli, prepared):
     for name in ("once", "again"):
         assert train(cli, prepared, tmp_path / name / "run")[0] == 0

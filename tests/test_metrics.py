@@ -78,6 +78,24 @@ def test_the_bootstrap_draws_lesions_and_covers_the_truth():
     assert 0.90 <= covered / 200 <= 0.985
 
 
+def test_the_interval_holds_seeds_and_lesions():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 300)
+
+    def run(accuracy, groups=np.arange(300)):
+        return labels, np.eye(2)[np.where(rng.random(300) < accuracy, labels, 1 - labels)], groups
+
+    def width(runs):
+        _, low, high = metrics.summary(runs)["accuracy"]
+        return high - low
+    bad, good = run(0.7), run(0.9)
+    assert width([bad, good]) > 1.5 * max(width([bad]), width([good]))              # seeds that differ widen the interval
+    labels_twice, chances_twice = np.repeat(labels, 4), np.repeat(good[1], 4, 0)
+    grouped = width([(labels_twice, chances_twice, np.repeat(np.arange(300), 4))])
+    assert grouped == pytest.approx(width([good]), rel=0.05)                        # four views of a lesion tell nothing new
+    assert width([(labels_twice, chances_twice, np.arange(1200))]) < 0.6 * grouped
+
+
 def test_difference_of_an_arm_with_itself_is_zero_and_a_planted_one_is_found():
     rng = np.random.default_rng(1)
     labels, groups = rng.integers(0, 2, 400), np.repeat(np.arange(200), 2)
