@@ -10,7 +10,6 @@ on when its command is given again.
 """
 import csv
 import io
-import json
 import math
 import sys
 import time
@@ -95,7 +94,7 @@ def check_leak(made, *untouched):
     """Refuse synthetic images whose GAN was trained on an image of the validation or test part."""
     seen = set(made.info.get("digests", ()))
     if not seen:
-        print(f"{made.info.get('source')}: does not say which images its GAN was trained on; no leak check", file=sys.stderr)
+        print(f"{made.info.get('source')} does not say what its GAN was trained on: no leak check", file=sys.stderr)
     leaked = sum(digest in seen for part in untouched for digest in part.digests())
     if leaked:
         raise UserError(f"{made.info.get('source')}: its GAN was trained on {leaked} of the validation and test "
@@ -146,7 +145,7 @@ def train(args):
     if last < steps:
         return print(f"{out}: stopped after step {last} as asked")
 
-    data.save_weights(out / "model.pt", dict(net=net.state_dict(), config=json.dumps(config)))
+    data.save_model(out, config, net=net.state_dict())
     results = test_and_save(out, net, tests, device)
     data.finish_run(out, config, spent + time.time() - begun, device, counts=training.counts(), data=config["train"],
                     steps=steps, images_seen=steps * args.batch, metrics=results, curves=curves,
@@ -206,13 +205,7 @@ def test_and_save(out, net, tests, device):
 # Command line
 
 def predict(args):
-    run = Path(args.run)
-    if not (run / "model.pt").exists():
-        raise UserError(f"{run} holds no model.pt: train it first (python classify.py train MODEL --out {run})")
-    saved = data.load_weights(run / "model.pt")
-    config = json.loads(saved["config"])
-    if config["model"] not in NETWORKS:
-        raise UserError(f"{run} is no classifier but a {config['model']}: use gan.py for it")
+    saved, config = data.load_model(args.run, NETWORKS)
     net = NETWORKS[config["model"]](len(config["classes"]), config["size"])
     net.load_state_dict(saved["net"])
     for name in args.images:
@@ -234,12 +227,12 @@ def main():
     for model, recipe in RECIPES.items():
         p = networks.add_parser(model)
         p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
-        p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to train on too")
+        p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to add")
         p.add_argument("--mixed-test", nargs="*", type=data.at_least(0), metavar="N",
                        help="hold back the last N images of each SET for a second, mixed test (paper 000)")
         p.add_argument("--augment", choices=("none", "classical"), default="none",
                        help="classical: rotation, flip, zoom, shift, light (default %(default)s, as in paper 000)")
-        p.add_argument("--checkpoint-every", type=data.at_least(1), default=5, help="epochs between checkpoints (default %(default)s)")
+        p.add_argument("--checkpoint-every", type=data.at_least(1), default=5, help="epochs between checkpoints (%(default)s)")
         data.add_run_options(p, recipe)
     p = commands.add_parser("predict", help="class probabilities of one's own photos")
     p.add_argument("run")

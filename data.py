@@ -162,8 +162,8 @@ def check_finite(out, parts, step, *values):
     """Stop a run that has broken down: a value, or a weight of a network among `parts`, is not a finite number."""
     networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
     if not (np.isfinite(values).all() and all(p.isfinite().all() for net in networks for p in net.parameters())):
-        raise UserError(f"{out}: the loss or a weight is not a number by step {step}. The last good checkpoint is kept; "
-                        "a smaller --lr may help (in a new folder)")
+        raise UserError(f"{out}: the loss or a weight is not a number by step {step}. The last good checkpoint is "
+                        "kept; a smaller --lr may help (in a new folder)")
 
 
 def save_weights(path, state):
@@ -179,6 +179,22 @@ def load_weights(path):
     except Exception as problem:                    # torch raises half a dozen types for a cut or foreign file
         raise UserError(f"{path} cannot be read as a checkpoint ({type(problem).__name__}). "
                         "Delete it to train again from the start.") from None
+
+
+def save_model(out, config, **weights):
+    save_weights(Path(out) / "model.pt", dict(weights, config=json.dumps(config)))
+
+
+def load_model(run, known):
+    """(weights, config) of a finished job's model.pt; config["model"] must be among the `known` names."""
+    file = Path(run) / "model.pt"
+    if not file.exists():
+        raise UserError(f"{file} does not exist: train first (`train MODEL --out {run}`)")
+    saved = load_weights(file)
+    config = json.loads(saved["config"])
+    if config["model"] not in known:
+        raise UserError(f"{run} is a {config['model']}, not one of {', '.join(known)}")
+    return saved, config
 
 
 def finish_run(out, config, seconds, device, **result):
@@ -214,12 +230,12 @@ def add_run_options(parser, recipe):
         kind = at_least(1) if isinstance(value, int) else at_least(0, float)
         parser.add_argument("--" + key.replace("_", "-"), type=kind, default=value, help=f"{value:g}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
-    parser.add_argument("--size", type=at_least(8), default=64, help="side of the images in pixels (default %(default)s)")
+    parser.add_argument("--size", type=at_least(8), default=64, help="side of the images in pixels (%(default)s)")
     parser.add_argument("--steps", type=at_least(1), help="optimiser (generator) steps, instead of --epochs")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, batches and noise (default %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, batches and noise (%(default)s)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of penalties and metrics (default %(default)s)")
-    parser.add_argument("--stop-after", type=at_least(1), metavar="STEP", help="write a checkpoint after this step and stop")
+    parser.add_argument("--stop-after", type=at_least(1), metavar="STEP", help="write a checkpoint there and stop")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--deterministic", action="store_true", help="the same bytes twice on one GPU too; slower")
 
@@ -227,8 +243,9 @@ def add_run_options(parser, recipe):
 def start_device(args):
     """The torch device of --device, with --deterministic and --seed in force."""
     name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"--device {name}: this machine has {'cpu and cuda' if torch.cuda.is_available() else 'only cpu'}")
+    known = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    if name not in known:
+        raise UserError(f"--device {name}: on this machine there is {' and '.join(known)}")
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
@@ -447,8 +464,8 @@ def match_csv(table, rows, column, files):
     for number, row in enumerate(rows, start=2):
         found = by_name.get(row[column["image"]], [])
         if len(found) != 1 or found[0] in used:
-            what = "there is no image" if not found else "listed before:" if len(found) == 1 else "several files are called"
-            raise UserError(f"{table} line {number}: {what} {row[column['image']]!r} below {table.parent}")
+            what = "there is no image" if not found else "several files are called" if len(found) > 1 else "listed before:"
+            raise UserError(f"{table} line {number}: {what} {row[column['image']]!r}")
         name = found[0]
         used.add(name)
         if not row[column["label"]]:
@@ -815,7 +832,8 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     copies = (images.split != "test") & np.isin(digests, digests[images.split == "test"])
     images, digests = images.take(~copies), digests[~copies]
     _, first, member = np.unique(digests, return_index=True, return_inverse=True)
-    images = replace(images, groups=images.groups[first][member], info=dict(images.info, copies_dropped=int(copies.sum())))
+    images = replace(images, groups=images.groups[first][member],
+                     info=dict(images.info, copies_dropped=int(copies.sum())))
     split = images.split.copy()
     if test and not (split == "test").any():
         inside = np.flatnonzero(split != "val")
@@ -955,8 +973,9 @@ def main():
     p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
     p.add_argument("--n", type=at_least(1), default=960, help="number of built-in lesion images (default %(default)s)")
     p.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
-    p.add_argument("--val", type=at_least(0, float), default=0.1, help="share of the training lesions for validation (%(default)s)")
-    p.add_argument("--test", type=at_least(0, float), default=0.2, help="share of the lesions for test, if the set has none (%(default)s)")
+    share = at_least(0, float)
+    p.add_argument("--val", type=share, default=0.1, help="share of the training lesions for validation (%(default)s)")
+    p.add_argument("--test", type=share, default=0.2, help="share of lesions for test, if the set has none (%(default)s)")
     p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
 

@@ -9,7 +9,6 @@ given again. The images are drawn from averaged weights, in eval mode, so image 
 """
 import argparse
 import copy
-import json
 import math
 import time
 from pathlib import Path
@@ -129,8 +128,8 @@ def draw(generator, n, z_dim, seed, batch=64):
     """n images of a generator in eval mode: uint8 (n, h, w, 3). The noise of image i depends on (seed, i) alone."""
     device = next(generator.parameters()).device
     noise = np.random.default_rng(seed).standard_normal((n, z_dim, 1, 1), np.float32)   # torch.randn's end depends on n
-    images = [generator(z.to(device)).add(1).mul(127.5).round().byte().cpu() for z in torch.from_numpy(noise).split(batch)]
-    return torch.cat(images).permute(0, 2, 3, 1).numpy()
+    images = torch.cat([generator(z.to(device)).cpu() for z in torch.from_numpy(noise).split(batch)])
+    return images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def diversity(images, real):
@@ -163,9 +162,9 @@ def train_wgan_gp(args):
     images = training_images(args)
     batches = data.Batches(images, args.batch, args.seed, device)
     steps = args.steps or math.ceil(args.epochs * batches.per_epoch / args.n_critic)
-    config = dict({key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}, model=args.model, of_class=args.of_class,
-                  steps=steps, seed=args.seed, samples=args.samples, precision=args.precision, log_every=args.log_every,
-                  data=images.fingerprint())
+    config = {key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}      # steps stands for epochs
+    config |= dict(model=args.model, of_class=args.of_class, steps=steps, seed=args.seed, samples=args.samples,
+                   precision=args.precision, log_every=args.log_every, data=images.fingerprint())
     if data.open_run(out, config):
         return
 
@@ -198,8 +197,7 @@ def train_wgan_gp(args):
         return print(f"{out}: stopped after step {last} as asked")
 
     data.check_finite(out, parts, steps)
-    weights = dict(average=average.state_dict(), critic=critic.state_dict())
-    data.save_weights(out / "model.pt", dict(weights, config=json.dumps(config)))
+    data.save_model(out, config, average=average.state_dict(), critic=critic.state_dict())
     save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
     sample_set(out, config, average, args.samples, args.seed + 1, sorted(images.digests())).save(out / "samples.npz")
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
@@ -261,13 +259,7 @@ def sample_set(out, config, generator, n, seed, digests):
 
 
 def sample(args):
-    run = Path(args.run)
-    if not (run / "model.pt").exists():
-        raise UserError(f"{run} holds no model.pt: train it first (python gan.py train MODEL --out {run})")
-    saved = data.load_weights(run / "model.pt")
-    config = json.loads(saved["config"])
-    if config["model"] not in RECIPES:
-        raise UserError(f"{run} is no GAN but a {config['model']}: use classify.py for it")
+    run, (saved, config) = Path(args.run), data.load_model(args.run, RECIPES)
     generator = wgan_gp_generator(config["z_dim"], config["width"]).eval()
     generator.load_state_dict(saved["average"])
     made = sample_set(run, config, generator, args.n, args.seed, data.load(run / "samples.npz").info["digests"])
@@ -301,7 +293,7 @@ def add_train_options(p, recipe):
     p.add_argument("--class", dest="of_class", help="train on this class alone")
     p.add_argument("--samples", type=count, default=64, help="images to draw at the end (default %(default)s)")
     p.add_argument("--log-every", type=count, default=50, help="steps between log lines (default %(default)s)")
-    p.add_argument("--checkpoint-every", type=count, default=200, help="steps between checkpoints (default %(default)s)")
+    p.add_argument("--checkpoint-every", type=count, default=200, help="steps between checkpoints (%(default)s)")
     data.add_run_options(p, recipe)
 
 

@@ -153,7 +153,7 @@ run_jobs() {
       sleep 0.2
       for pid in "${!RUNNING[@]}"; do
         if ! kill -0 "$pid" 2>/dev/null; then end_job "$pid"
-        elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then   # the job's own last line: live, or each minute in a file
+        elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then   # the job's own last line: live, or each minute
           k=${RUNNING[$pid]} shown=$SECONDS
           line="$(label "$k") $(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)"
           if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi

@@ -154,6 +154,8 @@ def test_bad_classifier_options(tmp_path, prepared, synthetic, refused, lesions)
     refused(["at least two classes"], "classify", "train", "cnn", "--data", tmp_path / "one.npz", "--out", tmp_path / "run")
     data.built_in(8, 64).save(tmp_path / "unsplit.npz")
     refused(["no images marked 'train'", "prepare"], "classify", "train", "cnn", "--data", tmp_path / "unsplit.npz", "--out", tmp_path / "run")
+    data.open_run(tmp_path / "gan", {})
+    refused(["gan", "has not made its images yet"], *start, "--synthetic", tmp_path / "gan")
     odd = data.load(synthetic[0])
     odd.classes = ["wart"]
     odd.save(tmp_path / "odd.npz")
@@ -181,4 +183,5 @@ def test_predict_ones_own_photo(tmp_path, cli, prepared, lesions, refused):
     status, out, _ = cli("classify", "predict", tmp_path / "run", tmp_path / "my photo.jpg")
     assert status == 0 and "benign" in out and "malignant" in out and "not a diagnosis" in out
     refused(["nothing.jpg"], "classify", "predict", tmp_path / "run", tmp_path / "nothing.jpg")
+    refused(["is a cnn, not one of wgan_gp"], "gan", "sample", tmp_path / "run", "--out", tmp_path / "more.npz")
     refused(["model.pt"], "classify", "predict", tmp_path, tmp_path / "my photo.jpg")
