@@ -27,15 +27,15 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   case $SCALE in
     quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150" fit="--epochs 4"
            benign=220 malignant=270 mixed="25 32"      # in the paper's proportion to the 960 built-in images
-           t_data=6 t_gan=45 t_cnn=10 t_mobilenet=16 t_resnet18=25
+           t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28
            [ "$DATA" ] || source=(lesions --n 960) ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15"
-           t_data=10 t_gan=1500 t_cnn=75 t_mobilenet=150 t_resnet18=300
+           t_data=7 t_gan=1850 t_cnn=130 t_mobilenet=180 t_resnet18=440
            [ "$DATA" ] || source=(lesions --n 3297) ;;
     paper) [ "$DATA" ] || source=(lesions --n 3297) ;;
   esac
   stage "networks and images"
-  job networks       T1,T2,T3      3       gan.py describe wgan_gp
+  job networks       T1,T2,T3      4       gan.py describe wgan_gp
   job data           F1            $t_data data.py prepare "${source[@]}" --binary --size 64
   stage "GANs and classifiers on real images"
   job gan_benign     F2:benign     $t_gan  gan.py train wgan_gp --data @data --class benign --samples $benign $gan
@@ -130,7 +130,7 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
 }
 
 run_jobs() {
-  local s k pid todo line shown=0 skipped=0
+  local s k pid todo line shown=$SECONDS skipped=0
   RUNNING=() BEGUN=()          # by process id: job number; by job number: start time
   SPENT=0 EXPECTED=0
   for s in $(seq "$STAGE"); do
@@ -155,7 +155,8 @@ run_jobs() {
         if ! kill -0 "$pid" 2>/dev/null; then end_job "$pid"
         elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then   # the job's own last line: live, or each minute
           k=${RUNNING[$pid]} shown=$SECONDS
-          line="$(label "$k") $(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)"
+          line=$(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)
+          line="$(label "$k") ${line:-starting}"
           if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi
         fi
       done
