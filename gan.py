@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.utils import make_grid
 
 import data
+import metrics
 from data import UserError, scaled
 
 # Every hyper-parameter of a model and where it comes from. Each is an option of `train MODEL`.
@@ -199,9 +200,14 @@ def train_wgan_gp(args):
     data.check_finite(out, parts, steps)
     data.save_model(out, config, average=average.state_dict(), critic=critic.state_dict())
     save_grid(out / "grid.png", draw(average, 64, args.z_dim, seed=args.seed))
-    sample_set(out, config, average, args.samples, args.seed + 1, sorted(images.digests())).save(out / "samples.npz")
+    made = sample_set(out, config, average, args.samples, args.seed + 1, sorted(images.digests()))
+    made.save(out / "samples.npz")
+    result = log.result()
+    if len(images) >= 4 and len(made) >= 2:
+        real, fake = (metrics.colour_features(some.images) for some in (images, made))
+        result["metrics"].update(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
-                    steps=steps, images_seen=steps * args.n_critic * args.batch, **log.result())
+                    steps=steps, images_seen=steps * args.n_critic * args.batch, **result)
 
 
 class Log:

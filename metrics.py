@@ -516,6 +516,7 @@ def report(out):
             the_question(page, results, study, scale)
             layer_tables(page, results, study)
             printed_tables(page, results, study, scale)
+            gan_table(page, results, study)
             figures(page, results, study)
     page.heading(2, "Every job")
     page.text("To rerun a cell, delete its job's folder and give its command, or start run_all.sh again.")
@@ -621,6 +622,24 @@ def printed_tables(page, results, study, scale):
             header += [f"{column.replace('_', ' ')}, printed", *(title for title, _ in tests_of(table, column))]
         notes = explain(study, values) + ([table["note"]] if "note" in table else [])
         page.table(f"Table {table['id']}. {table['title']} (ours: {scale} scale)", header, rows, notes)
+
+
+def gan_table(page, results, study):
+    """How each GAN of the study ended."""
+    rows = []
+    for name, job in results.jobs.items():
+        values = job.get("metrics", {})
+        if name.startswith(study + "/") and "diversity" in values:
+            distance = "not measured" if "fd_8x8" not in values else (
+                f"{values['fd_8x8']:.3f} (noise floor {values['fd_8x8_floor']:.3f}, n {values['fd_8x8_n']})")
+            rows.append([name.split("/")[1], job["steps"], number(values["d_real"], 2), number(values["d_fake"], 2),
+                         number(values["diversity"], 2), distance, "COLLAPSED" if values["collapsed"] else "no"])
+    page.table("The GANs (ours)", ["GAN", "generator steps", "D(x)", "D(G(z))", "diversity", "FD-8x8", "collapsed"],
+               rows or [["not run"] * 7],
+               ["D(x), D(G(z)): the critic's mean score of real and of GAN images at the end. Diversity: mean distance between "
+                "two samples over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet distance to "
+                "the training images in the mean colours of an 8 x 8 grid, which needs no network and is no FID; the noise "
+                "floor is the distance of the real images to each other at the same n."])
 
 
 def figures(page, results, study):
