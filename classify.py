@@ -151,7 +151,7 @@ def train(args):
                     steps=steps, images_seen=steps * args.batch, metrics=results, curves=curves,
                     parameters=sum(p.numel() for p in net.parameters()))
     shown = results["real"]
-    print(f"{out}: accuracy {shown['accuracy'][0]:.3f} on {shown['n']} real test images "
+    print(f"{out}: accuracy {shown['accuracy'][0]:.3f} on {shown['n']} test images "
           f"(always the larger class: {shown['majority']:.3f})")
 
 
@@ -208,15 +208,19 @@ def predict(args):
     saved, config = data.load_model(args.run, NETWORKS)
     net = NETWORKS[config["model"]](len(config["classes"]), config["size"])
     net.load_state_dict(saved["net"])
+    unreadable = []
     for name in args.images:
         try:
             image = data.decode(Path(name).read_bytes(), config["size"])
-        except Exception as problem:                # Pillow raises a dozen types for broken files
-            raise UserError(f"{name}: unreadable image ({problem})") from None
+        except Exception:                           # Pillow raises a dozen types for broken files
+            unreadable.append(name)
+            continue
         chances = probabilities(net, image[None], "cpu")[0]
         ranked = sorted(zip(chances, config["classes"]), reverse=True)
         print(f"{name}: " + ", ".join(f"{label} {chance:.1%}" for chance, label in ranked))
     print("A research model's opinion, not a diagnosis: show a skin change to a doctor.")
+    if unreadable:
+        raise UserError(f"not a readable image: {', '.join(unreadable)}")
 
 
 def main():
@@ -229,7 +233,7 @@ def main():
         p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
         p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to add")
         p.add_argument("--mixed-test", nargs="*", type=data.at_least(0), metavar="N",
-                       help="hold back the last N images of each SET for a second, mixed test (paper 000)")
+                       help="hold back the last N images of each SET for a second, mixed test")
         p.add_argument("--augment", choices=("none", "classical"), default="none",
                        help="classical: rotation, flip, zoom, shift, light (default %(default)s, as in paper 000)")
         p.add_argument("--checkpoint-every", type=data.at_least(1), default=5, help="epochs between checkpoints (%(default)s)")

@@ -13,9 +13,11 @@ import argparse
 import contextlib
 import csv
 import errno
+import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -53,6 +55,9 @@ BENIGN = {"bkl", "df", "nv", "vasc", "nevus", "dermatofibroma", "pigmented_benig
 # ---------------------------------------------------------------------------------------------------------------------
 # Errors, files and jobs
 
+LOCKS = {}                  # folder: its open lock file
+
+
 class UserError(Exception):
     """Something the user can mend: ends in one line on standard error and exit status 2, without a traceback."""
 
@@ -62,7 +67,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        raise UserError(f"{message} (see {self.prog} --help)")
+        words = itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:3])
+        raise UserError(f"{message} (see python {' '.join([self.prog.split()[0], *words])} --help)")
 
 
 def run_cli(main):
@@ -113,9 +119,17 @@ def write_json(path, value):
 def open_run(out, config):
     """Start, continue or recognise the job in folder `out`. Returns its result.json if it is done, else None.
 
-    A folder that was begun with another configuration is refused, naming each difference.
+    A folder that was begun with another configuration is refused, naming each difference; so is one in which another
+    process is at work.
     """
     out, config = Path(out), json.loads(json.dumps(config))
+    out.mkdir(parents=True, exist_ok=True)
+    LOCKS.pop(out, None)
+    LOCKS[out] = open(out / ".lock", "w")           # held until the process ends, however it ends
+    try:
+        fcntl.flock(LOCKS[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {out}: wait for it, or choose another --out") from None
     if (out / "config.json").exists():
         before = json.loads((out / "config.json").read_text())
         changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
@@ -206,7 +220,8 @@ def finish_run(out, config, seconds, device, **result):
         commit = ""
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
                 if name in sys.modules}
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"          # another number rounds differently
+    command = shlex.join(["env", threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]])
     result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=describe_device(device),
                   versions=dict(versions, python=platform.python_version()), commit=commit or "unknown")
     write_json(Path(out) / "result.json", result)
@@ -315,7 +330,7 @@ class ImageSet:
 
     def of_class(self, name):
         if name not in self.classes:
-            raise UserError(f"no class {name!r}: the classes are {', '.join(self.classes)}")
+            raise UserError(f"no class {name!r}: the classes are {', '.join(map(repr, self.classes))}")
         return self.take(self.labels == self.classes.index(name))
 
     def counts(self):
@@ -338,6 +353,8 @@ class ImageSet:
                 np.savez(file, images=self.images, labels=self.labels, classes=np.array(self.classes), ids=self.ids,
                          groups=self.groups, split=self.split, info=json.dumps(self.info))
             return
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} is not empty: choose a new folder, so that old and new images do not mix")
         for image, label, name, part in zip(self.images, self.labels, self.ids, self.split):
             with replacing(path / str(part) / self.classes[label] / f"{str(name).replace('/', '_')}.png") as file:
                 Image.fromarray(image).save(file, "PNG")
@@ -408,6 +425,7 @@ def load_npz(path):
 def resized(images, size):
     if size is None or len(images) == 0 or images.images.shape[1] == size:
         return images
+    print(f"scaling {len(images)} images from {images.images.shape[1]} to {size} px", file=sys.stderr)
     pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images.images]
     return replace(images, images=np.stack([np.asarray(picture) for picture in pictures]))
 
@@ -950,11 +968,16 @@ def prepare(args):
     with replacing(out / "grid.png") as file:
         picture_by_class(images.part("train")).save(file, "PNG")
     images.save(out / "images.npz")
+    copies = len(images) - len(set(images.digests()))
     counts = {part: images.part(part).counts() for part in ("train", "val", "test") if (images.split == part).any()}
     finish_run(out, config, time.time() - begun, "cpu", counts=counts, data=config["data"], source=images.info,
                lesions=len(set(images.groups)))
     for part, count in counts.items():
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
+    print(f"{out}: {len(images)} images of {len(set(images.groups))} lesions; {images.info['copies_dropped']} copies of test "
+          f"images dropped, {copies} other copies kept together on one side")
+    if images.classes == ["unlabelled"]:
+        print("no class folders: every image is 'unlabelled', which is enough for a GAN but not for a classifier")
 
 
 def main():
@@ -967,7 +990,9 @@ def main():
     p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
 
-    p = commands.add_parser("prepare", help="decode a set once, split it by lesion, write an image set")
+    p = commands.add_parser("prepare", help="decode a set once, split it by lesion, write an image set",
+                            description="Photographs become squares: shorter side to --size, centre crop; transparency "
+                            "becomes white. Without a lesion_id column every photograph counts as a lesion of its own.")
     p.add_argument("source", help="a folder, a .zip, an .npz, or the word lesions for the built-in ones")
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
     p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")

@@ -10,6 +10,7 @@ given again. The images are drawn from averaged weights, in eval mode, so image 
 import argparse
 import copy
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -208,6 +209,7 @@ def train_wgan_gp(args):
         result["metrics"].update(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
                     steps=steps, images_seen=steps * args.n_critic * args.batch, **result)
+    print(f"{out}: {steps} steps, {len(made)} samples, diversity {result['metrics']['diversity']:.2f}; see {out}/grid.png")
 
 
 class Log:
@@ -252,6 +254,11 @@ def training_images(args):
         raise UserError(f"{args.model} makes and judges images of 64 px, not {args.size}: leave --size at 64")
     if (images.split != "").any():
         images = images.part("train")
+    else:
+        print(f"{args.data} has no split: this GAN sees every image, so no classifier can be tested on them "
+              "(`python data.py prepare` makes a split)", file=sys.stderr)
+    if not args.of_class and len(images.classes) > 1:
+        print("no --class: one GAN for all classes, whose samples have no label", file=sys.stderr)
     return images.of_class(args.of_class) if args.of_class else images
 
 

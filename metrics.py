@@ -236,8 +236,9 @@ PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       AUC | auc | ="""
 BOTH = (("ours, as printed: mixed test", "mixed"), ("ours, clean: real test", "real"))      # column title, test set
 PRINTED = {"wgan_gp": dict(
-    title="Goren & Cinarer: Cancer lesion classification with GAN-based image augmentation (WGAN-GP)",
-    claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 %.",
+    title="Gören & Çınarer: Cancer lesion classification with GAN-based image augmentation (WGAN-GP)",
+    claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 % "
+          "(abstract; for the CNN without GAN images Table 4 prints 86.74 %).",
     arms=(("CNN", "cnn_real", "cnn_hybrid"), ("MobileNet", "mobilenet_real", "mobilenet_hybrid"),
           ("ResNet-18", "resnet18_real", "resnet18_hybrid")),
     layers=(        # table, title, image side that the printed shapes belong to, rows (no shape: as in the row above)
@@ -275,7 +276,7 @@ PRINTED = {"wgan_gp": dict(
              rows=PAPER_000_REPORT.format(
                  ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
     recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth
-    figures=(("1", "Real images of the training part", "grid", ("data",)),
+    figures=(("1", "Images of the training part", "grid", ("data",)),
              ("2", "GAN images: benign, then malignant", "grid", ("gan_benign", "gan_malignant")),
              ("3", "ResNet-18 on real and GAN images", "curves", ("resnet18_hybrid",)),
              ("4", "MobileNet on real and GAN images", "curves", ("mobilenet_hybrid",)),
@@ -399,7 +400,7 @@ class Page:
         self.markdown += [f"**{caption}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         self.markdown += ["| " + " | ".join(str(text).replace("|", "\\|") for text in row) + " |" for row in rows] + [""]
         head, body = line(header, ["th"] * len(header)), "".join(line(row, ["th"] + ["td"] * len(row)) for row in rows)
-        self.html.append(f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
+        self.html.append(f'<p class="caption">{html.escape(caption)}</p><div class="scroll"><table>'
                          f"<thead>{head}</thead><tbody>{body}</tbody></table></div>")
         for note in notes:
             self.text(note, "note")
@@ -475,13 +476,13 @@ h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
 h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}
 p{max-width:48em}.lead{font-size:1.15rem;font-weight:500}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
 .warn{background:var(--warn);border-left:4px solid #d99a2b;padding:.6em .9em;border-radius:4px}
-.scroll{overflow-x:auto;margin:1.6em 0 .4em}
+.scroll{overflow-x:auto;margin:0 0 .4em}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-caption{text-align:left;font-weight:600;padding-bottom:.5em}
+.caption{font-weight:600;margin:1.8em 0 .4em}
 th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}td{white-space:nowrap}
+thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}td,tbody th{white-space:nowrap}
 tr>:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
-td.long{white-space:normal;overflow-wrap:anywhere;min-width:20em;text-align:left;font:.85em ui-monospace,monospace}
+td.long{white-space:normal;overflow-wrap:break-word;min-width:24em;text-align:left;font:.85em ui-monospace,monospace}
 small{color:var(--soft);display:block}
 figure{margin:1.6em 0}figcaption{margin-top:.5em}.row{display:flex;flex-wrap:wrap;gap:12px}
 img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}
@@ -514,12 +515,13 @@ def report(out):
         if any(name.startswith(study + "/") for name in results.jobs):
             page.heading(2, paper["title"])
             the_question(page, results, study, scale)
-            layer_tables(page, results, study)
+            figures(page, results, study)
             printed_tables(page, results, study, scale)
             gan_table(page, results, study)
-            figures(page, results, study)
+            layer_tables(page, results, study)
     page.heading(2, "Every job")
-    page.text("To rerun a cell, delete its job's folder and give its command, or start run_all.sh again.")
+    page.text("To rerun a cell, delete its job's folder and give its command with the Python that `bash run_all.sh list` "
+              "shows, or start run_all.sh again.")
     page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
                [[name, job["seconds"], job.get("steps", "none"), job.get("command", "not recorded")] for name, job in results.jobs.items()])
     with data.replacing(results.out / "report.md") as file:
@@ -541,9 +543,12 @@ def what_was_run(page, results, scale):
     work = data.readable_time(sum(job["seconds"] for job in jobs))
     copies = sum(job["source"].get("copies_dropped", 0) for job in jobs if "source" in job)
     page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}"
-              f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of work. "
+              f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of job time in all. "
               f"Machine: {all_of('device')}. {versions}. Code: {all_of('commit')}. "
               f"Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
+    if any(source.startswith("built-in") for source in sources):
+        page.text("These are computer-drawn lesions, not photographs: where this page says real images, it means drawn ones, "
+                  "as against those of a GAN. The numbers show that the code runs, and nothing about skin.", "warn")
     if scale == "quick":
         page.text("Quick scale: narrow networks and few steps, to show that everything works. "
                   "No number here can be compared with a printed one.", "warn")
@@ -561,7 +566,7 @@ def the_question(page, results, study, scale):
             verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
             mixed = results.predictions(f"{study}/{names[1]}", "mixed")
             flattered = f"{100 * (mean_accuracy(mixed) - mean_accuracy(without)):+.1f} points" if mixed else "none"
-        rows.append([label, gain, "none at quick scale" if scale == "quick" else verdict, flattered,
+        rows.append([label, gain, "not judged at quick scale" if scale == "quick" else verdict, flattered,
                      *(results.value(f"{study}/{name}", "real", "accuracy") for name in names)])
     page.text(f"Printed claim: {paper['claim']}")
     if scale != "quick":
@@ -572,9 +577,9 @@ def the_question(page, results, study, scale):
         largest = number(np.bincount(test).max() / len(test))
         rows.append(["always the larger class", "+0.0 points", "by definition", "none", largest, largest])
     page.table(f"Accuracy on the {len(test)} real test images ({scale} scale, mean over seeds)",
-               ["classifier", "gain from GAN images", "verdict", "gain as printed", "real", "real + GAN"], rows,
-               ["Gain as printed: as the paper measures it, the hybrid classifier on the mixed test, which holds GAN images, "
-                "against the other one on the real test. The difference between the two gains is what that test adds.",
+               ["classifier", "gain from GAN images", "verdict", "gain by the paper's method", "real", "real + GAN"], rows,
+               ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN images too, "
+                "the other one on the real test. The difference between the two gains is what that test adds.",
                 "95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
                 "per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images makes "
                 "more optimiser steps: the comparison leans towards the GAN. Not corrected for comparing several times."])
@@ -619,7 +624,8 @@ def printed_tables(page, results, study, scale):
             rows.append(row)
         header = ["model"] if columns else ["measure", "printed", *(title for title, _ in table["tests"])]
         for column in columns:
-            header += [f"{column.replace('_', ' ')}, printed", *(title for title, _ in tests_of(table, column))]
+            name = column.replace("_", " ")
+            header += [f"{name}, printed", *(f"{name}, {title}" for title, _ in tests_of(table, column))]
         notes = explain(study, values) + ([table["note"]] if "note" in table else [])
         page.table(f"Table {table['id']}. {table['title']} (ours: {scale} scale)", header, rows, notes)
 
@@ -665,7 +671,7 @@ def classifier_curves(job, tests):
     epochs = np.arange(1, len(curves["loss"]) + 1)
     charts = [svg_lines(f"({letter}) {what}", [("train", epochs, curves[what]), ("validation", epochs, curves[f"val_{what}"])],
                         "epoch") for letter, what in (("a", "accuracy"), ("b", "loss"))]
-    charts += [svg_matrix(f"(c) {name}", confusion(labels, chances.argmax(1), len(classes)), classes)
+    charts += [svg_matrix(f"(c) confusion, {name}", confusion(labels, chances.argmax(1), len(classes)), classes)
                for name, labels, chances, _ in tests]
     rates = [(name, *roc_curve(labels, chances[:, 1])) for name, labels, chances, _ in tests]
     return charts + [svg_lines(f"(d) ROC, {classes[1]} positive", rates, "false positive rate", (0, 1))]
@@ -696,7 +702,8 @@ def read_features(path, size):
 def main():
     parser = data.Parser(prog="metrics.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    p = commands.add_parser("fid", help="Frechet distance of two sets")
+    p = commands.add_parser("fid", help="Frechet distance of two sets; of image files and sets in "
+                            "mean colours (FD-8x8: no network, no FID), of arrays in the given features")
     p.add_argument("a", help="real images: folder, zip, image set, or feature array (.npy, n x d)")
     p.add_argument("b", help="generated images, likewise")
     p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (default %(default)s)")

@@ -25,7 +25,7 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   local benign=879 malignant=888 mixed="100 104"     # the paper's synthetic images, and how many of them it tests on
   local t_data=- t_gan=- t_cnn=- t_mobilenet=- t_resnet18=-
   case $SCALE in
-    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150" fit="--epochs 4"
+    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150 --checkpoint-every 50" fit="--epochs 4"
            benign=220 malignant=270 mixed="25 32"      # in the paper's proportion to the 960 built-in images
            t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28
            [ "$DATA" ] || source=(lesions --n 960) ;;
@@ -103,7 +103,7 @@ time_left() {   # estimate of the jobs still to do, corrected by how fast this m
 }
 
 say() { [ -t 1 ] && printf '\r\033[K'; printf '%s\n' "$*"; }
-label() { local n=${#NAMES[@]}; printf '[%*d/%d] %-28s' ${#n} $(($1 + 1)) "$n" "${NAMES[$1]}"; }
+label() { local n=${#NAMES[@]}; printf '[%*d/%d] %-28s' ${#n} "$ENDED" "$n" "${NAMES[$1]}"; }      # jobs ended / jobs
 
 start_job() {
   local k=$1 log="$OUT/${NAMES[$1]}/log.txt"
@@ -116,6 +116,7 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
   local k=${RUNNING[$1]} took status log
   wait "$1"; status=$?
   unset "RUNNING[$1]"
+  ENDED=$((ENDED + 1))
   took=$((SECONDS - BEGUN[k])) log="$OUT/${NAMES[k]}/log.txt"
   if [ $status = 0 ] && finished "$k"; then
     case ${TIMES[k]} in -) ;; *) SPENT=$((SPENT + took)) EXPECTED=$((EXPECTED + TIMES[k])) ;; esac
@@ -132,12 +133,12 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
 run_jobs() {
   local s k pid todo line shown=$SECONDS skipped=0
   RUNNING=() BEGUN=()          # by process id: job number; by job number: start time
-  SPENT=0 EXPECTED=0
+  SPENT=0 EXPECTED=0 ENDED=0
   for s in $(seq "$STAGE"); do
     todo=()
     for k in "${!NAMES[@]}"; do
       [ "${STAGES[k]}" = "$s" ] || continue
-      if finished "$k"; then skipped=$((skipped + 1)); else todo+=("$k"); fi
+      if finished "$k"; then skipped=$((skipped + 1)) ENDED=$((ENDED + 1)); else todo+=("$k"); fi
     done
     [ ${#todo[@]} = 0 ] && continue
     if [[ $BROKEN == *" ${STAGE_TITLES[s]%%:*} "* ]]; then
@@ -163,6 +164,7 @@ run_jobs() {
     done
   done
   [ $skipped = 0 ] || say "$skipped jobs were done before"
+  [ $skipped = ${#NAMES[@]} ] || say "$((ENDED - skipped)) jobs in $(readable $SECONDS)"
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ while [ $# -gt 0 ]; do
     -h|--help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     list|report|test) COMMAND=$1 ;;
     -*) stop "unknown option $1 (see --help)" ;;
-    *) case " $STUDIES " in *" $1 "*) CHOSEN+=("$1") ;; *) stop "unknown study $1: there are $STUDIES" ;; esac ;;
+    *) case " $STUDIES " in *" $1 "*) CHOSEN+=("$1") ;; *) stop "unknown word $1: give list, report, test or a study ($STUDIES)" ;; esac ;;
   esac
   shift
 done
@@ -219,8 +221,10 @@ THREADS=$((CORES / JOBS > 0 ? CORES / JOBS : 1))     # always the same, since ot
 BF16=""      # bfloat16 where the machine has it: a WGAN-GP step of width 32 took 0.79 s without and 0.63 s with it
 if [ "${GPU:-0}" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 
-PYTHON=python3
-if [ "$COMMAND" = list ]; then [ -f .venv/ready ] && PYTHON=.venv/bin/python; else find_python; fi
+if [ "$COMMAND" != list ]; then find_python
+elif [ ! -f .venv/ready ] && python3 -c 'import importlib.util as u; exit(not u.find_spec("torchvision"))' 2>/dev/null
+then PYTHON=python3
+else PYTHON=.venv/bin/python; fi       # there, or made by the first run
 if [ "$COMMAND" = test ]; then exec $PYTHON -m pytest -q tests; fi
 for STUDY in ${CHOSEN[*]:-$STUDIES}; do $STUDY; done
 if [ "$COMMAND" = list ]; then list_jobs; exit; fi
@@ -229,13 +233,13 @@ if [ "$COMMAND" = run ]; then
   mkdir -p "$OUT" || stop "cannot write to $OUT"
   if command -v flock >/dev/null; then
     exec 9>"$OUT/.lock"
-    flock -n 9 || stop "another run is at work in $OUT: wait for it or give another --out"
+    flock -n 9 || stop "another run, or a job of a killed one, is still at work in $OUT: wait until it ends"
   fi
   asked="scale $SCALE"$'\n'"data ${DATA:-built-in lesions}"
   [ -f "$OUT/run.txt" ] || echo "$asked" > "$OUT/run.txt"
   [ "$(cat "$OUT/run.txt")" = "$asked" ] ||
     stop "$OUT holds results of $(tr '\n' ' ' < "$OUT/run.txt")but now it is ${asked//$'\n'/ }: give another --out"
-  trap 'say "stopped: the same command goes on from here"; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+  trap 'say "stopped: the same command goes on from the last checkpoints"; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
   trap 'kill $(jobs -p) 2>/dev/null' EXIT
   run_jobs
 fi

@@ -182,6 +182,7 @@ def test_predict_ones_own_photo(tmp_path, cli, prepared, lesions, refused):
     Image.fromarray(lesions.images[0]).resize((300, 200)).save(tmp_path / "my photo.jpg")
     status, out, _ = cli("classify", "predict", tmp_path / "run", tmp_path / "my photo.jpg")
     assert status == 0 and "benign" in out and "malignant" in out and "not a diagnosis" in out
-    refused(["nothing.jpg"], "classify", "predict", tmp_path / "run", tmp_path / "nothing.jpg")
+    status, out, err = cli("classify", "predict", tmp_path / "run", tmp_path / "nothing.jpg", tmp_path / "my photo.jpg")
+    assert status == 2 and "nothing.jpg" in err and "my photo.jpg: " in out                # the good ones are answered
     refused(["is a cnn, not one of wgan_gp"], "gan", "sample", tmp_path / "run", "--out", tmp_path / "more.npz")
     refused(["model.pt"], "classify", "predict", tmp_path, tmp_path / "my photo.jpg")

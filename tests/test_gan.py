@@ -254,6 +254,29 @@ def test_the_gan_sees_the_training_part_only_and_says_so(tmp_path, cli, prepared
     assert result_of(tmp_path / "run")["counts"]["benign"] == len(benign)
 
 
+def test_two_processes_never_share_a_folder(tmp_path, cli, prepared, refused):
+    script = f"import data, time; data.open_run({str(tmp_path / 'run')!r}, {{}}); print('in', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    refused(["another process is at work"], "gan", "train", "wgan_gp", "--data", prepared, "--class", "benign", "--out", tmp_path / "run", *TINY)
+    other.kill()
+    other.wait()
+    (tmp_path / "run/config.json").unlink()
+    assert train(cli, prepared, tmp_path / "run")[0] == 0           # a killed process leaves no lock behind
+
+
+def test_samples_do_not_mix_with_older_files(tmp_path, cli, prepared, refused):
+    train(cli, prepared, tmp_path / "run")
+    assert cli("gan", "sample", tmp_path / "run", "--n", 3, "--out", tmp_path / "tree")[0] == 0
+    refused(["tree is not empty"], "gan", "sample", tmp_path / "run", "--n", 3, "--out", tmp_path / "tree")
+
+
+def test_a_gan_of_an_unsplit_set_warns(tmp_path, cli):
+    data.built_in(40, 64).save(tmp_path / "all.npz")
+    _, out, err = cli("gan", "train", "wgan_gp", "--data", tmp_path / "all.npz", "--steps", 1, "--out", tmp_path / "run", *TINY)
+    assert "has no split" in err and "no --class" in err and "1 steps, 6 samples" in out
+
+
 def test_more_samples_from_a_finished_run(tmp_path, cli, prepared):
     train(cli, prepared, tmp_path / "run")
     status, _, _ = cli("gan", "sample", tmp_path / "run", "--n", 5, "--seed", 1, "--out", tmp_path / "more.npz")
@@ -262,8 +285,8 @@ def test_more_samples_from_a_finished_run(tmp_path, cli, prepared):
 
 
 def test_bad_gan_options(tmp_path, prepared, refused):
-    out = ["--out", tmp_path / "run", *TINY]
-    refused(["no class 'wart'", "benign, malignant"], "gan", "train", "wgan_gp", "--data", prepared, "--class", "wart", *out)
+    out = ["--class", "benign", "--out", tmp_path / "run", *TINY]
+    refused(["no class 'wart'", "'benign', 'malignant'"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--class", "wart")
     refused(["too few for a batch of 5000"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--batch", 5000)
     refused(["nowhere", "does not exist"], "gan", "train", "wgan_gp", "--data", tmp_path / "nowhere", *out)
     refused(["--steps", "0 is less than 1"], "gan", "train", "wgan_gp", "--data", prepared, *out, "--steps", 0)

@@ -72,7 +72,7 @@ def test_the_paper_scale_runs_the_recipes_as_they_stand():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--nonsense"], "unknown option --nonsense"), (["nostudy"], "unknown study nostudy"), (["--scale", "huge"], "quick, small or paper"),
+    (["--nonsense"], "unknown option --nonsense"), (["nostudy"], "unknown word nostudy"), (["--scale", "huge"], "quick, small or paper"),
     (["--data", "/nowhere"], "no such folder"), (["--jobs", "0"], "--jobs 0"), (["--seeds", "x"], "--seeds x"), (["--out"], "needs a value")])
 def test_bad_options_end_in_one_line(arguments, words):
     done = bash(*arguments)
@@ -189,7 +189,7 @@ def test_interrupting_stops_the_jobs_and_starting_again_finishes(pretend):
     while not (pretend / "calls.txt").exists() and process.poll() is None:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(10) == 130 and "the same command goes on" in process.stdout.read()
+    assert process.wait(10) == 130 and "the same command goes on from the last checkpoints" in process.stdout.read()
     (pretend / "go").touch()
     assert bash(cwd=pretend, BREAK="none").returncode == 0         # the lock is free again, so no job was left behind
 
