@@ -249,9 +249,9 @@ class Log:
 
 def training_images(args):
     """The training part of --data (all of it where nothing is split), of one class if --class is given."""
-    images = data.load(args.data, args.size)
-    if images.images.shape[1:3] != (64, 64):
+    if args.size != 64:
         raise UserError(f"{args.model} makes and judges images of 64 px, not {args.size}: leave --size at 64")
+    images = data.load(args.data, args.size)
     if (images.split != "").any():
         images = images.part("train")
     else:

@@ -131,7 +131,7 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
 }
 
 run_jobs() {
-  local s k pid todo line shown=$SECONDS skipped=0
+  local s k pid todo line shown=$SECONDS begun=$SECONDS skipped=0
   RUNNING=() BEGUN=()          # by process id: job number; by job number: start time
   SPENT=0 EXPECTED=0 ENDED=0
   for s in $(seq "$STAGE"); do
@@ -157,14 +157,14 @@ run_jobs() {
         elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then   # the job's own last line: live, or each minute
           k=${RUNNING[$pid]} shown=$SECONDS
           line=$(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)
-          line="$(label "$k") ${line:-starting}"
+          line="[$ENDED/${#NAMES[@]}] ${line:-${NAMES[k]} starts}"
           if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi
         fi
       done
     done
   done
   [ $skipped = 0 ] || say "$skipped jobs were done before"
-  [ $skipped = ${#NAMES[@]} ] || say "$((ENDED - skipped)) jobs in $(readable $SECONDS)"
+  [ $skipped = ${#NAMES[@]} ] || say "$((ENDED - skipped)) jobs in $(readable $((SECONDS - begun)))"
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
