@@ -7,7 +7,6 @@
 `train wgan_gp --help` lists every hyper-parameter with its source. A run that was cut off goes on when its command is
 given again. The images are drawn from averaged weights, in eval mode, so image number i is the same in any batch.
 """
-import argparse
 import copy
 import math
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every table and figure of the papers, one job per line, in the order of the papers' tables.
+# Every table and figure of the studies named below, one job per line, in the order of the papers' tables.
 #
 #   bash run_all.sh [STUDY ...]           every job of the named studies (default: all), then the report
 #   bash run_all.sh list [STUDY ...]      every job: state, seconds, stage, name, cells it fills, command; runs nothing
@@ -17,7 +17,8 @@ set -u
 STUDIES="wgan_gp"
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The experiments. job NAME WHAT-IT-FILLS SECONDS COMMAND: seconds on 2 CPU cores, measured; - where nobody measured.
+# The experiments. job NAME WHAT-IT-FILLS SECONDS COMMAND: seconds measured on 2 CPU cores with two jobs at once
+# (rounded, one figure for real and hybrid arms); - where nobody measured.
 # Jobs of one stage do not need each other; a stage needs the ones before it.
 
 wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 on real and on real + synthetic images
@@ -26,7 +27,7 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   local t_data=- t_gan=- t_cnn=- t_mobilenet=- t_resnet18=-
   case $SCALE in
     quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150 --checkpoint-every 50" fit="--epochs 4"
-           benign=220 malignant=270 mixed="25 32"      # in the paper's proportion to the 960 built-in images
+           benign=235 malignant=285 mixed="26 33"      # in the paper's proportion to 960 built-in images
            t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28
            [ "$DATA" ] || source=(lesions --n 960) ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15"
