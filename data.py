@@ -4,28 +4,39 @@
     python data.py lesions --n 80 --size 128 --out lesions/        the same, as a class-per-folder tree of PNG
     python data.py prepare DIR --size 64 --out runs/data           a folder, zip or csv-labelled set, split by lesion
     python data.py prepare lesions --n 960 --out runs/data         the built-in lesions, split by lesion
+    python data.py prepare DIR --for dermagan --out runs/data      the set that a study needs, found below DIR
+    python data.py check DIR                                       copies, wrong labels, leaks, of every set below DIR
+    python data.py download isic2019 --to DIR                      a public set: kaggle_binary ham10000 isic2019 isic_archive
 
 An image set is uint8 RGB images + labels + class names + image ids + lesion ids + split, in one .npz file or in a
 tree [train|val|test/]CLASS/*.png. A job is one folder: config.json (what was asked), checkpoint.pt (how far it is)
 and result.json (what came out; written last, so a job with a result.json is a finished job).
 """
 import argparse
+import base64
+import collections
 import contextlib
 import csv
 import errno
 import fcntl
 import functools
 import hashlib
+import http.client
 import io
 import itertools
 import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,14 +54,39 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("label", "dx", "diagnosis", "target"),
                    group=("lesion_id", "group"), split=("split_by_lesion", "split"))
 
-# The two-class papers: which diagnosis is malignant. Actinic keratosis, a precursor, is counted as malignant (our
-# choice; HAM10000 files it under akiec, together with Bowen's disease, a carcinoma in situ).
-MALIGNANT = {"ak", "akiec", "actinic_keratosis", "bcc", "basal_cell_carcinoma", "mel", "melanoma", "scc",
-             "squamous_cell_carcinoma", "malignant"}
-TWO_CLASS_FOLDERS = ("train/benign", "train/malignant", "test/benign", "test/malignant")
-BENIGN = {"bkl", "df", "nv", "vasc", "nevus", "dermatofibroma", "pigmented_benign_keratosis", "seborrheic_keratosis",
-          "vascular_lesion", "benign"}
+# What the sets call a class -> the name used here. AK is actinic keratosis; HAM10000 files it under akiec, together with
+# Bowen's disease, a carcinoma in situ.
+ABBREVIATIONS = {"akiec": "AK", "actinic_keratosis": "AK", "basal_cell_carcinoma": "BCC", "dermatofibroma": "DF",
+                 "pigmented_benign_keratosis": "BKL", "seborrheic_keratosis": "BKL", "melanoma": "MEL", "nevus": "NV",
+                 "squamous_cell_carcinoma": "SCC", "vascular_lesion": "VASC"}
+# The two-class papers: which diagnosis is malignant. AK, a precursor, is counted as malignant (our choice).
+BINARY = dict.fromkeys(("AK", "BCC", "MEL", "SCC", "MALIGNANT"), "malignant") | dict.fromkeys(
+    ("BKL", "DF", "NV", "VASC", "BENIGN"), "benign")
 
+# The forms in which the public sets lie on a disk (see layouts_of): what is looked for, and the name to ask for.
+LAYOUTS = {
+    "kaggle_binary": 'train|test/benign|malignant: Kaggle\'s "Skin Cancer: Malignant vs. Benign", 3,297 images',
+    "binary_folders": "train|test/benign|malignant with a table of lesions beside them",
+    "isic_archive": "isic_archive/benign|malignant: 16,194 images of the ISIC archive",
+    "isic2019": "ISIC_2019_Training_GroundTruth.csv and its 25,331 images, 8 classes",
+    "ham10000": "HAM10000's table (dx, or one column per class) and its 10,015 images, 7 classes",
+    "isic9": "train|test/melanoma|nevus|...: Kaggle's \"Skin Cancer ISIC\", 9 classes"}
+NOT_KAGGLE = "the same folders as Kaggle's malignant vs. benign set, but other images (they have a table of their own)"
+NO_SCC = "HAM10000 instead of ISIC 2019: seven classes, no SCC"
+NINE = "Kaggle's nine-class ISIC set: 2,357 images, many of them twice under two labels"
+NOT_PUBLISHED = "the paper's own 1,976 hand-picked images are not published: "
+# What a study needs: its classes and the layouts that serve it, the best one first; None: the paper's own set, a text:
+# what the stand-in is instead.
+SETS = {
+    "wgan_gp": (["benign", "malignant"], {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
+    "dcgan_cls": (["benign", "malignant"], {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
+    "acgan_cyclegan": (["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"],
+                       {"isic2019": None, "ham10000": NO_SCC, "isic9": NINE}),
+    "dermagan": (["AK", "BCC", "BKL", "MEL"], {"isic2019": NOT_PUBLISHED + "ISIC 2019",
+                                               "ham10000": NOT_PUBLISHED + "HAM10000", "isic9": NOT_PUBLISHED + NINE}),
+    "dcgan_inception": (["benign", "malignant"], {
+        "isic_archive": None, "kaggle_binary": "Kaggle's 3,297 images instead of 16,194 of the ISIC archive",
+        "binary_folders": NOT_KAGGLE})}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Errors, files and jobs
@@ -380,29 +416,40 @@ def mix(real, *more):
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading folders, zip archives and csv-labelled sets
 
-def load(path, size=None, skip_bad=False, only=("",)):
+def load(path, size=None, skip_bad=False):
     """An image set from an .npz file, a job's folder, a class-per-folder tree, a zip of one, or a csv-labelled folder.
 
     size: pixels of the side, shorter side scaled and centre crop (bicubic); needed for anything but an .npz.
-    only: sub-folders to read. Raises UserError where the set, or one of its images, cannot be read.
-    A decoded folder is kept in the cache (LESION_CACHE, default ~/.cache/lesions) and read from there the next time.
+    Raises UserError where the set, or one of its images, cannot be read.
     """
+    made = array_file(path)
+    if made:
+        return resized(load_npz(made), size)
+    path = Path(path)
+    files = find_images(path)
+    return decoded(path, files, read_labels(path, files), size, skip_bad)
+
+
+def array_file(path):
+    """The .npz of an image set: `path` itself, or that of a job's folder; None where there are image files instead."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a .zip")
-    made = [path / name for name in ("images.npz", "samples.npz") if (path / name).exists()]
-    if made:                                                      # the folder of a `prepare` or a GAN job
-        path = made[0]
-    elif (path / "config.json").exists():
+    for name in ("images.npz", "samples.npz"):
+        if (path / name).exists():                                # the folder of a `prepare` or a GAN job
+            return path / name
+    if (path / "config.json").exists():
         raise UserError(f"{path} is a job that has not made its images yet: finish it first")
-    if path.suffix == ".npz":
-        return resized(load_npz(path), size)
-    files = {name: read for name, read in find_images(path).items() if name.startswith(tuple(only))}
+    return path if path.suffix == ".npz" else None
+
+
+def decoded(path, files, listed, size, skip_bad=False):
+    """The `listed` images among `files` as an image set, from the cache (LESION_CACHE, default ~/.cache/lesions) where
+    the same files were decoded before."""
     if size is None:
         raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
-    listed = read_labels(path, files)
-    on_disk = [file for file in [path, *path.rglob("*")] if file.is_file()]
-    stamp = repr((sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in on_disk), size, skip_bad, only))
+    on_disk = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [path, *path.rglob("*")] if f.is_file()]
+    stamp = repr((sorted(on_disk), listed, size, skip_bad))
     cached = CACHE / f"{path.name}_{size}_{hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()}.npz"
     if not cached.exists():
         decode_all(path, files, listed, size, skip_bad).save(cached)
@@ -449,19 +496,42 @@ def find_images(path):
     return files
 
 
-def read_labels(path, files):
-    """(name, class, lesion, split) of each image: from a csv beside the images, else from the folder names."""
-    for table in sorted(path.glob("*.csv")) if path.is_dir() else []:
+def read_tables(folder):
+    """The csv files of a set that name images: [(file, rows, {image|label|group|split: column or None}, classes)].
+
+    They lie beside the images or, as the ISIC archives unpack, in X/X.csv. The form of the ISIC challenges, one column
+    of 0.0 or 1.0 per class, gets a column "label".
+    """
+    tables = []
+    for table in sorted([*folder.glob("*.csv"), *(f for f in folder.glob("*/*.csv") if f.stem == f.parent.name)]):
         with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
-            rows = list(csv.DictReader(file))
-        header = rows[0] if rows else {}
-        column = {key: next((name for name in names if name in header), None) for key, names in CSV_COLUMNS.items()}
-        if column["image"] is None:
-            continue
-        if column["label"] is None:             # the ISIC challenges' form: one column of 0.0/1.0 per class
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            column = {key: next((name for name in names if name in header), None) for key, names in CSV_COLUMNS.items()}
+            rows = list(reader) if column["image"] else []
+        classes = {row[column["label"]] for row in rows} if column["label"] else {
+            name for name in header if all(row[name] in ("0", "0.0", "1", "1.0") for row in rows)}
+        if classes and not column["label"]:
+            column["label"] = "label"
             for row in rows:
-                row["label"] = next((k for k, v in row.items() if v in ("1", "1.0")), None)
-        return match_csv(table, rows, dict(column, label=column["label"] or "label"), files)
+                row["label"] = next((name for name in header if name in classes and float(row[name])), None)
+        if rows:
+            tables.append((table, rows, column, classes))
+    return tables
+
+
+def read_labels(path, files, split_columns=CSV_COLUMNS["split"]):
+    """(name, class, lesion, split) of each image: from a csv beside the images, else from the folder names.
+
+    Lesion ids may come in a second csv, as those of the ISIC challenges do.
+    """
+    tables = read_tables(path) if path.is_dir() else []
+    lesions = {row[column["image"]]: row[column["group"]] for _, rows, column, _ in tables if column["group"]
+               for row in rows}
+    for table, rows, column, _ in tables:
+        if column["label"]:
+            column["split"] = next((name for name in split_columns if name in rows[0]), None)
+            return match_csv(table, rows, column, files, lesions)
     listed = []
     for name in files:
         *_, above, parent, _ = ["", ""] + name.split("/")
@@ -473,7 +543,7 @@ def read_labels(path, files):
     return listed
 
 
-def match_csv(table, rows, column, files):
+def match_csv(table, rows, column, files, lesions):
     by_name = {}                                    # an image may be listed by its path, its file name or its stem
     for name in files:
         for key in {name, Path(name).name, Path(name).stem}:
@@ -489,15 +559,18 @@ def match_csv(table, rows, column, files):
         if not row[column["label"]]:
             raise UserError(f"{table} line {number}: no label for {row[column['image']]!r}")
         split = (row[column["split"]] or "").lower() if column["split"] else ""
-        group = row[column["group"]] if column["group"] and row[column["group"]] else name
+        group = lesions.get(row[column["image"]]) or name           # without a lesion id: a lesion of its own
         listed.append((name, row[column["label"]], group, SPLIT_NAMES.get(split, "")))
     return listed
 
 
-def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): EXIF rotation applied, any mode, transparency on white."""
+def open_rgb(raw, side):
+    """Bytes of an image file -> RGB picture: EXIF rotation applied, any mode, transparency on white.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8, as long as both its sides stay above `side` px: faster.
+    """
     with Image.open(io.BytesIO(raw)) as image:
-        image.draft("RGB", (2 * size, 2 * size))                  # decodes a large JPEG at 1/2, 1/4 or 1/8: faster
+        image.draft("RGB", (side, side))
         image = ImageOps.exif_transpose(image)
         if image.mode[0] in "IF":                                 # 16-bit, 32-bit and float grey: to 8 bit
             grey = np.asarray(image, np.float64)
@@ -506,7 +579,12 @@ def decode(raw, size):
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
+        return image.convert("RGB")
+
+
+def decode(raw, size):
+    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop."""
+    return np.asarray(ImageOps.fit(open_rgb(raw, 2 * size), (size, size), Image.Resampling.BICUBIC))
 
 
 def decode_all(path, files, listed, size, skip_bad):
@@ -539,16 +617,398 @@ def decode_all(path, files, listed, size, skip_bad):
                     dict(info, skipped=len(bad)))
 
 
-def find_set(root, wanted=TWO_CLASS_FOLDERS):
-    """The first folder at or below `root` (two levels) that has all the `wanted` sub-folders."""
-    root = Path(root)
+def folders_below(root, depth=3):
+    """`root` and the folders below it, nearest first; without hidden ones, jobs, and augmented copies of a set."""
+    level = [Path(root)]
+    for _ in range(depth + 1):
+        yield from level
+        level = sorted(inner for folder in level for inner in folder.iterdir() if inner.is_dir() and not (
+            inner.name.startswith((".", "__")) or "augment" in inner.name.lower() or (inner / "config.json").exists()))
+
+
+def layouts_of(folder):
+    """Which of LAYOUTS a folder has."""
+    inside = {f"{part.name}/{name.name}".lower().replace(" ", "_") for part in folder.iterdir() if part.is_dir()
+              and part.name.lower() in ("train", "test") for name in part.iterdir() if name.is_dir()}
+    if {f"{part}/{name}" for part in ("train", "test") for name in ("benign", "malignant")} <= inside:
+        return ["binary_folders" if any(folder.glob("*.csv")) else "kaggle_binary"]
+    if {"train/melanoma", "train/nevus", "train/basal_cell_carcinoma"} <= inside:
+        return ["isic9"]
+    if folder.name == "isic_archive" and (folder / "benign").is_dir() and (folder / "malignant").is_dir():
+        return ["isic_archive"]
+    classes = set().union(*({name.lower() for name in table[3]} for table in read_tables(folder)))
+    for layout, wanted in (("isic2019", "mel nv bcc ak bkl df vasc scc"), ("ham10000", "mel nv bcc akiec bkl df vasc")):
+        if classes >= set(wanted.split()):
+            return [layout]
+    return []
+
+
+def find_set(root, wanted):
+    """(folder, layout) of the first of the `wanted` layouts that lies at or below `root`."""
+    if not Path(root).is_dir():
+        raise UserError(f"{root} is not a folder: give the one that the data sets lie in, unpacked")
+    found = {}
+    for folder in folders_below(root):
+        for layout in layouts_of(folder):
+            found.setdefault(layout, folder)
+    for layout in wanted:
+        if layout in found:
+            return found[layout], layout
+    raise UserError(f"{root} holds no {' and no '.join(LAYOUTS[layout] for layout in wanted)}. Get the first: "
+                    f"python data.py download {next(iter(wanted))} --to {root}")
+
+
+def set_files(folder, layout):
+    """The images of a set that find_set found, without what else lies in its folder (Kaggle packs train/ twice)."""
+    tops = dict(kaggle_binary="train test", binary_folders="train test", isic9="train test", isic_archive="benign malignant")
+    files = find_images(folder)
+    return {name: read for name, read in files.items()
+            if layout not in tops or name.lower().split("/")[0] in tops[layout].split()}
+
+
+def choose(listed, classes=None, binary=False, limits=(), resplit=False, seed=0):
+    """What `prepare` takes of a listing [(name, class, lesion, split)]: the same tuples, fewer, and {class: left out}.
+
+    classes: those to keep, under the names of this project (None: all, as they are called); binary: two classes;
+    limits: {class: n}, at most n images, whole lesions, at random by `seed`; resplit: forget the split of the set.
+    """
+    def rename(name):
+        return binary_name(name) if binary else short_name(name) if classes else name
+
+    listed = [(name, rename(label), lesion, "" if resplit else part) for name, label, lesion, part in listed]
+    present = collections.Counter(label for _, label, _, _ in listed)
+    unknown = set(limits) - set(present)
+    if unknown:
+        raise UserError(f"--limit {min(unknown)}: the classes are {', '.join(sorted(present))}")
+    sizes = collections.Counter((label, lesion) for _, label, lesion, _ in listed)
+    taken, room = set(), {label: limits.get(label, n) for label, n in present.items() if not classes or label in classes}
+    lesions = sorted(sizes)
+    for k in np.random.default_rng(seed).permutation(len(lesions)):
+        label, lesion = lesions[k]
+        if sizes[lesions[k]] <= room.get(label, 0):
+            taken.add(lesions[k])
+            room[label] -= sizes[lesions[k]]
+    listed = [row for row in listed if (row[1], row[2]) in taken]
+    if not listed:
+        raise UserError("no image is left: look at --limit and at the classes of the set")
+    left = present - collections.Counter(label for _, label, _, _ in listed)
+    return listed, dict(left)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checking sets: copies, wrong labels, leaks
+
+def sets_below(root):
+    """The data sets at or below a folder: csv-labelled ones, class-per-folder trees, image files, written image sets."""
+    def has_images(folder, suffixes=IMAGE_SUFFIXES):
+        return any(file.suffix.lower() in suffixes for file in folder.iterdir() if file.is_file())
+
+    found = []
+    for folder in folders_below(root):
+        inner = [part for part in folder.iterdir() if part.is_dir() and not part.name.startswith((".", "__"))]
+        inner += [name for part in inner if part.name.lower() in SPLIT_NAMES for name in part.iterdir() if name.is_dir()]
+        if not any(outer in folder.parents for outer in found) and (
+                has_images(folder, (*IMAGE_SUFFIXES, ".npz", ".zip")) or any(map(has_images, inner)) or layouts_of(folder)):
+            found.append(folder)
+    return found
+
+
+def look_at(read):
+    """(width, height, digest, dHash) of an image file; the reason, a text, if it cannot be read.
+
+    The digest is that of the RGB pixels. dHash: does each pixel of a 9x8 grey thumbnail get brighter to the right? 64
+    signs, float32 -1 or 1; the thumbnail is not rounded, so that no sign hangs on a tie.
+    """
+    try:
+        raw = read()
+        with Image.open(io.BytesIO(raw)) as image:
+            width, height = image.size
+        picture = open_rgb(raw, 256)
+    except Exception as problem:                    # Pillow raises a dozen types for broken files
+        return str(problem).split(" <")[0] or type(problem).__name__
+    grey = np.asarray(picture.convert("L").convert("F").resize((9, 8), Image.Resampling.LANCZOS))
+    return (width, height, hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest() + str(picture.size),
+            np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel())
+
+
+def near_pairs(signs, most=2, chunk=2048):
+    """(a, b), a < b: the pairs of rows of `signs` (n, 64; -1 or 1) that differ in at most `most` places."""
+    pairs = []
+    for start in range(0, len(signs), chunk):
+        a, b = np.nonzero(signs[start:start + chunk] @ signs[start:].T >= signs.shape[1] - 2 * most)
+        pairs.append(np.stack([a, b])[:, a < b] + start)
+    return np.concatenate(pairs, 1)
+
+
+def examine(folder):
+    """What `check` finds in one set, as a dictionary. Near pairs include the equal ones; a pair counts once."""
+    layout = next(iter(layouts_of(folder)), None)
+    report = dict(layout=layout, studies={study: layouts[layout] or "the set itself" for study, (_, layouts) in SETS.items()
+                                          if layout in layouts})
+    try:
+        if array_file(folder):
+            images = load(folder)
+            files = {str(name): functools.partial(png_of, image) for name, image in zip(images.ids, images.images)}
+            listed = [(str(n), images.classes[k], g, s) for n, k, g, s in
+                      zip(images.ids, images.labels, images.groups, images.split)]
+            listings = {"split": listed}
+        else:
+            files = set_files(folder, layout)
+            listings = {column: read_labels(folder, files, (column,)) for column in CSV_COLUMNS["split"]}
+    except UserError as problem:
+        return dict(report, problem=str(problem))
+    listed, progress, seen = listings["split"], Progress(f"checking {folder.name}", len(files)), []
+    with ThreadPoolExecutor() as pool:
+        for one in pool.map(look_at, [files[row[0]] for row in listed]):
+            seen.append(one)
+            progress(len(seen))
+    bad = [k for k, one in enumerate(seen) if isinstance(one, str)]
+    good = [k for k, one in enumerate(seen) if not isinstance(one, str)]
+    report.update(images=len(listed), unreadable={listed[k][0]: seen[k] for k in bad}, not_listed=len(files) - len(listed))
+    if not good:
+        return report
+    width, height, digests, signs = zip(*(seen[k] for k in good))
+    a, b = near_pairs(np.stack(signs))
+    names, labels, lesions = (np.array([listed[k][i] for k in good]) for i in range(3))
+    equal = np.array(digests)[a] == np.array(digests)[b]
+    conflict = equal & (labels[a] != labels[b])
+    kinds = collections.Counter("/".join(sorted(pair)) for pair in zip(labels[a[conflict]], labels[b[conflict]]))
+    report.update(width=spread(width), height=spread(height), equal_pairs=int(equal.sum()),
+                  equal_names=[list(map(str, pair)) for pair in zip(names[a[equal]], names[b[equal]])],
+                  label_conflicts=int(conflict.sum()), conflict_kinds=dict(kinds), near_pairs=len(a), splits={})
+    for column, rows in listings.items():
+        part = np.array([rows[k][3] or "all" for k in good])
+        counts = {name: dict(sorted(collections.Counter(labels[part == name].tolist()).items())) for name in sorted(set(part))}
+        across = np.char.add(part[a], part[b])
+        across = (across == "traintest") | (across == "testtrain")
+        leaked = np.isin(lesions, lesions[part == "train"]) & (part == "test")
+        split = dict(counts=counts, equal_across=int((across & equal).sum()), near_across=int(across.sum()),
+                     lesions_across=len(set(lesions[leaked])), test_images_of_train_lesions=int(leaked.sum()))
+        if split not in report["splits"].values() and (len(counts) > 1 or column == "split"):
+            report["splits"][column] = split
+    return report
+
+
+def png_of(image):
+    raw = io.BytesIO()
+    Image.fromarray(image).save(raw, "PNG")
+    return raw.getvalue()
+
+
+def spread(values):
+    return [int(min(values)), int(np.median(values)), int(max(values))]
+
+
+def check(args):
+    root = Path(args.source)
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
-    for folder in [root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]:
-        if all((folder / name).is_dir() for name in wanted):
-            return folder
-    raise UserError(f"--data {root}: no folder in it has {', '.join(wanted)}. Get \"Skin Cancer: Malignant vs. "
-                    "Benign\" (fanconic/skin-cancer-malignant-vs-benign on Kaggle) and unpack it there")
+        raise UserError(f"{root} is not a folder")
+    reports = {}
+    for folder in sets_below(root):
+        reports[str(folder)] = report = examine(folder)
+        print(f"\n{folder}\n  form        {LAYOUTS.get(report['layout'], 'a set of your own')}")
+        for study, what in report["studies"].items():
+            print(f"  serves      {study}: {what}")
+        if "problem" in report:
+            print(f"  unusable    {report['problem']}")
+            continue
+        for name, reason in report["unreadable"].items():
+            print(f"  unreadable  {name} ({reason})")
+        if "splits" not in report:
+            continue
+        print("  pixels      width {}, {}, {}, height {}, {}, {} (least, median, most)".format(
+            *report["width"], *report["height"]))
+        kinds = ", ".join(f"{n} {kind}" for kind, n in report["conflict_kinds"].items())
+        print(f"  equal       {report['equal_pairs']} pairs, {report['label_conflicts']} of them under two labels "
+              f"{'(' + kinds + ')' if kinds else ''}")
+        for pair in report["equal_names"][:3]:
+            print(f"              {pair[0]} = {pair[1]}{' ...' if pair == report['equal_names'][2:3] else ''}")
+        print(f"  near        {report['near_pairs']} pairs with dHashes that differ in 2 bits or fewer, equal ones included")
+        for column, split in report["splits"].items():
+            for part, counts in split["counts"].items():
+                print(f"  {part:11} {sum(counts.values())}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+            if len(split["counts"]) > 1:
+                print(f"  train-test  by column or folder {column!r}: {split['equal_across']} equal pairs and "
+                      f"{split['near_across']} near pairs across; {split['test_images_of_train_lesions']} test images of "
+                      f"{split['lesions_across']} lesions that are in train")
+    if not reports:
+        print(f"{root}: no data set in it")
+    if args.out:
+        write_json(args.out, reports)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Downloads
+
+PLACES = {"challenge": "https://isic-challenge-data.s3.amazonaws.com", "archive": "https://api.isic-archive.com/api/v2",
+          "kaggle": "https://www.kaggle.com/api/v1/datasets/download"}
+DOWNLOADS = {       # set: its files, as place/path; zips are unpacked
+    "kaggle_binary": ["kaggle/fanconic/skin-cancer-malignant-vs-benign"],
+    "ham10000": ["challenge/2018/ISIC2018_Task3_Training_GroundTruth.zip",
+                 "challenge/2018/ISIC2018_Task3_Training_LesionGroupings.csv",
+                 "challenge/2018/ISIC2018_Task3_Training_Input.zip"],       # the same 10,015 images
+    "isic2019": ["challenge/2019/ISIC_2019_Training_GroundTruth.csv", "challenge/2019/ISIC_2019_Training_Metadata.csv",
+                 "challenge/2019/ISIC_2019_Training_Input.zip"],
+    "isic_archive": []}                                                     # image by image: see fetch_archive
+ARCHIVE_COUNTS = {"benign": 8833, "malignant": 7361}        # paper 004
+
+
+def open_url(url, **headers):
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "data.py", **headers}), timeout=60)
+    except urllib.error.HTTPError as problem:
+        if problem.code == 416:                     # "range not satisfiable": for fetch
+            raise
+        raise UserError(f"{url}: the server answers {problem.code} {problem.reason}. Try again later") from None
+    except OSError as problem:
+        raise UserError(f"{url}: no answer ({getattr(problem, 'reason', problem)}). Is there a network?") from None
+
+
+def need_disk(folder, size):
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(f"{folder}: {size / 1e9:.1f} GB are needed for the download and what is packed in it, "
+                        f"{free / 1e9:.1f} GB are free. Give another --to, or free some space")
+
+
+def stated_md5(headers):
+    """The MD5 (hex) of the file that a storage server sends along, None if it does not."""
+    tag = (headers.get("ETag") or "").strip('"')
+    if headers.get("Server") == "AmazonS3" and len(tag) == 32:      # longer: of a file stored in parts, no plain MD5
+        return tag
+    for value in headers.get_all("x-goog-hash") or []:
+        for entry in value.split(","):
+            if entry.strip().startswith("md5="):
+                return base64.b64decode(entry.strip()[4:]).hex()
+
+
+def fetch(url, target, tries=5):
+    """Download a file. What a cut left in target.part is gone on with; size and, where stated, checksum must be right."""
+    part = target.with_name(target.name + ".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(tries):
+        had = part.stat().st_size if part.exists() else 0
+        try:
+            answer = open_url(url, **{"Range": f"bytes={had}-"} if had else {})
+        except urllib.error.HTTPError:              # the part is as long as the file or longer: not to be trusted
+            part.unlink()
+            continue
+        with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
+            length = int(answer.headers.get("Content-Length") or 0)
+            total = length + file.tell()            # a server that does not know ranges sends everything again
+            need_disk(target.parent, length + total)
+            progress = Progress(f"{target.name} (MB)", total >> 20, file.tell() >> 20)
+            while True:
+                try:
+                    block = answer.read(1 << 18)
+                except (OSError, http.client.HTTPException):        # cut: what has come is kept
+                    break
+                if not block:
+                    break
+                file.write(block)
+                progress(file.tell() >> 20)
+        size = part.stat().st_size
+        if not length or size == total:
+            break
+    else:
+        raise UserError(f"{url}: ended after {size} of {total} bytes, {tries} times. The same command goes on from there")
+    md5 = stated_md5(answer.headers)
+    with open(part, "rb") as file:
+        if md5 and hashlib.file_digest(file, "md5").hexdigest() != md5:
+            part.unlink()
+            raise UserError(f"{url}: what came has not the checksum that the server states; deleted. Try again")
+    os.replace(part, target)
+
+
+def unpack(archive, folder):
+    """Unpack a zip into a new folder, without the top folder if it is called like the zip; then delete the zip.
+
+    Refused: members that would lie outside, and more than 100 times the size of the zip.
+    """
+    half = folder.with_name(f".{folder.name}.part")
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = [m for m in packed.infolist() if not m.is_dir() and "__MACOSX" not in m.filename.split("/")]
+            for member in members:
+                steps = member.filename.replace("\\", "/").split("/")
+                if steps[0] == "" or ".." in steps or ":" in steps[0]:
+                    raise UserError(f"{archive}: its member {member.filename!r} would lie outside the folder: not unpacked")
+            size = sum(member.file_size for member in members)
+            if size > 100 * archive.stat().st_size:
+                raise UserError(f"{archive}: {size} bytes packed into {archive.stat().st_size} are not pictures: not unpacked")
+            need_disk(archive.parent, size)
+            shutil.rmtree(half, ignore_errors=True)
+            progress = Progress(f"unpacking {archive.name}", len(members))
+            for number, member in enumerate(members, 1):
+                target = half / member.filename.removeprefix(folder.name + "/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with packed.open(member) as source, open(target, "wb") as file:
+                    shutil.copyfileobj(source, file)        # never more than the declared size, and CRC-checked
+                progress(number)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
+        archive.unlink()
+        raise UserError(f"{archive}: a damaged zip ({problem}); deleted. Try again") from None
+    os.replace(half, folder)
+    archive.unlink()
+
+
+def fetch_archive(folder, full, counts=ARCHIVE_COUNTS):
+    """The first dermoscopic images of each class in the order of the ISIC archive, with a table of their lesions.
+
+    full: the original files, tens of GB; otherwise thumbnails with a longer side of 256 px.
+    """
+    half, kind, table = folder.with_name(f".{folder.name}.part"), "full" if full else "thumbnail_256", []
+    for label, wanted in counts.items():
+        query = f'diagnosis_1:"{label.capitalize()}" AND image_type:dermoscopic'
+        url = f"{PLACES['archive']}/images/search/?{urllib.parse.urlencode(dict(query=query, limit=100))}"
+        progress, got = Progress(f"{label} images", wanted), 0
+        while url and got < wanted:
+            with open_url(url) as answer:
+                page = json.load(answer)
+            images = page["results"][:wanted - got]
+            jobs = [(image["files"][kind]["url"], half / label / f"{image['isic_id']}.jpg") for image in images]
+            half.mkdir(parents=True, exist_ok=True)
+            sizes = [image["files"][kind].get("size") or 0 for image in images]
+            need_disk(half, sum(sizes) // max(len(sizes), 1) * (wanted - got))
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda job: job[1].exists() or fetch(*job), jobs))
+            for image in images:
+                known = image["metadata"]["acquisition"] | image["metadata"]["clinical"] | image["metadata"]
+                table.append([f"{label}/{image['isic_id']}.jpg", label, known.get("lesion_id") or "",
+                              image.get("copyright_license"), image.get("attribution")])
+            got, url = got + len(images), page["next"]
+            progress(got)
+        print(f"{label}: {got} images{'' if got == wanted else f' (the archive has no more; {wanted} were wanted)'}")
+    with replacing(half / "labels.csv") as file:
+        text = io.StringIO()
+        csv.writer(text).writerows([["image", "label", "lesion_id", "copyright_license", "attribution"], *table])
+        file.write(text.getvalue().encode())
+    write_json(half / "info.json", dict(source=f"isic_archive ({kind.replace('_', ' ')})"))
+    os.replace(half, folder)
+
+
+def download(args):
+    folder = Path(args.to) / args.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if args.name == "isic_archive" and not folder.exists():
+        fetch_archive(folder, args.full)
+    for file in DOWNLOADS[args.name]:
+        place, path = file.split("/", 1)
+        target = folder / (Path(path).name if Path(path).suffix else Path(path).name + ".zip")
+        done = target.with_suffix("") if target.suffix == ".zip" else target
+        if done.exists():
+            print(f"{done}: there already")
+            continue
+        try:
+            if not target.exists():
+                fetch(f"{PLACES[place]}/{path}", target)
+            if target.suffix == ".zip":
+                unpack(target, done)
+        except UserError as problem:
+            by_hand = f". Or by hand: open https://www.kaggle.com/datasets/{path}, press Download, and unpack into {folder}"
+            raise UserError(f"{problem}{by_hand if place == 'kaggle' else ''}") from None
+    studies = [study for study, (_, layouts) in SETS.items() if args.name in layouts]
+    print(f"{folder}: complete. Next: python data.py prepare {args.to} --for {studies[0]} --out FOLDER")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -870,14 +1330,67 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     return images
 
 
+def short_name(name):
+    """A class name as the studies write it: "actinic keratosis" and "akiec" are AK; unknown ones in capitals."""
+    key = name.strip().lower().replace(" ", "_")
+    return ABBREVIATIONS.get(key, key.upper())
+
+
+def binary_name(name):
+    if short_name(name) not in BINARY:
+        raise UserError(f"cannot tell whether class {name} is benign or malignant: rename it, or list it in data.py")
+    return BINARY[short_name(name)]
+
+
 def to_binary(images):
-    """The same images under two classes, benign and malignant (sets MALIGNANT and BENIGN above)."""
-    unknown = [name for name in images.classes if name.lower().replace(" ", "_") not in MALIGNANT | BENIGN]
-    if unknown:
-        raise UserError(f"cannot tell whether class {', '.join(unknown)} is benign or malignant: rename it, "
-                        "or list it in data.py")
-    verdict = np.array([name.lower().replace(" ", "_") in MALIGNANT for name in images.classes])
-    return replace(images, labels=verdict[images.labels].astype(np.int64), classes=["benign", "malignant"])
+    """The same images under two classes, benign and malignant (BINARY above)."""
+    malignant = np.array([binary_name(name) == "malignant" for name in images.classes])
+    return replace(images, labels=malignant[images.labels].astype(np.int64), classes=["benign", "malignant"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Enhancement (paper 001)
+
+def bilateral(images, d=9, sigma_color=75.0, sigma_space=75.0):
+    """Smoothing that keeps edges: uint8 (n, h, w, 3) -> the same shape.
+
+    A pixel becomes the mean of its neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space and
+    in colour (|dR| + |dG| + |dB|); the picture is mirrored at its border. Equals OpenCV's bilateralFilter to one grey level.
+    """
+    r = d // 2
+    by_colour = np.exp(-0.5 * (np.arange(3 * 256) / sigma_color) ** 2).astype(np.float32)
+    # A weight belongs to a pair of pixels, so half of the neighbours is enough: each weight is used from both ends.
+    half = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1) if (dy, dx) > (0, 0) and dy ** 2 + dx ** 2 <= r * r]
+
+    def one(image):
+        h, w = image.shape[:2]
+        padded = np.ascontiguousarray(np.pad(image, ((r, r), (r, r), (0, 0)), "reflect").transpose(2, 0, 1))
+        values = padded.astype(np.float32)
+        total, weight = values[:, r:r + h, r:r + w].copy(), np.ones((h, w), np.float32)
+        for dy, dx in half:
+            left, right = max(dx, 0), max(-dx, 0)
+            a = padded[:, r - dy:r + h, r - left:r + w + right]                             # one end, and the other
+            b = padded[:, r:r + h + dy, r - left + dx:r + w + right + dx]
+            pair = by_colour[(np.maximum(a, b) - np.minimum(a, b)).sum(0, dtype=np.uint16)]
+            pair *= np.exp(-0.5 * (dy ** 2 + dx ** 2) / sigma_space ** 2).astype(np.float32)
+            for y, x, sign in ((dy, left, 1), (0, right, -1)):
+                own = pair[y:y + h, x:x + w]
+                total += own * values[:, r + sign * dy:r + sign * dy + h, r + sign * dx:r + sign * dx + w]
+                weight += own
+        return np.rint(total / weight).astype(np.uint8).transpose(1, 2, 0)
+
+    progress, done = Progress("bilateral filter", len(images)), []
+    with ThreadPoolExecutor() as pool:
+        for image in pool.map(one, images):
+            done.append(image)
+            progress(len(done))
+    return np.stack(done)
+
+
+def enhance(images, gamma=1.5):
+    """Paper 001: bilateral filter (parameters not stated; OpenCV's usual d 9, sigmas 75), then O = I^(1 / gamma), I in [0, 1]."""
+    curve = np.rint(255 * (np.arange(256) / 255) ** (1 / gamma)).astype(np.uint8)
+    return curve[bilateral(images)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -899,9 +1412,9 @@ class Batches:
     Every epoch is a fresh permutation without its last, incomplete batch.
     """
 
-    def __init__(self, images, batch, seed, device):
-        if batch < 2:
-            raise UserError(f"--batch {batch}: a batch needs at least 2 images")
+    def __init__(self, images, batch, seed, device, least=2):
+        if batch < least:
+            raise UserError(f"--batch {batch}: a batch needs at least {least} images")
         if len(images) < batch:
             raise UserError(f"{len(images)} images are too few for a batch of {batch}: "
                             "give a smaller --batch or more images")
@@ -939,34 +1452,80 @@ def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightn
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
-def picture_by_class(images, columns=10, tile=96):
-    """A contact sheet: one row of images per class with its name beside it."""
-    sheet = Image.new("RGB", (90 + columns * tile, len(images.classes) * tile), "white")
-    for row, name in enumerate(images.classes):
+def contact_sheet(rows, tile=96):
+    """Pictures, uint8 (n, size, size, 3), in rows {name: pictures} with the names beside them."""
+    sheet = Image.new("RGB", (90 + tile * max(map(len, rows.values())), len(rows) * tile), "white")
+    for row, (name, pictures) in enumerate(rows.items()):
         ImageDraw.Draw(sheet).text((6, row * tile + tile // 2 - 5), name[:14], fill="black")
-        for column, k in enumerate(np.flatnonzero(images.labels == row)[:columns]):
-            sheet.paste(Image.fromarray(images.images[k]).resize((tile, tile)), (90 + column * tile, row * tile))
+        for column, picture in enumerate(pictures):
+            sheet.paste(Image.fromarray(picture).resize((tile, tile)), (90 + column * tile, row * tile))
     return sheet
 
 
-def prepare(args):
-    out, begun = Path(args.out), time.time()
-    if args.source == "lesions":
-        images = built_in(args.n, args.size, args.seed)
+def augmented(pictures, seed):
+    """One picture of each class and nine augmentations of it, as paper 001 has them (Fig 8: rotation, shear, flip)."""
+    torch.manual_seed(seed)
+    x = scaled(to_tensor(np.repeat(pictures[:1], 9, 0)))
+    x = augment(x, zoom=0, shift=0, shear=10, brightness=0).add(1).mul(127.5).round().byte()
+    return np.concatenate([pictures[:1], x.permute(0, 2, 3, 1).numpy()])
+
+
+def class_number(text):
+    """An argparse type: CLASS=N."""
+    name, _, number = text.rpartition("=")
+    if not name or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not of the form CLASS=N")
+    return name, int(number)
+
+
+def gather(args, size):
+    """The images that `prepare` was asked for, at `size` px: found, chosen, decoded; info says what stands in for what."""
+    classes, layouts = SETS[args.study] if args.study else (None, dict.fromkeys(SETS["wgan_gp"][1]))
+    options = dict(classes=classes, binary=args.binary or classes == ["benign", "malignant"], limits=dict(args.limit),
+                   resplit=args.resplit, seed=args.seed)
+    folder, layout = Path(args.source), None
+    if args.study and args.source != "lesions" or args.binary and folder.is_dir() and not any(folder.glob("*.csv")):
+        folder, layout = find_set(folder, layouts)
+    if args.source == "lesions" or layout is None and array_file(folder):
+        images = built_in(args.n, size, args.seed) if args.source == "lesions" else load(folder, size)
+        names = [images.classes[k] for k in images.labels]
+        listed, left = choose(zip(range(len(images)), names, images.groups, images.split), **options)
+        which, names, _, split = zip(*listed)
+        classes = sorted(set(names))
+        images = replace(images.take(list(which)), labels=np.array([classes.index(name) for name in names]),
+                         classes=classes, split=np.array(split, "U5"))
     else:
-        folder, only = Path(args.source), ("",)
-        if args.binary and folder.is_dir() and not any(folder.glob("*.csv")):
-            folder, only = find_set(folder), TWO_CLASS_FOLDERS
-        images = load(folder, args.size, args.skip_bad, only)
-    if args.binary:
-        images = to_binary(images)
+        files = set_files(folder, layout)
+        listed, left = choose(read_labels(folder, files), **options)
+        images = decoded(folder, files, listed, size, args.skip_bad)
+    said = dict(left_out=left, stand_in=layouts[layout] if layout else None, limits=dict(args.limit))
+    return replace(images, info=images.info | {key: value for key, value in said.items() if value})
+
+
+def prepare(args):
+    out, begun, sheets = Path(args.out), time.time(), {}
+    images = gather(args, 2 * args.size if args.enhance else args.size)
+    if args.enhance:
+        before, after = images, replace(images, images=enhance(images.images))
+        shown = {name: np.flatnonzero(images.labels == k)[:5] for k, name in enumerate(images.classes)}
+        sheets["before_after.png"] = {name: np.stack([before.images[k], after.images[k]], 1).reshape(-1, *before.images.shape[1:])
+                                      for name, k in shown.items()}
+        images = resized(replace(after, info=dict(images.info, enhanced="bilateral filter (d 9, sigmas 75), then gamma "
+                                                  f"1.5, at {2 * args.size} px")), args.size)
     images = with_split(images, args.val, args.test, args.seed)
     config = dict(command="prepare", size=args.size, val=args.val, test=args.test, binary=args.binary, seed=args.seed,
                   source=images.info["source"], data=images.fingerprint())
+    extra = dict(study=args.study, resplit=args.resplit, limit=dict(args.limit), enhance=args.enhance)
+    config |= {key: value for key, value in extra.items() if value}
     if open_run(out, config):
         return
-    with replacing(out / "grid.png") as file:
-        picture_by_class(images.part("train")).save(file, "PNG")
+    train = images.part("train")
+    by_class = {name: train.of_class(name).images for name in images.classes}
+    sheets["grid.png"] = {name: pictures[:10] for name, pictures in by_class.items()}
+    sheets["augmented.png"] = {name: augmented(pictures, args.seed) for name, pictures in by_class.items() if len(pictures)}
+    for name, rows in sheets.items():
+        with replacing(out / name) as file:
+            contact_sheet(rows).save(file, "PNG")
     images.save(out / "images.npz")
     copies = len(images) - len(set(images.digests()))
     counts = {part: images.part(part).counts() for part in ("train", "val", "test") if (images.split == part).any()}
@@ -976,6 +1535,8 @@ def prepare(args):
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
     print(f"{out}: {len(images)} images of {len(set(images.groups))} lesions; {images.info['copies_dropped']} copies of test "
           f"images dropped, {copies} other copies kept together on one side")
+    if images.info.get("stand_in"):
+        print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
     if images.classes == ["unlabelled"]:
         print("no class folders: every image is 'unlabelled', which is enough for a GAN but not for a classifier")
 
@@ -997,18 +1558,34 @@ def main():
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
     p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
     p.add_argument("--n", type=at_least(1), default=960, help="number of built-in lesion images (default %(default)s)")
-    p.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
+    kind = p.add_mutually_exclusive_group()
+    kind.add_argument("--for", dest="study", choices=SETS, help="find the set of this study, or a stand-in, below SOURCE")
+    kind.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
+    p.add_argument("--resplit", action="store_true", help="forget the split that comes with the set")
+    p.add_argument("--limit", type=class_number, nargs="+", default=[], metavar="CLASS=N",
+                   help="at most N images of this class, whole lesions")
+    p.add_argument("--enhance", action="store_true", help="bilateral filter and gamma 1.5 (paper 001)")
     share = at_least(0, float)
     p.add_argument("--val", type=share, default=0.1, help="share of the training lesions for validation (%(default)s)")
     p.add_argument("--test", type=share, default=0.2, help="share of lesions for test, if the set has none (%(default)s)")
     p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
 
+    p = commands.add_parser("check", help="look for copies, wrong labels and leaks in every set below a folder")
+    p.add_argument("source", help="a data set, or a folder that holds several")
+    p.add_argument("--out", help="write what was found to this .json file too")
+
+    p = commands.add_parser("download", help="get a public data set; a second start goes on where the first was cut")
+    p.add_argument("name", choices=DOWNLOADS)
+    p.add_argument("--to", required=True, help="folder in which the set gets a folder of its own name")
+    p.add_argument("--full", action="store_true", help="isic_archive: original files (tens of GB) instead of thumbnails of "
+                   "256 px, which are enough for 64 px but not for 299")
+
     args = parser.parse_args()
-    if args.command == "prepare":
-        prepare(args)
-    else:
+    if args.command == "lesions":
         built_in(args.n, args.size, args.seed).save(args.out)
+    else:
+        {"prepare": prepare, "check": check, "download": download}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -11,33 +11,32 @@
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-DIR)
 #   --seeds N                   classifiers per arm (default 1, 3, 5 by scale)
 #   --jobs N                    jobs at once (default 2 on a CPU, 1 on a GPU)
+#   --weights none              networks that a paper takes pretrained start from random weights (always so at quick scale)
 #
-# Jobs that are done are skipped, jobs that were cut off go on. Studies: wgan_gp.
+# Jobs that are done are skipped, jobs that were cut off go on. Studies:
+# wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception (one per paper).
 set -u
-STUDIES="wgan_gp"
+STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The experiments. job NAME WHAT-IT-FILLS SECONDS COMMAND: seconds measured on 2 CPU cores with two jobs at once
 # (rounded, one figure for real and hybrid arms); - where nobody measured.
-# Jobs of one stage do not need each other; a stage needs the ones before it.
+# A job needs the earlier stages of its study; jobs of one stage, and of different studies, do not need each other.
 
 wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 on real and on real + synthetic images
-  local source=("${DATA:-lesions}") gan="" fit=""
+  local gan="" fit="" n=3297
   local benign=879 malignant=888 mixed="100 104"     # the paper's synthetic images, and how many of them it tests on
   local t_data=- t_gan=- t_cnn=- t_mobilenet=- t_resnet18=-
   case $SCALE in
-    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150 --checkpoint-every 50" fit="--epochs 4"
+    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150 --checkpoint-every 50" fit="--epochs 4" n=960
            benign=235 malignant=285 mixed="26 33"      # in the paper's proportion to 960 built-in images
-           t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28
-           [ "$DATA" ] || source=(lesions --n 960) ;;
+           t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28 ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15"
-           t_data=7 t_gan=1850 t_cnn=130 t_mobilenet=180 t_resnet18=440
-           [ "$DATA" ] || source=(lesions --n 3297) ;;
-    paper) [ "$DATA" ] || source=(lesions --n 3297) ;;
+           t_data=7 t_gan=1850 t_cnn=130 t_mobilenet=180 t_resnet18=440 ;;
   esac
   stage "networks and images"
   job networks       T1,T2,T3      4       gan.py describe wgan_gp
-  job data           F1            $t_data data.py prepare "${source[@]}" --binary --size 64
+  job data           F1            $t_data data.py prepare "${DATA:-lesions}" --for wgan_gp $(built_in $n) --size 64
   stage "GANs and classifiers on real images"
   job gan_benign     F2:benign     $t_gan  gan.py train wgan_gp --data @data --class benign --samples $benign $gan
   job gan_malignant  F2:malignant  $t_gan  gan.py train wgan_gp --data @data --class malignant --samples $malignant $gan
@@ -51,12 +50,147 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   each_seed cnn_hybrid       T5:CNN,T8,F5       $t_cnn       classify.py train cnn $hybrid
 }
 
+dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becomes the classifier
+  local n=3297 gan="" plain="" lapgan="" fit="" samples=1300 net=inception
+  local t_data=- t_gan=- t_plain=- t_lapgan=- t_fit=- t_probe=- t_fid=-
+  case $SCALE in
+    quick) n=480 samples=160 gan="--width 16 --steps 40" plain="--width 300 --steps 40" lapgan="--width 16 --steps 15"
+           fit="--width 16 --steps 16"
+           t_data=12 t_gan=14 t_plain=8 t_lapgan=12 t_fit=9 t_probe=8 t_fid=10 ;;
+    small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
+           fit="--width 32 --epochs 12 $BF16" ;;
+  esac
+  [ -z "$SCRATCH" ] || net=@base-s0
+  stage "images"
+  job data F5,F6,F7,F8 $t_data data.py prepare "${DATA:-lesions}" --for dcgan_cls $(built_in $n) --size 64 --enhance --resplit --test 0.2581
+  stage "GANs"
+  local dcgan="gan.py train dcgan_cls --data @data --samples $samples $gan"
+  job dcgan_base     F11-to-15,F16 $t_gan    $dcgan
+  job dcgan_batch100 -             $t_gan    $dcgan --batch 100
+  job dcgan_lr1e3    -             $t_gan    $dcgan --lr 0.001
+  job dcgan_sgd      -             $t_gan    $dcgan --optimizer sgd
+  job plain_gan      -             $t_plain  gan.py train plain_gan --data @data --samples $samples $plain
+  job lapgan         -             $t_lapgan gan.py train lapgan --data @data --samples $samples $lapgan
+  stage "the discriminator as classifier"
+  local trunk="classify.py train trunk --data @data $fit"
+  each_seed base         T2:128,T3:0.0002,T4:Adam,T5,ours:pretrained-in-the-DCGAN,F17,F18 $t_fit $trunk --from @dcgan_base
+  each_seed batch100     T2:100   $t_fit   $trunk --from @dcgan_batch100 --batch 100
+  each_seed lr1e3        T3:0.001 $t_fit   $trunk --from @dcgan_lr1e3 --lr 0.001
+  each_seed sgd          T4:SGD   $t_fit   $trunk --from @dcgan_sgd --optimizer sgd
+  each_seed base_scratch ours:random-weights              $t_fit   $trunk
+  each_seed base_probe   ours:frozen-with-a-linear-head   $t_probe $trunk --from @dcgan_base --probe
+  stage "distances of the GAN images"
+  job fid            T6      $t_fid classify.py score $net --data @data @dcgan_base @plain_gan @lapgan
+}
+
+acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it, CycleGANs from nevus to melanoma
+  local n=25331 px=256 acgan="--size 128" cyclegan="--size 256" resnet="--size 256" limit="" count=24000 nevi=7000
+  local t_data=- t_acgan=- t_cyclegans=- t_nv2mel=- t_resnet=- t_row5=- t_row8=- t_rank=-
+  case $SCALE in
+    quick) n=480 px=32 count=480 nevi=140
+           acgan="--size 32 --width 16 --batch 32 --steps 60" cyclegan="--size 32 --width 8 --blocks 2 --batch 2 --steps 20"
+           resnet="--size 32 --width 16 --batch 16 --steps 8 --lr 1e-3"
+           t_data=6 t_acgan=12 t_cyclegans=16 t_nv2mel=7 t_resnet=10 t_row5=20 t_row8=28 t_rank=8 ;;
+    small) px=128 count=2100 nevi=620 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # 1,584 of 1,980 for training
+           acgan="--size 128 --width 32 --batch 32 --steps 1000 $BF16"
+           cyclegan="--size 128 --width 16 --blocks 6 --steps 200 $BF16"
+           resnet="--size 64 --width 16 --batch 32 --epochs 3 --lr 1e-3 $BF16" ;;
+  esac
+  local real="classify.py train resnet50 --data @data $resnet $WEIGHTS"
+  local t2="--vary count 2000 4000 8000 16000 24000 --per 20264" t3="--vary count 500 1000 2000 3000 4000 5000 6000 7000 --per 20264"
+  local translate="gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --samples $nevi $cyclegan"
+  stage "images"
+  job data     T1,F1-and-7:data,F5  $t_data data.py prepare "${DATA:-lesions}" --for acgan_cyclegan $(built_in $n) --size $px --resplit --val 0.1111 --test 0.1 $limit
+  stage "ACGAN and the classifier of real images"
+  job acgan    F1-and-7:acgan       $t_acgan gan.py train acgan --data @data --samples $count $acgan
+  each_seed isic0 T2:ISIC-0,T3:ISIC-0 $t_resnet $real
+  stage "CycleGANs upon the ACGAN, ranking of the melanomas"
+  job cyclegan F1-and-7:cyclegan    $t_cyclegans gan.py train cyclegan --source @acgan --data @data --each-class --samples $((count / 7)) $cyclegan
+  job rank     -                    $t_rank  classify.py rank @isic0-s0 --data @data --class MEL
+  each_seed acgan_row    T2:acgan    $t_row5 $real --synthetic @acgan $t2
+  stage "CycleGANs from nevus to melanoma"
+  each_seed cyclegan_row T2:cyclegan $t_row5 $real --synthetic @cyclegan $t2
+  job nv2mel_8 F8:nv2mel_8 $t_nv2mel $translate --keep 0.125
+  job nv2mel_4 F8:nv2mel_4 $t_nv2mel $translate --keep 0.25
+  job nv2mel_2 F8:nv2mel_2 $t_nv2mel $translate --keep 0.5
+  job nv2mel_1 F8:nv2mel_1 $t_nv2mel $translate
+  stage "classifiers with melanomas made of nevi"
+  each_seed row_8 T3:1/8 $t_row8 $real --synthetic @nv2mel_8 $t3
+  each_seed row_4 T3:1/4 $t_row8 $real --synthetic @nv2mel_4 $t3
+  each_seed row_2 T3:1/2 $t_row8 $real --synthetic @nv2mel_2 $t3
+  each_seed row_1 T3:1   $t_row8 $real --synthetic @nv2mel_1 $t3
+}
+
+dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as its notebooks do; fair: equal steps, no leak
+  local n=3952 samples=100 gan="" size="" p net model
+  local text="--epochs 100" fair="--steps 3000" nets="--steps 3000"         # fair: 100 epochs of 1,976 images for both
+  local real_code="--steps 2650" gan_code="--steps 3300" nets_code="--steps 3300"   # what the notebooks' generators gave
+  local t_data=- t_gan=- t_cnn=- t_net=- t_dropout=-
+  case $SCALE in
+    quick) n=480 samples=20 size="--size 32" gan="--width 8 --z-dim 64 --steps 30"
+           text="--steps 20" fair="--steps 20" nets="--steps 4" real_code="--steps 20" gan_code="--steps 25" nets_code="--steps 5"
+           t_data=6 t_gan=9 t_cnn=8 t_net=10 t_dropout=11 ;;
+    small) gan="--width 32 --steps 600 $BF16" text="--epochs 30" fair="--steps 800" nets="--steps 40 $BF16"
+           real_code="--steps 800" gan_code="--steps 1000" nets_code="--steps 60 $BF16" ;;
+  esac
+  local slow="--lr 2e-4 --beta1 0.5 --batch 64 --augment classical" keras="--lr 1e-3 --beta1 0.9 --batch 30 --augment keras"
+  local cnn="classify.py train derma_cnn --data @data" leak="--synthetic @gan_code --allow-leak"
+  stage "images"
+  job data     F1,F5  $t_data data.py prepare "${DATA:-lesions}" --for dermagan $(built_in $n) --size 64 --resplit --test 0.2024 \
+                              --limit MEL=509 BKL=513 AK=456 BCC=498
+  stage "GANs and classifiers on real images"
+  job gan      F7:gan  $t_gan gan.py train dermagan --data @data --each-class --samples $samples $gan
+  job gan_code F7:code $t_gan gan.py train dermagan --data @data --each-class --samples $samples --leak --latents 5 $gan --batch 16 --lr 1e-4
+  each_seed cnn_real_text T2:without-GAN-images:text $t_cnn $cnn $slow $text
+  each_seed cnn_real_code T2:without-GAN-images:code $t_cnn $cnn $keras $real_code
+  each_seed cnn_real_fair T2:without-GAN-images:fair $t_cnn $cnn $slow $fair
+  stage "classifiers with GAN images"
+  each_seed cnn_gan_text T2:with-GAN-images:text,F9:cnn_gan_text,F10 $t_cnn $cnn $slow $text --synthetic @gan
+  each_seed cnn_gan_code T2:with-GAN-images:code,T3:Proposed-model:code,F9:cnn_gan_code $t_cnn $cnn $keras $gan_code $leak
+  each_seed cnn_gan_fair T2:with-GAN-images:fair,T3:Proposed-model:fair,F6,F9:cnn_gan_fair $t_cnn $cnn $slow $fair --synthetic @gan
+  for net in mobilenet=MobileNet=mobilenet_flat mobilenet_v2=MobileNetV2=mobilenet_v2 resnet50=ResNet50=resnet50_flat \
+             vgg16=VGG16=vgg16 vgg19=VGG19=vgg19; do
+    IFS== read -r p net model <<< "$net"
+    each_seed ${p}_fair T3:$net:fair $t_net classify.py train $model --data @data --synthetic @gan $slow $nets $size $WEIGHTS
+    each_seed ${p}_code T3:$net:code $t_net classify.py train $model --data @data $leak $keras $nets_code --input unit --augmented-test $size $WEIGHTS
+  done
+  job dropout  F8 $t_dropout $cnn $slow $text --synthetic @gan --vary dropout 0 0.1 0.2 0.3 0.4 0.5
+}
+
+dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
+  local n=16194 limit="" full=299 gan="" fit="" net=inception snapshots=2000
+  local t_data=- t_gan=- t_fit=- t_fid=-
+  case $SCALE in
+    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 60" fit="--size 80 --batch 8 --steps 5"
+           t_data=6 t_gan=12 t_fit=17 t_fid=14 ;;
+    small) full=96 snapshots=500 gan="--width 32 --steps 800 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
+    paper) fit="--size 299" ;;
+  esac
+  [ "$DATA" ] || limit="--limit malignant=$((n * 5 / 12))"      # the paper's ratio of malignant to benign images is 0.83
+  [ -z "$SCRATCH" ] || net=@original_64-s0
+  local prepare=(data.py prepare "${DATA:-lesions}" --for dcgan_inception $(built_in $n) $limit --resplit --val 0.1111 --test 0.1)
+  local inception="classify.py train inception --data @data_full $fit $WEIGHTS"
+  stage "images"
+  job data      F7:data  $t_data "${prepare[@]}" --size 64
+  job data_full F1       $t_data "${prepare[@]}" --size $full
+  stage "the DCGAN and classifiers on real images"
+  job dcgan     F5,F7:dcgan $t_gan gan.py train dcgan_inception --data @data --class malignant --samples balance --snapshots $snapshots $gan
+  each_seed original    T1,T3:original,F3:original $t_fit $inception
+  each_seed original_64 T1:64,T3:original:64,F3:original_64 $t_fit $inception --through 64
+  stage "classifiers with GAN images"
+  each_seed augmented    T2,T3:augmented,F4:augmented $t_fit $inception --synthetic @dcgan
+  each_seed augmented_64 T2:64,T3:augmented:64,F4:augmented_64 $t_fit $inception --synthetic @dcgan --through 64
+  job fid_curve F6 $t_fid classify.py score $net --data @data --class malignant --over-steps @dcgan
+}
+
+built_in() { [ "$DATA" ] || echo "--n $1"; }      # how many lesions to draw where there are no photographs
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The job list and its runner
 
-NAMES=() FILLS=() TIMES=() STAGES=() COMMANDS=() STAGE=0 STAGE_TITLES=("")
+NAMES=() FILLS=() TIMES=() STAGES=() COMMANDS=() STAGE=0
 
-stage() { STAGE=$((STAGE + 1)); STAGE_TITLES[STAGE]="$STUDY: $1"; }
+stage() { STAGE=$((STAGE + 1)); }      # what follows needs the stages before it, of the same study
 
 job() {   # job NAME FILLS SECONDS FILE ARGUMENTS...; @other stands for the folder of job `other` of the same study
   local name="$STUDY/$1" fills="$2" seconds="$3" word command="env OMP_NUM_THREADS=$THREADS $PYTHON"; shift 3
@@ -131,37 +265,37 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
   fi
 }
 
-run_jobs() {
-  local s k pid todo line shown=$SECONDS begun=$SECONDS skipped=0
+run_jobs() {   # start the first job of the list whose study has no unfinished job of an earlier stage, JOBS at a time
+  local k pid line todo=() shown=$SECONDS begun=$SECONDS skipped=0 lowest study stage left=()
   RUNNING=() BEGUN=()          # by process id: job number; by job number: start time
   SPENT=0 EXPECTED=0 ENDED=0
-  for s in $(seq "$STAGE"); do
-    todo=()
-    for k in "${!NAMES[@]}"; do
-      [ "${STAGES[k]}" = "$s" ] || continue
-      if finished "$k"; then skipped=$((skipped + 1)) ENDED=$((ENDED + 1)); else todo+=("$k"); fi
+  for k in "${!NAMES[@]}"; do
+    if finished "$k"; then skipped=$((skipped + 1)) ENDED=$((ENDED + 1)); else todo+=("$k"); fi
+  done
+  while [ ${#todo[@]} -gt 0 ] || [ ${#RUNNING[@]} -gt 0 ]; do
+    lowest=" "                                   # " STUDY STAGE " of the earliest unfinished stage of each study
+    for k in $(printf '%s\n' "${todo[@]}" "${RUNNING[@]}" | sort -n); do
+      study=${NAMES[k]%%/*}
+      [[ $lowest == *" $study "* ]] || lowest+="$study ${STAGES[k]} "
     done
-    [ ${#todo[@]} = 0 ] && continue
-    if [[ $BROKEN == *" ${STAGE_TITLES[s]%%:*} "* ]]; then
-      say "not started: ${STAGE_TITLES[s]} (${#todo[@]} jobs), it needs what failed"
-      continue
-    fi
-    say "${STAGE_TITLES[s]}"
-    while [ ${#todo[@]} -gt 0 ] || [ ${#RUNNING[@]} -gt 0 ]; do
-      while [ ${#todo[@]} -gt 0 ] && [ ${#RUNNING[@]} -lt "$JOBS" ]; do
-        start_job "${todo[0]}"
-        todo=("${todo[@]:1}")
-      done
-      sleep 0.2
-      for pid in "${!RUNNING[@]}"; do
-        if ! kill -0 "$pid" 2>/dev/null; then end_job "$pid"
-        elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then   # the job's own last line: live, or each minute
-          k=${RUNNING[$pid]} shown=$SECONDS
-          line=$(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)
-          line="[$ENDED/${#NAMES[@]}] ${line:-${NAMES[k]} starts}"
-          if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi
-        fi
-      done
+    left=()
+    for k in "${todo[@]}"; do
+      study=${NAMES[k]%%/*} stage=${STAGES[k]}
+      if [[ $lowest != *" $study $stage "* ]]; then
+        if [[ $BROKEN == *" $study "* ]]; then say "not started: ${NAMES[k]}, it needs what failed"; else left+=("$k"); fi
+      elif [ ${#RUNNING[@]} -lt "$JOBS" ]; then start_job "$k"
+      else left+=("$k"); fi
+    done
+    todo=("${left[@]}")
+    sleep 0.2
+    for pid in "${!RUNNING[@]}"; do
+      if ! kill -0 "$pid" 2>/dev/null; then end_job "$pid"
+      elif [ -t 1 ] || [ $((SECONDS - shown)) -ge 60 ]; then     # the job's own last line: live, or each minute
+        k=${RUNNING[$pid]} shown=$SECONDS
+        line=$(tail -n 1 "$OUT/${NAMES[k]}/log.txt" | cut -c1-110)
+        line="[$ENDED/${#NAMES[@]}] ${line:-${NAMES[k]} starts}"
+        if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi
+      fi
     done
   done
   [ $skipped = 0 ] || say "$skipped jobs were done before"
@@ -185,12 +319,12 @@ find_python() {   # the current Python if it has the packages, else .venv (made 
   PYTHON=.venv/bin/python
 }
 
-COMMAND=run SCALE=quick DATA="" OUT="" SEEDS="" JOBS="" CHOSEN=()
+COMMAND=run SCALE=quick DATA="" OUT="" SEEDS="" JOBS="" SCRATCH="" CHOSEN=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --scale|--data|--out|--seeds|--jobs)
+    --scale|--data|--out|--seeds|--jobs|--weights)
       [ $# -ge 2 ] || stop "$1 needs a value (see --help)"
-      case $1 in --scale) SCALE=$2 ;; --data) DATA=$2 ;; --out) OUT=$2 ;; --seeds) SEEDS=$2 ;; --jobs) JOBS=$2 ;; esac
+      case $1 in --scale) SCALE=$2 ;; --data) DATA=$2 ;; --out) OUT=$2 ;; --seeds) SEEDS=$2 ;; --jobs) JOBS=$2 ;; --weights) SCRATCH=$2 ;; esac
       shift ;;
     -h|--help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     list|report|test) COMMAND=$1 ;;
@@ -200,7 +334,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $SCALE in
-  quick) : "${SEEDS:=1}" ;;
+  quick) : "${SEEDS:=1}" "${SCRATCH:=none}" ;;
   small) : "${SEEDS:=3}" ;;
   paper) : "${SEEDS:=5}" ;;
   *) stop "--scale $SCALE: quick, small or paper" ;;
@@ -209,6 +343,8 @@ GPU=$(command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -c GP
 : "${JOBS:=$([ "${GPU:-0}" -gt 0 ] && echo 1 || echo 2)}"
 [[ $SEEDS =~ ^[1-9][0-9]*$ ]] || stop "--seeds $SEEDS: a whole number from 1"
 [[ $JOBS =~ ^[1-9][0-9]*$ ]] || stop "--jobs $JOBS: a whole number from 1"
+case $SCRATCH in ""|none) ;; *) stop "--weights $SCRATCH: only none can be given" ;; esac
+WEIGHTS="${SCRATCH:+--weights none}"
 [ -z "$DATA" ] || [ -d "$DATA" ] || stop "--data $DATA: no such folder"
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "$PWD" != "$here" ]; then                    # started from elsewhere: keep the caller's paths right
@@ -227,7 +363,7 @@ elif [ ! -f .venv/ready ] && python3 -c 'import importlib.util as u; exit(not u.
 then PYTHON=python3
 else PYTHON=.venv/bin/python; fi       # there, or made by the first run
 if [ "$COMMAND" = test ]; then exec $PYTHON -m pytest -q tests; fi
-for STUDY in ${CHOSEN[*]:-$STUDIES}; do $STUDY; done
+for STUDY in ${CHOSEN[*]:-$STUDIES}; do STAGE=0; $STUDY; done
 if [ "$COMMAND" = list ]; then list_jobs; exit; fi
 BROKEN=" "
 if [ "$COMMAND" = run ]; then

@@ -1,4 +1,6 @@
 import copy
+import json
+import math
 import os
 import signal
 import subprocess
@@ -21,12 +23,68 @@ def train(cli, prepared, out, *more, steps=4):
     return cli("gan", "train", "wgan_gp", "--data", prepared, "--class", "benign", "--steps", steps, "--out", out, *TINY, *more)
 
 
+def latents(n, seed, z_dim=8):
+    return gan.noise("wgan_gp", n, z_dim, 1, np.random.default_rng(seed))[0]
+
+
 # --- networks
 
-@pytest.mark.parametrize("net, parameters", [(gan.wgan_gp_generator(200, 224), 39_473_507), (gan.wgan_gp_critic(224), 33_767_777),
-                                             (gan.wgan_gp_critic(64), 2_766_657), (gan.wgan_gp_generator(200, 64), 4_396_867)])
+@pytest.mark.parametrize("net, parameters", [
+    (lambda: gan.wgan_gp_generator(200, 224), 39_473_507), (lambda: gan.wgan_gp_critic(224), 33_767_777),
+    (lambda: gan.wgan_gp_critic(64), 2_766_657), (lambda: gan.wgan_gp_generator(200, 64), 4_396_867),
+    (lambda: gan.dcgan_generator(100), 5_135_363), (lambda: gan.dcgan_generator(128), 5_364_739),
+    (lambda: gan.dcgan_discriminator(), 4_316_545), (lambda: gan.dcgan_generator(100, 128), 18_872_323),
+    (lambda: gan.acgan_generator(), 11_465_728), (lambda: gan.acgan_discriminator(8), 2_352_505),
+    (lambda: gan.cyclegan_generator(), 11_378_179), (lambda: gan.cyclegan_discriminator(), 2_764_737),
+    (lambda: gan.dermagan_generator(), 6_951_808), (lambda: gan.dermagan_discriminator(), 2_765_696)])
 def test_parameter_counts(net, parameters):
-    assert sum(p.numel() for p in net.parameters()) == parameters
+    with torch.device("meta"):
+        assert sum(p.numel() for p in net().parameters()) == parameters
+
+
+def test_the_recipes_are_the_papers_networks():
+    """What `train MODEL` builds without options has the counts of the papers."""
+    wanted = dict(wgan_gp=(39_473_507, 33_767_777), dcgan_cls=(5_364_739, 4_316_545), acgan=(11_465_728, 2_352_505),
+                  cyclegan=(11_378_179, 2_764_737), dermagan=(6_951_808, 2_765_696))
+    for model, counts in wanted.items():
+        config = {key: value for key, (value, _) in gan.RECIPES[model].items()} | dict(model=model, size=128)
+        with torch.device("meta"):
+            assert tuple(sum(p.numel() for p in net.parameters()) for net in gan.networks(config, 8)) == counts, model
+
+
+@pytest.mark.parametrize("model, size", [(m, 64) for m in gan.FIXED_64] + [("acgan", 32), ("acgan", 64), ("acgan", 128), ("cyclegan", 32)])
+def test_every_model_maps_its_input_to_images_and_images_to_one_logit_each(model, size):
+    width = 4 if model != "plain_gan" else 20
+    config = dict(model=model, size=size, width=width, z_dim=gan.RECIPES[model].get("z_dim", (0,))[0], blocks=1)
+    generator, discriminator = gan.networks(config, 5)
+    z = gan.noise(model, 3, config["z_dim"], 5)[0] if model != "cyclegan" else torch.rand(3, 3, size, size)
+    images = generator.eval()(z)
+    assert images.shape == (3, 3, size, size) and images.abs().max() <= 1
+    scores = discriminator[-1](images) if model == "lapgan" else discriminator(images)
+    assert len(scores[0] if model == "acgan" else scores) == 3
+    if model == "acgan":
+        assert scores[1].shape == (3, 5)
+
+
+def test_patchgan_judges_30_by_30_patches_of_70_pixels():
+    judge = gan.cyclegan_discriminator(4).eval()
+    for layer in judge:                                             # InstanceNorm looks at the whole image: not for this question
+        if isinstance(layer, nn.InstanceNorm2d):
+            layer.forward = lambda x: x
+    image = torch.rand(1, 3, 256, 256, requires_grad=True)
+    score = judge(image)
+    assert score.shape == (1, 1, 30, 30)
+    score[0, 0, 15, 15].backward()
+    touched = image.grad[0].abs().sum(0).nonzero()
+    assert (touched.max(0).values - touched.min(0).values + 1).tolist() == [70, 70]
+
+
+def test_dcgan_weights_start_at_a_deviation_of_002():
+    torch.manual_seed(0)
+    for net in (gan.dcgan_discriminator(16), gan.acgan_discriminator(8, 16), gan.cyclegan_generator(16, 1)):
+        weights = torch.cat([m.weight.flatten() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))])
+        assert weights.std().item() == pytest.approx(0.02, rel=0.02) and abs(weights.mean()) < 1e-3
+    assert all(m.eps == 1e-5 for m in gan.dcgan_discriminator(4).modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_shapes_and_range():
@@ -102,6 +160,192 @@ def test_a_generator_step_raises_the_score_and_leaves_the_critic_alone():
     assert all(p.requires_grad and p.grad is None for p in critic.parameters())
 
 
+# --- losses and steps of the other families
+
+OFF = torch.autocast("cpu", torch.bfloat16, enabled=False)
+
+
+class Constant(nn.Module):
+    """A discriminator that gives the same logit to everything, and remembers the batches that it was shown."""
+
+    def __init__(self, value=0.0, classes=None):
+        super().__init__()
+        self.value, self.classes, self.seen = nn.Parameter(torch.tensor(value)), classes, []
+
+    def forward(self, x):
+        self.seen.append(x)
+        score = self.value.expand(len(x)) + 0 * x.flatten(1).sum(1)
+        return (score, torch.zeros(len(x), self.classes) + 0 * self.value + 0 * x.flatten(1).sum(1, keepdim=True)) if self.classes else score
+
+
+def sgd(net, lr=0.0):
+    return torch.optim.SGD(net.parameters(), lr)
+
+
+def test_bce_is_the_cross_entropy_of_a_logit():
+    assert gan.bce(torch.zeros(4), 1).item() == pytest.approx(math.log(2))
+    assert gan.bce(torch.full((4,), 3.0), 0).item() == pytest.approx(math.log(1 + math.e ** 3))
+    assert gan.bce(torch.full((4,), -3.0), 1).item() == pytest.approx(math.log(1 + math.e ** 3))
+
+
+def test_dcgan_losses_of_a_discriminator_that_knows_nothing():
+    generator, judge = gan.dcgan_generator(8, 2), Constant(0.7)
+    d_loss, g_loss, on_real, on_fake = gan.dcgan_step(generator, judge, sgd(generator), sgd(judge), torch.rand(4, 3, 64, 64), torch.randn(4, 8, 1, 1), OFF)
+    p = 1 / (1 + math.exp(-0.7))
+    assert d_loss.item() == pytest.approx(-math.log(p) - math.log(1 - p), rel=1e-5)
+    assert g_loss.item() == pytest.approx(-math.log(p), rel=1e-5)   # non-saturating: -log D(G(z)), not log(1 - D(G(z)))
+    assert on_real.item() == on_fake.item() == pytest.approx(p)
+    assert [len(batch) for batch in judge.seen] == [4, 4, 4]        # real and fake apart: BatchNorm must not mix them
+
+
+def test_a_dcgan_step_trains_each_network_for_its_own_aim():
+    torch.manual_seed(0)
+    generator, judge = gan.dcgan_generator(8, 4), gan.dcgan_discriminator(4)
+    real, z = torch.rand(16, 3, 64, 64), torch.randn(16, 8, 1, 1)
+    frozen = copy.deepcopy(generator.state_dict())
+    first = [gan.dcgan_step(generator, judge, sgd(generator), torch.optim.Adam(judge.parameters(), 1e-3), real, z, OFF) for _ in range(15)]
+    assert first[-1][0] < first[0][0] / 2                           # the discriminator alone gets better
+    assert all(torch.equal(v, frozen[k]) for k, v in generator.state_dict().items() if "running" not in k and "num_b" not in k)
+    judged = copy.deepcopy(dict(judge.named_parameters()))
+    then = [gan.dcgan_step(generator, judge, torch.optim.Adam(generator.parameters(), 1e-3), sgd(judge), real, z, OFF) for _ in range(15)]
+    assert then[-1][1] < then[0][1] / 2 and then[-1][3] > then[0][3]
+    assert all(torch.equal(v, judged[k]) and v.requires_grad for k, v in judge.named_parameters())
+
+
+def test_acgan_class_loss_starts_at_log_k_and_takes_raw_logits():
+    generator, judge = gan.acgan_generator(20, 4, 32), Constant(0.0, classes=8)
+    z, labels = gan.noise("acgan", 6, 20, 8, np.random.default_rng(0))
+    stats = gan.acgan_step(generator, judge, sgd(generator), sgd(judge), torch.rand(6, 3, 32, 32), labels, z, labels, OFF)
+    assert stats[2].item() == pytest.approx(math.log(8), rel=1e-5) and stats[3].item() == pytest.approx(math.log(8), rel=1e-5)
+    head = gan.TwoHeads(5, 8)
+    x = torch.randn(3, 5)
+    assert torch.equal(head(x)[1], head.label(x))                   # no softmax inside: cross_entropy would apply it twice
+    assert not isinstance(list(gan.acgan_discriminator(8, 4, 32))[-1], (nn.Softmax, nn.LogSoftmax))
+
+
+def test_acgan_learns_the_classes_of_real_images_and_asks_the_generator_for_its_own():
+    torch.manual_seed(0)
+    labels = torch.arange(16) % 2
+    real = labels.view(-1, 1, 1, 1).float().expand(16, 3, 32, 32) * 2 - 1      # black and white
+    generator, judge = gan.acgan_generator(20, 4, 32), gan.acgan_discriminator(2, 16, 32)
+    optimizer = torch.optim.Adam(judge.parameters(), 2e-3)
+    for _ in range(60):
+        z, fake_labels = gan.noise("acgan", 16, 20, 2)
+        stats = gan.acgan_step(generator, judge, sgd(generator), optimizer, real, labels, z, fake_labels, OFF)
+    assert stats[2] < 0.2                                           # class loss on real images, at the start log 2 = 0.69
+    optimizer, losses = torch.optim.Adam(generator.parameters(), 2e-3), []
+    for _ in range(60):
+        losses.append(gan.acgan_step(generator, judge, optimizer, sgd(judge), real, labels, z, fake_labels, OFF)[3].item())
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_acgan_noise_carries_the_class_one_hot_in_front_and_classes_take_turns():
+    z, labels = gan.noise("acgan", 20, 30, 8, np.random.default_rng(1))
+    assert labels.tolist() == [k % 8 for k in range(20)]
+    assert torch.equal(z[:, :8, 0, 0], nn.functional.one_hot(labels, 8).float()) and z[:, 8:].std() > 0.8
+    assert torch.equal(gan.noise("acgan", 5, 30, 8, np.random.default_rng(1))[0], z[:5])
+
+
+def test_paper_004_draws_uniform_noise():
+    for rng in (None, np.random.default_rng(0)):
+        z = gan.noise("dcgan_inception", 500, 100, 1, rng)[0]
+        assert z.abs().max() <= 1 and z.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02)
+        assert gan.noise("dcgan_cls", 500, 100, 1, rng)[0].std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_cyclegan_losses_of_two_generators_that_change_nothing():
+    same = nn.Conv2d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        same.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+    other = copy.deepcopy(same)
+    judges = [Constant(0.3), Constant(0.3)]
+    pools = [gan.ImagePool(4, (3, 8, 8)) for _ in "ab"]
+    both = nn.ModuleList([same, other, *judges])
+    a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    d_a, d_b, fooled, around, kept = gan.cyclegan_step([same, other, *judges, *pools], sgd(both), sgd(both), a, b, 10, 0.5, OFF)
+    assert around.item() == kept.item() == 0
+    assert fooled.item() == pytest.approx(2 * (0.3 - 1) ** 2, rel=1e-5)                     # least squares
+    assert d_a.item() == d_b.item() == pytest.approx(((0.3 - 1) ** 2 + 0.3 ** 2) / 2, rel=1e-5)
+    assert torch.equal(pools[1].images[:2], a) and torch.equal(pools[0].images[:2], b)      # fake A is what B became
+
+
+def test_cyclegan_weighs_cycle_and_identity():
+    """A generator that only adds a number: the gradient of the total loss with respect to it is known."""
+    class Add(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, x):
+            return x + self.shift
+
+    forth, back, judges = Add(), Add(), [Constant(0.0), Constant(0.0)]
+    optimizer = torch.optim.SGD([forth.shift, back.shift], 1.0)
+    pools = [gan.ImagePool(4, (3, 8, 8)) for _ in "ab"]
+    gan.cyclegan_step([forth, back, *judges, *pools], optimizer, sgd(judges[0]), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), 3.0, 0.5, OFF)
+    assert forth.shift.item() == pytest.approx(0.1 - (2 * 3.0 + 3.0 * 0.5), rel=1e-5)      # two cycles and one identity, slope 1 each
+
+
+def test_image_pool_returns_new_images_until_it_is_full_and_then_old_ones_half_of_the_time():
+    torch.manual_seed(0)
+    pool = gan.ImagePool(10, (1, 1, 1))
+    numbers = torch.arange(400.0).view(-1, 1, 1, 1)
+    assert torch.equal(pool(numbers[:10]), numbers[:10]) and pool.filled == 10
+    shown = torch.cat([pool(numbers[k:k + 1]) for k in range(10, 400)]).flatten()
+    old = (shown != torch.arange(10.0, 400)).float().mean().item()
+    assert 0.4 < old < 0.6 and set(shown.int().tolist()) <= set(range(400))
+    again = gan.ImagePool(10, (1, 1, 1))
+    again.load_state_dict(pool.state_dict())
+    assert torch.equal(again.images, pool.images) and again.filled == 10
+
+
+def test_crop_and_flip_moves_and_mirrors_but_keeps_size_and_range():
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    seen = [gan.crop_and_flip(x) for _ in range(12)]
+    assert all(y.shape == x.shape and y.abs().max() <= 1 for y in seen)
+    assert len({round(y.sum().item(), 3) for y in seen}) > 6
+
+
+def test_laplacian_levels_add_up_and_learn_apart():
+    torch.manual_seed(0)
+    generator = gan.LaplacianGenerator(4)
+    z, real = gan.noise("lapgan", 2, 5504, 1)[0], torch.rand(2, 3, 64, 64) * 2 - 1
+    pairs = generator.pairs(real, z)
+    assert [fake.shape[-1] for _, fake in pairs] == [r.shape[-1] for r, _ in pairs] == [8, 16, 32, 64]
+    with torch.no_grad():
+        for detail in generator.detail:                             # no detail: each level is its smaller image enlarged
+            detail[-1].weight.zero_()
+            detail[-1].bias.zero_()
+        small = generator.base(z.flatten(1)[:, :128])
+        enlarged = small
+        for _ in range(3):
+            enlarged = nn.functional.interpolate(enlarged, scale_factor=2, mode="bilinear")
+        assert torch.allclose(generator(z), enlarged, atol=1e-6)
+    pairs = generator.pairs(real, z)
+    assert torch.allclose(pairs[3][1], nn.functional.interpolate(pairs[2][0], scale_factor=2, mode="bilinear"))   # built on the real one
+    pairs[3][1].sum().backward()
+    assert generator.base[0].weight.grad is None                    # a level's loss reaches no other level
+
+
+def test_five_latents_draw_160_rounds_over_the_last_four_fifths():
+    torch.manual_seed(0)
+    drawn = []
+
+    def generator(z):
+        drawn.append(1)
+        return torch.full((5, 3, 8, 8), len(drawn) / 200)
+    for steps in (1000, 37):
+        drawn.clear()
+        five = gan.FiveLatents(5, 8, 8)
+        counts = []
+        for step in range(1, steps + 1):
+            five(generator, step, steps)
+            counts.append(len(drawn))
+        assert counts[steps // 5 - 1] == 0 and counts[-1] == 160
+        assert five.choose(30, 0).shape == (30, 8, 8, 3) and len(np.unique(five.images[:, 0, 0, 0, 0])) > 100
+
+
 # --- averaged weights and sampling
 
 def test_average_takes_weights_and_batchnorm_statistics():
@@ -126,10 +370,10 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in():
     for _ in range(40):                                             # gives BatchNorm its statistics, so that images differ
         generator(torch.randn(32, 8, 1, 1))
     generator.eval()
-    together, alone = gan.draw(generator, 9, 8, seed=3, batch=9), gan.draw(generator, 9, 8, seed=3, batch=1)
+    together, alone = gan.draw(generator, latents(9, 3), batch=9), gan.draw(generator, latents(9, 3), batch=1)
     assert same_pictures(together, alone, tolerance=1)              # 1 grey level: sums in another order may round differently
-    assert same_pictures(together[:4], gan.draw(generator, 4, 8, seed=3), tolerance=1)
-    assert not same_pictures(together, gan.draw(generator, 9, 8, seed=4), tolerance=1)
+    assert same_pictures(together[:4], gan.draw(generator, latents(4, 3)), tolerance=1)
+    assert not same_pictures(together, gan.draw(generator, latents(9, 4)), tolerance=1)
 
 
 def test_diversity_alarm():
@@ -170,7 +414,7 @@ def test_samples_come_from_the_averaged_generator(tmp_path, cli, prepared, monke
     train(cli, prepared, tmp_path / "run", "--lr", 0.01, steps=12)
     average, net = seen[-1]
     made = data.load(tmp_path / "run/samples.npz").images
-    assert same_pictures(made, gan.draw(average, 6, 8, seed=1)) and not same_pictures(made, gan.draw(net.eval(), 6, 8, seed=1), tolerance=1)
+    assert same_pictures(made, gan.draw(average, latents(6, 1))) and not same_pictures(made, gan.draw(net.eval(), latents(6, 1)), tolerance=1)
 
 
 def test_two_and_two_steps_are_four_and_the_same_seed_gives_the_same_bytes(tmp_path, cli, prepared):
@@ -282,6 +526,98 @@ def test_more_samples_from_a_finished_run(tmp_path, cli, prepared):
     status, _, _ = cli("gan", "sample", tmp_path / "run", "--n", 5, "--seed", 1, "--out", tmp_path / "more.npz")
     drawn, first = data.load(tmp_path / "more.npz"), data.load(tmp_path / "run/samples.npz")
     assert status == 0 and same_pictures(drawn.images, first.images[:5], tolerance=1) and drawn.info["digests"] == first.info["digests"]
+
+
+SMALL = ["--log-every", 2, "--checkpoint-every", 100, "--device", "cpu", "--batch", 4]
+
+
+@pytest.mark.parametrize("model, more", [
+    ("dcgan_cls", ["--width", 4, "--z-dim", 8]), ("plain_gan", ["--width", 20, "--z-dim", 8]), ("lapgan", ["--width", 4]),
+    ("acgan", ["--width", 4, "--size", 32]), ("dermagan", ["--width", 4, "--z-dim", 8, "--class", "benign", "--latents", 5]),
+    ("dcgan_inception", ["--width", 4, "--z-dim", 8, "--snapshots", 4]), ("dcgan_cls", ["--width", 4, "--z-dim", 8, "--optimizer", "sgd"]),
+    ("cyclegan", ["--width", 4, "--blocks", 1, "--size", 32, "--pool", 3, "--source-class", "malignant", "--class", "benign"])])
+def test_every_family_resumes_exactly(tmp_path, cli, prepared, model, more):
+    more = [*more, *(["--source", prepared] if model == "cyclegan" else [])]
+    for name, stop in (("once", []), ("parts", ["--stop-after", 3]), ("parts", [])):
+        status, _, err = cli("gan", "train", model, "--data", prepared, "--steps", 6, "--samples", 8, "--out", tmp_path / name / "run", *SMALL, *more, *stop)
+        assert status == 0, err
+    assert result_of(tmp_path / "once/run") == result_of(tmp_path / "parts/run")
+    assert (tmp_path / "once/run/samples.npz").read_bytes() == (tmp_path / "parts/run/samples.npz").read_bytes()
+    made = data.load(tmp_path / "once/run")
+    assert len(made) == 8 and set(made.labels) <= set(range(len(made.classes)))
+    assert (tmp_path / "once/run/grid_000000.png").exists() and (tmp_path / "once/run/grid.png").exists()
+    assert len(list((tmp_path / "once/run").glob("snapshots/*.npz"))) == (6 if model == "dcgan_inception" else 0)
+
+
+def test_cyclegan_learning_rate_is_constant_and_then_falls_to_zero(monkeypatch):
+    config = dict(model="cyclegan", width=2, blocks=1, size=8, pool=2, batch=1, seed=0, lr=1.0, beta1=0.5, beta2=0.9, cycle=1, identity=0, optimizer="adam")
+    images = data.built_in(4, 8)
+    parts = dict(zip(("generator", "discriminator"), gan.networks(config, 1)))
+    batches = data.Batches(images, 1, 0, "cpu", least=1)
+    update, _ = gan.cyclegan_update(config, parts, images, batches, 10, "cpu", OFF)
+    rates = []
+    monkeypatch.setattr(gan, "cyclegan_step", lambda nets, g, d, *rest: rates.append((g.param_groups[0]["lr"], d.param_groups[0]["lr"])))
+    for step in range(10):
+        update(step)
+    assert [g for g, _ in rates] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]) and all(g == d for g, d in rates)
+
+
+def test_each_class_gets_its_own_gan_and_the_samples_take_turns(tmp_path, cli, prepared, lesions):
+    command = ["gan", "train", "dermagan", "--data", prepared, "--each-class", "--steps", 2, "--samples", 9, "--width", 4, "--z-dim", 8,
+               "--out", tmp_path / "run", *SMALL]
+    assert cli(*command, "--stop-after", 1)[0] == 0 and not (tmp_path / "run/result.json").exists()
+    assert cli(*command)[0] == 0
+    made = data.load(tmp_path / "run")
+    assert made.classes == ["benign", "malignant"] and made.labels.tolist() == [k % 2 for k in range(18)]
+    assert set(made.info["digests"]) == set(lesions.part("train").digests())
+    assert (tmp_path / "run/benign/result.json").exists() and result_of(tmp_path / "run")["steps"] == 4
+    assert "done before" in cli(*command)[1]
+
+
+def test_cyclegan_translates_in_the_order_of_the_source_and_knows_what_both_sides_have_seen(tmp_path, cli, prepared, lesions):
+    cli("gan", "train", "cyclegan", "--source", prepared, "--source-class", "benign", "--data", prepared, "--class", "malignant", "--keep", 0.5,
+        "--size", 32, "--width", 4, "--blocks", 1, "--steps", 2, "--samples", 10_000, "--out", tmp_path / "run", *SMALL)
+    made, train_part = data.load(tmp_path / "run"), lesions.part("train")
+    benign, malignant = train_part.of_class("benign"), train_part.of_class("malignant")
+    assert len(made) == len(benign) and made.classes == ["malignant"]                      # no more than there are sources
+    half = malignant.take(slice(0, len(malignant) // 2))
+    assert result_of(tmp_path / "run")["counts"]["malignant"] == len(half)
+    assert set(made.info["digests"]) == {d for some in (benign, half) for d in data.resized(some, 32).digests()}
+
+
+def test_balance_fills_the_smaller_class_up(tmp_path, cli, prepared, lesions, refused):
+    counts = lesions.part("train").counts()
+    small, large = sorted(counts, key=counts.get)
+    options = ["--data", prepared, "--steps", 1, "--samples", "balance", "--width", 4, "--z-dim", 8, *SMALL]
+    cli("gan", "train", "dcgan_inception", "--class", small, "--out", tmp_path / "run", *options)
+    assert len(data.load(tmp_path / "run")) == counts[large] - counts[small] > 0
+    refused(["--samples balance"], "gan", "train", "dcgan_inception", "--class", large, "--out", tmp_path / "other", *options)
+
+
+def test_leak_trains_on_everything_and_says_so(tmp_path, cli, prepared, lesions):
+    _, _, err = cli("gan", "train", "dermagan", "--data", prepared, "--class", "benign", "--leak", "--steps", 1, "--width", 4, "--z-dim", 8,
+                    "--out", tmp_path / "run", *SMALL)
+    assert "validation and test images are used" in err
+    assert set(lesions.part("test").of_class("benign").digests()) <= set(data.load(tmp_path / "run").info["digests"])
+
+
+def test_more_samples_of_an_acgan_and_a_cyclegan(tmp_path, cli, prepared, refused):
+    cli("gan", "train", "acgan", "--data", prepared, "--size", 32, "--width", 4, "--steps", 2, "--samples", 6, "--out", tmp_path / "a", *SMALL)
+    cli("gan", "sample", tmp_path / "a", "--n", 5, "--seed", 1, "--out", tmp_path / "more.npz")
+    drawn, first = data.load(tmp_path / "more.npz"), data.load(tmp_path / "a")
+    assert same_pictures(drawn.images, first.images[:5], tolerance=1) and drawn.labels.tolist() == [0, 1, 0, 1, 0] and drawn.classes == first.classes
+    cli("gan", "train", "cyclegan", "--source", tmp_path / "a", "--data", prepared, "--size", 32, "--width", 4, "--blocks", 1, "--steps", 2,
+        "--samples", 6, "--out", tmp_path / "c", *SMALL)
+    refused(["give --source"], "gan", "sample", tmp_path / "c", "--out", tmp_path / "x.npz")
+    cli("gan", "sample", tmp_path / "c", "--source", tmp_path / "a", "--n", 6, "--out", tmp_path / "c.npz")
+    assert same_pictures(data.load(tmp_path / "c.npz").images, data.load(tmp_path / "c").images, tolerance=1)
+
+
+def test_describe_every_model(cli):
+    for model in gan.RECIPES:
+        status, out, err = cli("gan", "describe", model)
+        assert status == 0 and out.count("total") >= 2, err
+    assert "2,352,505" in cli("gan", "describe", "acgan")[1] and "1 x 30 x 30" in cli("gan", "describe", "cyclegan")[1]
 
 
 def test_bad_gan_options(tmp_path, prepared, refused):
