@@ -6,7 +6,7 @@
     python data.py prepare lesions --n 960 --out runs/data         the built-in lesions, split by lesion
     python data.py prepare DIR --for dermagan --out runs/data      the set that a study needs, found below DIR
     python data.py check DIR                                       copies, wrong labels, leaks, of every set below DIR
-    python data.py download isic2019 --to DIR                      a public set: kaggle_binary ham10000 isic2019 isic_archive
+    python data.py download isic2019 --to DIR                      or kaggle_binary, ham10000, isic_archive
 
 An image set is uint8 RGB images + labels + class names + image ids + lesion ids + split, in one .npz file or in a
 tree [train|val|test/]CLASS/*.png. A job is one folder: config.json (what was asked), checkpoint.pt (how far it is)
@@ -54,7 +54,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("label", "dx", "diagnosis", "target"),
                    group=("lesion_id", "group"), split=("split_by_lesion", "split"))
 
-# What the sets call a class -> the name used here. AK is actinic keratosis; HAM10000 files it under akiec, together with
+# What the sets call a class -> the name used here. HAM10000 files actinic keratosis (AK) under akiec, together with
 # Bowen's disease, a carcinoma in situ.
 ABBREVIATIONS = {"akiec": "AK", "actinic_keratosis": "AK", "basal_cell_carcinoma": "BCC", "dermatofibroma": "DF",
                  "pigmented_benign_keratosis": "BKL", "seborrheic_keratosis": "BKL", "melanoma": "MEL", "nevus": "NV",
@@ -63,30 +63,31 @@ ABBREVIATIONS = {"akiec": "AK", "actinic_keratosis": "AK", "basal_cell_carcinoma
 BINARY = dict.fromkeys(("AK", "BCC", "MEL", "SCC", "MALIGNANT"), "malignant") | dict.fromkeys(
     ("BKL", "DF", "NV", "VASC", "BENIGN"), "benign")
 
-# The forms in which the public sets lie on a disk (see layouts_of): what is looked for, and the name to ask for.
+# The forms in which public sets lie on a disk: what layout_of looks for.
 LAYOUTS = {
-    "kaggle_binary": 'train|test/benign|malignant: Kaggle\'s "Skin Cancer: Malignant vs. Benign", 3,297 images',
-    "binary_folders": "train|test/benign|malignant with a table of lesions beside them",
-    "isic_archive": "isic_archive/benign|malignant: 16,194 images of the ISIC archive",
-    "isic2019": "ISIC_2019_Training_GroundTruth.csv and its 25,331 images, 8 classes",
-    "ham10000": "HAM10000's table (dx, or one column per class) and its 10,015 images, 7 classes",
-    "isic9": "train|test/melanoma|nevus|...: Kaggle's \"Skin Cancer ISIC\", 9 classes"}
-NOT_KAGGLE = "the same folders as Kaggle's malignant vs. benign set, but other images (they have a table of their own)"
-NO_SCC = "HAM10000 instead of ISIC 2019: seven classes, no SCC"
-NINE = "Kaggle's nine-class ISIC set: 2,357 images, many of them twice under two labels"
-NOT_PUBLISHED = "the paper's own 1,976 hand-picked images are not published: "
-# What a study needs: its classes and the layouts that serve it, the best one first; None: the paper's own set, a text:
-# what the stand-in is instead.
+    "kaggle_binary": "train|test/benign|malignant (Kaggle's Skin Cancer: Malignant vs. Benign, 3,297 images)",
+    "binary_folders": "train|test/benign|malignant with a table beside them",
+    "isic_archive": "isic_archive/benign|malignant (16,194 images of the ISIC archive)",
+    "isic2019": "the ISIC 2019 ground truth and its images (25,331, 8 classes)",
+    "ham10000": "HAM10000's table of diagnoses and its images (10,015, 7 classes)",
+    "isic9": "train|test/melanoma|nevus|... (Kaggle's Skin Cancer ISIC, 2,357 images, 9 classes)"}
+NOT_KAGGLE = "other images in the folders of Kaggle's Malignant vs. Benign"
+NOT_PUBLISHED = "the paper's own 1,976 images are not published; instead:"
+NINE = "Kaggle's Skin Cancer ISIC, with many pictures twice under two labels"
+# What a study needs: its classes, and the layouts that serve it, the best one first, with None for the paper's own set,
+# or what the stand-in is.
+TWO, LESION_CLASSES = ["benign", "malignant"], ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
 SETS = {
-    "wgan_gp": (["benign", "malignant"], {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
-    "dcgan_cls": (["benign", "malignant"], {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
-    "acgan_cyclegan": (["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"],
-                       {"isic2019": None, "ham10000": NO_SCC, "isic9": NINE}),
-    "dermagan": (["AK", "BCC", "BKL", "MEL"], {"isic2019": NOT_PUBLISHED + "ISIC 2019",
-                                               "ham10000": NOT_PUBLISHED + "HAM10000", "isic9": NOT_PUBLISHED + NINE}),
-    "dcgan_inception": (["benign", "malignant"], {
+    "wgan_gp": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
+    "dcgan_cls": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
+    "acgan_cyclegan": (LESION_CLASSES, {
+        "isic2019": None, "ham10000": "HAM10000 instead of ISIC 2019: seven classes, no SCC", "isic9": NINE}),
+    "dermagan": (["AK", "BCC", "BKL", "MEL"], {
+        "isic2019": f"{NOT_PUBLISHED} ISIC 2019", "ham10000": f"{NOT_PUBLISHED} HAM10000",
+        "isic9": f"{NOT_PUBLISHED} {NINE}"}),
+    "dcgan_inception": (TWO, {
         "isic_archive": None, "kaggle_binary": "Kaggle's 3,297 images instead of 16,194 of the ISIC archive",
-        "binary_folders": NOT_KAGGLE})}
+        "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive"})}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Errors, files and jobs
@@ -119,8 +120,8 @@ def run_cli(main):
         stop(problem, 2)
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            stop(f"cannot write {problem.filename}: {problem.strerror}. Nothing finished is lost: free some disk space "
-                 "and start again", 2)
+            stop(f"cannot write {problem.filename or 'the file'}: {problem.strerror}. Nothing finished is "
+                 "lost: free some disk space and start again", 2)
         if problem.filename is None:
             raise
         stop(f"cannot use {problem.filename}: {problem.strerror}", 2)
@@ -325,6 +326,16 @@ class Progress:
         print(f"{self.name}  {step}/{self.total}  {note}  {readable_time(left)} left", file=sys.stderr, flush=True)
 
 
+def in_threads(work, items, name):
+    """[work(item) for item in items], on all cores, with a progress line."""
+    progress, results = Progress(name, len(items)), []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(work, items):
+            results.append(result)
+            progress(len(results))
+    return results
+
+
 def readable_time(seconds):
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -508,7 +519,10 @@ def read_tables(folder):
             reader = csv.DictReader(file)
             header = reader.fieldnames or []
             column = {key: next((name for name in names if name in header), None) for key, names in CSV_COLUMNS.items()}
-            rows = list(reader) if column["image"] else []
+            try:
+                rows = list(reader) if column["image"] else []
+            except csv.Error as problem:
+                raise UserError(f"{table}: not readable as csv after line {reader.line_num} ({problem})") from None
         classes = {row[column["label"]] for row in rows} if column["label"] else {
             name for name in header if all(row[name] in ("0", "0.0", "1", "1.0") for row in rows)}
         if classes and not column["label"]:
@@ -527,7 +541,7 @@ def read_labels(path, files, split_columns=CSV_COLUMNS["split"]):
     """
     tables = read_tables(path) if path.is_dir() else []
     lesions = {row[column["image"]]: row[column["group"]] for _, rows, column, _ in tables if column["group"]
-               for row in rows}
+               for row in rows if row[column["group"]]}
     for table, rows, column, _ in tables:
         if column["label"]:
             column["split"] = next((name for name in split_columns if name in rows[0]), None)
@@ -552,7 +566,8 @@ def match_csv(table, rows, column, files, lesions):
     for number, row in enumerate(rows, start=2):
         found = by_name.get(row[column["image"]], [])
         if len(found) != 1 or found[0] in used:
-            what = "there is no image" if not found else "several files are called" if len(found) > 1 else "listed before:"
+            what = ("there is no image" if not found else "listed before:" if len(found) == 1
+                    else "several files are called")
             raise UserError(f"{table} line {number}: {what} {row[column['image']]!r}")
         name = found[0]
         used.add(name)
@@ -587,18 +602,18 @@ def decode(raw, size):
     return np.asarray(ImageOps.fit(open_rgb(raw, 2 * size), (size, size), Image.Resampling.BICUBIC))
 
 
+def reason_of(problem):
+    return str(problem).split(" <")[0] or type(problem).__name__
+
+
 def decode_all(path, files, listed, size, skip_bad):
     def one(entry):
         try:
             return decode(files[entry[0]](), size)
         except Exception as problem:                # Pillow raises a dozen types for broken files
-            return f"{entry[0]} ({str(problem).split(' <')[0] or type(problem).__name__})"
+            return f"{entry[0]} ({reason_of(problem)})"
 
-    progress, decoded = Progress(f"decoding {path.name}", len(listed)), []
-    with ThreadPoolExecutor() as pool:
-        for result in pool.map(one, listed):
-            decoded.append(result)
-            progress(len(decoded))
+    decoded = in_threads(one, listed, f"decoding {path.name}")
     bad = [result for result in decoded if isinstance(result, str)]
     if bad and not skip_bad:
         raise UserError(f"{path}/{bad[0]}: unreadable image{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}. "
@@ -626,44 +641,43 @@ def folders_below(root, depth=3):
             inner.name.startswith((".", "__")) or "augment" in inner.name.lower() or (inner / "config.json").exists()))
 
 
-def layouts_of(folder):
-    """Which of LAYOUTS a folder has."""
+def layout_of(folder):
+    """Which of LAYOUTS a folder has, or None."""
     inside = {f"{part.name}/{name.name}".lower().replace(" ", "_") for part in folder.iterdir() if part.is_dir()
               and part.name.lower() in ("train", "test") for name in part.iterdir() if name.is_dir()}
-    if {f"{part}/{name}" for part in ("train", "test") for name in ("benign", "malignant")} <= inside:
-        return ["binary_folders" if any(folder.glob("*.csv")) else "kaggle_binary"]
+    if {"train/benign", "train/malignant", "test/benign", "test/malignant"} <= inside:
+        return "binary_folders" if any(folder.glob("*.csv")) else "kaggle_binary"
     if {"train/melanoma", "train/nevus", "train/basal_cell_carcinoma"} <= inside:
-        return ["isic9"]
-    if folder.name == "isic_archive" and (folder / "benign").is_dir() and (folder / "malignant").is_dir():
-        return ["isic_archive"]
-    classes = set().union(*({name.lower() for name in table[3]} for table in read_tables(folder)))
-    for layout, wanted in (("isic2019", "mel nv bcc ak bkl df vasc scc"), ("ham10000", "mel nv bcc akiec bkl df vasc")):
-        if classes >= set(wanted.split()):
-            return [layout]
-    return []
+        return "isic9"
+    if folder.resolve().name == "isic_archive" and (folder / "benign").is_dir() and (folder / "malignant").is_dir():
+        return "isic_archive"
+    try:
+        classes = {name.lower() for table in read_tables(folder) for name in table[3] if name}
+    except UserError:                               # a broken table: whoever reads the set will say so
+        return None
+    if classes >= {"mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc"}:
+        return "isic2019"
+    return "ham10000" if classes >= {"mel", "nv", "bcc", "akiec", "bkl", "df", "vasc"} else None
 
 
 def find_set(root, wanted):
     """(folder, layout) of the first of the `wanted` layouts that lies at or below `root`."""
     if not Path(root).is_dir():
         raise UserError(f"{root} is not a folder: give the one that the data sets lie in, unpacked")
-    found = {}
-    for folder in folders_below(root):
-        for layout in layouts_of(folder):
-            found.setdefault(layout, folder)
+    found = {layout_of(folder): folder for folder in reversed(list(folders_below(root)))}     # the nearest comes last
     for layout in wanted:
         if layout in found:
             return found[layout], layout
-    raise UserError(f"{root} holds no {' and no '.join(LAYOUTS[layout] for layout in wanted)}. Get the first: "
-                    f"python data.py download {next(iter(wanted))} --to {root}")
+    get = " or ".join(layout for layout in wanted if layout in DOWNLOADS)
+    raise UserError(f"{root} holds none of: {'; '.join(LAYOUTS[layout] for layout in wanted)}. "
+                    f"Get it with python data.py download {get} --to {root}")
 
 
 def set_files(folder, layout):
     """The images of a set that find_set found, without what else lies in its folder (Kaggle packs train/ twice)."""
-    tops = dict(kaggle_binary="train test", binary_folders="train test", isic9="train test", isic_archive="benign malignant")
-    files = find_images(folder)
-    return {name: read for name, read in files.items()
-            if layout not in tops or name.lower().split("/")[0] in tops[layout].split()}
+    tops = dict(kaggle_binary=("train", "test"), binary_folders=("train", "test"), isic9=("train", "test"),
+                isic_archive=("benign", "malignant")).get(layout)
+    return {name: read for name, read in find_images(folder).items() if not tops or name.lower().split("/")[0] in tops}
 
 
 def choose(listed, classes=None, binary=False, limits=(), resplit=False, seed=0):
@@ -681,10 +695,10 @@ def choose(listed, classes=None, binary=False, limits=(), resplit=False, seed=0)
     if unknown:
         raise UserError(f"--limit {min(unknown)}: the classes are {', '.join(sorted(present))}")
     sizes = collections.Counter((label, lesion) for _, label, lesion, _ in listed)
-    taken, room = set(), {label: limits.get(label, n) for label, n in present.items() if not classes or label in classes}
-    lesions = sorted(sizes)
+    room = {label: limits.get(label, n) for label, n in present.items() if not classes or label in classes}
+    taken, lesions = set(), sorted(sizes)
     for k in np.random.default_rng(seed).permutation(len(lesions)):
-        label, lesion = lesions[k]
+        label, _ = lesions[k]
         if sizes[lesions[k]] <= room.get(label, 0):
             taken.add(lesions[k])
             room[label] -= sizes[lesions[k]]
@@ -699,16 +713,17 @@ def choose(listed, classes=None, binary=False, limits=(), resplit=False, seed=0)
 # Checking sets: copies, wrong labels, leaks
 
 def sets_below(root):
-    """The data sets at or below a folder: csv-labelled ones, class-per-folder trees, image files, written image sets."""
-    def has_images(folder, suffixes=IMAGE_SUFFIXES):
+    """The data sets at or below a folder: csv-labelled ones, class-per-folder trees, folders of images or of zips."""
+    def holds(folder, suffixes=IMAGE_SUFFIXES):
         return any(file.suffix.lower() in suffixes for file in folder.iterdir() if file.is_file())
 
     found = []
     for folder in folders_below(root):
-        inner = [part for part in folder.iterdir() if part.is_dir() and not part.name.startswith((".", "__"))]
-        inner += [name for part in inner if part.name.lower() in SPLIT_NAMES for name in part.iterdir() if name.is_dir()]
+        classes = [part for part in folder.iterdir() if part.is_dir() and not holds(part, (".csv",))]
+        for part in [part for part in classes if part.name.lower() in SPLIT_NAMES]:
+            classes += [name for name in part.iterdir() if name.is_dir()]
         if not any(outer in folder.parents for outer in found) and (
-                has_images(folder, (*IMAGE_SUFFIXES, ".npz", ".zip")) or any(map(has_images, inner)) or layouts_of(folder)):
+                holds(folder, (*IMAGE_SUFFIXES, ".zip")) or any(map(holds, classes)) or layout_of(folder)):
             found.append(folder)
     return found
 
@@ -725,10 +740,10 @@ def look_at(read):
             width, height = image.size
         picture = open_rgb(raw, 256)
     except Exception as problem:                    # Pillow raises a dozen types for broken files
-        return str(problem).split(" <")[0] or type(problem).__name__
+        return reason_of(problem)
+    digest = hashlib.blake2b(picture.tobytes() + str(picture.size).encode(), digest_size=8).hexdigest()
     grey = np.asarray(picture.convert("L").convert("F").resize((9, 8), Image.Resampling.LANCZOS))
-    return (width, height, hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest() + str(picture.size),
-            np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel())
+    return width, height, digest, np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel()
 
 
 def near_pairs(signs, most=2, chunk=2048):
@@ -741,98 +756,81 @@ def near_pairs(signs, most=2, chunk=2048):
 
 
 def examine(folder):
-    """What `check` finds in one set, as a dictionary. Near pairs include the equal ones; a pair counts once."""
-    layout = next(iter(layouts_of(folder)), None)
-    report = dict(layout=layout, studies={study: layouts[layout] or "the set itself" for study, (_, layouts) in SETS.items()
-                                          if layout in layouts})
+    """What `check` finds in one set, as a dictionary. Near pairs include the equal ones."""
+    layout = layout_of(folder)
+    report = dict(layout=layout, studies={study: layouts[layout] or "the set itself" for study, (_, layouts)
+                                          in SETS.items() if layout in layouts})
     try:
-        if array_file(folder):
-            images = load(folder)
-            files = {str(name): functools.partial(png_of, image) for name, image in zip(images.ids, images.images)}
-            listed = [(str(n), images.classes[k], g, s) for n, k, g, s in
-                      zip(images.ids, images.labels, images.groups, images.split)]
-            listings = {"split": listed}
-        else:
-            files = set_files(folder, layout)
-            listings = {column: read_labels(folder, files, (column,)) for column in CSV_COLUMNS["split"]}
+        files = set_files(folder, layout)
+        listings = {column: read_labels(folder, files, (column,)) for column in CSV_COLUMNS["split"]}
     except UserError as problem:
         return dict(report, problem=str(problem))
-    listed, progress, seen = listings["split"], Progress(f"checking {folder.name}", len(files)), []
-    with ThreadPoolExecutor() as pool:
-        for one in pool.map(look_at, [files[row[0]] for row in listed]):
-            seen.append(one)
-            progress(len(seen))
-    bad = [k for k, one in enumerate(seen) if isinstance(one, str)]
+    names = [row[0] for row in listings["split"]]
+    seen = in_threads(look_at, [files[name] for name in names], f"checking {folder.name}")
+    report["unreadable"] = {name: one for name, one in zip(names, seen) if isinstance(one, str)}
     good = [k for k, one in enumerate(seen) if not isinstance(one, str)]
-    report.update(images=len(listed), unreadable={listed[k][0]: seen[k] for k in bad}, not_listed=len(files) - len(listed))
     if not good:
-        return report
+        return dict(report, problem="no image can be read")
     width, height, digests, signs = zip(*(seen[k] for k in good))
+    names, labels, lesions, _ = map(np.array, zip(*(listings["split"][k] for k in good)))
     a, b = near_pairs(np.stack(signs))
-    names, labels, lesions = (np.array([listed[k][i] for k in good]) for i in range(3))
     equal = np.array(digests)[a] == np.array(digests)[b]
     conflict = equal & (labels[a] != labels[b])
     kinds = collections.Counter("/".join(sorted(pair)) for pair in zip(labels[a[conflict]], labels[b[conflict]]))
-    report.update(width=spread(width), height=spread(height), equal_pairs=int(equal.sum()),
-                  equal_names=[list(map(str, pair)) for pair in zip(names[a[equal]], names[b[equal]])],
-                  label_conflicts=int(conflict.sum()), conflict_kinds=dict(kinds), near_pairs=len(a), splits={})
-    for column, rows in listings.items():
+    report.update({key: [min(sides), int(np.median(sides)), max(sides)] for key, sides in
+                   (("width", width), ("height", height))})
+    report.update(near_pairs=len(a), equal_pairs=np.stack([names[a], names[b]], 1)[equal].tolist(),
+                  label_conflicts=int(conflict.sum()), conflict_kinds=dict(kinds), splits={})
+    # A table may hold two splits; folders make one, which both listings have; or there is none.
+    splits = {column: rows for column, rows in listings.items() if any(row[3] for row in rows)}
+    if len(splits) != 2 or splits["split"] == splits["split_by_lesion"]:
+        splits = dict([next(iter(splits.items()), ("split", listings["split"]))])
+    for column, rows in splits.items():
         part = np.array([rows[k][3] or "all" for k in good])
-        counts = {name: dict(sorted(collections.Counter(labels[part == name].tolist()).items())) for name in sorted(set(part))}
-        across = np.char.add(part[a], part[b])
-        across = (across == "traintest") | (across == "testtrain")
+        across = ((part[a] == "train") & (part[b] == "test")) | ((part[a] == "test") & (part[b] == "train"))
         leaked = np.isin(lesions, lesions[part == "train"]) & (part == "test")
-        split = dict(counts=counts, equal_across=int((across & equal).sum()), near_across=int(across.sum()),
-                     lesions_across=len(set(lesions[leaked])), test_images_of_train_lesions=int(leaked.sum()))
-        if split not in report["splits"].values() and (len(counts) > 1 or column == "split"):
-            report["splits"][column] = split
+        counts = {name: dict(sorted(collections.Counter(labels[part == name].tolist()).items()))
+                  for name in ("train", "val", "test", "all") if name in part}
+        report["splits"][column] = dict(
+            counts=counts, equal_across=int((across & equal).sum()), near_across=int(across.sum()),
+            lesions_across=len(set(lesions[leaked])), test_images_of_train_lesions=int(leaked.sum()))
     return report
 
 
-def png_of(image):
-    raw = io.BytesIO()
-    Image.fromarray(image).save(raw, "PNG")
-    return raw.getvalue()
-
-
-def spread(values):
-    return [int(min(values)), int(np.median(values)), int(max(values))]
-
-
 def check(args):
-    root = Path(args.source)
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder")
-    reports = {}
-    for folder in sets_below(root):
+    if not Path(args.source).is_dir():
+        raise UserError(f"{args.source} is not a folder")
+
+    def say(topic, text):
+        print(f"  {topic:11} {text}")
+
+    reports, folders = {}, sets_below(args.source)
+    print(f"{args.source}: {len(folders)} data sets")
+    for folder in folders:
         reports[str(folder)] = report = examine(folder)
-        print(f"\n{folder}\n  form        {LAYOUTS.get(report['layout'], 'a set of your own')}")
+        print(f"\n{folder}")
+        say("form", LAYOUTS.get(report["layout"], "a set of your own"))
         for study, what in report["studies"].items():
-            print(f"  serves      {study}: {what}")
+            say("serves", f"{study}: {what}")
+        for name, reason in report.get("unreadable", {}).items():
+            say("unreadable", f"{name} ({reason})")
         if "problem" in report:
-            print(f"  unusable    {report['problem']}")
+            say("unusable", report["problem"])
             continue
-        for name, reason in report["unreadable"].items():
-            print(f"  unreadable  {name} ({reason})")
-        if "splits" not in report:
-            continue
-        print("  pixels      width {}, {}, {}, height {}, {}, {} (least, median, most)".format(
-            *report["width"], *report["height"]))
-        kinds = ", ".join(f"{n} {kind}" for kind, n in report["conflict_kinds"].items())
-        print(f"  equal       {report['equal_pairs']} pairs, {report['label_conflicts']} of them under two labels "
-              f"{'(' + kinds + ')' if kinds else ''}")
-        for pair in report["equal_names"][:3]:
-            print(f"              {pair[0]} = {pair[1]}{' ...' if pair == report['equal_names'][2:3] else ''}")
-        print(f"  near        {report['near_pairs']} pairs with dHashes that differ in 2 bits or fewer, equal ones included")
+        say("pixels", "{}-{} wide, {}-{} high, median {}x{}".format(*report["width"][::2], *report["height"][::2],
+                                                                   report["width"][1], report["height"][1]))
+        kinds = "".join(f", {n} {kind}" for kind, n in report["conflict_kinds"].items())
+        say("equal", f"{len(report['equal_pairs'])} pairs, {report['label_conflicts']} of them under two labels{kinds}")
+        for pair in report["equal_pairs"][:3]:
+            say("", " = ".join(pair))
+        say("near", f"{report['near_pairs']} pairs whose dHashes differ in 2 bits or fewer, equal ones included")
         for column, split in report["splits"].items():
             for part, counts in split["counts"].items():
-                print(f"  {part:11} {sum(counts.values())}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+                say(part, f"{sum(counts.values())}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             if len(split["counts"]) > 1:
-                print(f"  train-test  by column or folder {column!r}: {split['equal_across']} equal pairs and "
-                      f"{split['near_across']} near pairs across; {split['test_images_of_train_lesions']} test images of "
-                      f"{split['lesions_across']} lesions that are in train")
-    if not reports:
-        print(f"{root}: no data set in it")
+                say("across", f"{split['equal_across']} equal and {split['near_across']} near pairs between train and "
+                    f"test ({column}); {split['test_images_of_train_lesions']} test images of "
+                    f"{split['lesions_across']} lesions that are in train")
     if args.out:
         write_json(args.out, reports)
 
@@ -851,16 +849,18 @@ DOWNLOADS = {       # set: its files, as place/path; zips are unpacked
                  "challenge/2019/ISIC_2019_Training_Input.zip"],
     "isic_archive": []}                                                     # image by image: see fetch_archive
 ARCHIVE_COUNTS = {"benign": 8833, "malignant": 7361}        # paper 004
+PAUSE = 2.0                 # seconds before the second try, twice that before the third, ...
 
 
 def open_url(url, **headers):
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "data.py", **headers}), timeout=60)
+        request = urllib.request.Request(url, headers={"User-Agent": "data.py", **headers})
+        return urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as problem:
         if problem.code == 416:                     # "range not satisfiable": for fetch
             raise
         raise UserError(f"{url}: the server answers {problem.code} {problem.reason}. Try again later") from None
-    except OSError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         raise UserError(f"{url}: no answer ({getattr(problem, 'reason', problem)}). Is there a network?") from None
 
 
@@ -871,26 +871,16 @@ def need_disk(folder, size):
                         f"{free / 1e9:.1f} GB are free. Give another --to, or free some space")
 
 
-def stated_md5(headers):
-    """The MD5 (hex) of the file that a storage server sends along, None if it does not."""
-    tag = (headers.get("ETag") or "").strip('"')
-    if headers.get("Server") == "AmazonS3" and len(tag) == 32:      # longer: of a file stored in parts, no plain MD5
-        return tag
-    for value in headers.get_all("x-goog-hash") or []:
-        for entry in value.split(","):
-            if entry.strip().startswith("md5="):
-                return base64.b64decode(entry.strip()[4:]).hex()
-
-
 def fetch(url, target, tries=5):
-    """Download a file. What a cut left in target.part is gone on with; size and, where stated, checksum must be right."""
-    part = target.with_name(target.name + ".part")
+    """Download a file, going on with the target.part that a cut left; the size and a stated checksum must be right."""
+    part, size, total = target.with_name(target.name + ".part"), 0, 0
     target.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(tries):
+    for number in range(tries):
+        time.sleep(number * PAUSE)
         had = part.stat().st_size if part.exists() else 0
         try:
             answer = open_url(url, **{"Range": f"bytes={had}-"} if had else {})
-        except urllib.error.HTTPError:              # the part is as long as the file or longer: not to be trusted
+        except urllib.error.HTTPError:              # the part is not shorter than the file: not to be trusted
             part.unlink()
             continue
         with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
@@ -898,26 +888,33 @@ def fetch(url, target, tries=5):
             total = length + file.tell()            # a server that does not know ranges sends everything again
             need_disk(target.parent, length + total)
             progress = Progress(f"{target.name} (MB)", total >> 20, file.tell() >> 20)
-            while True:
-                try:
-                    block = answer.read(1 << 18)
-                except (OSError, http.client.HTTPException):        # cut: what has come is kept
-                    break
-                if not block:
-                    break
-                file.write(block)
-                progress(file.tell() >> 20)
+            with contextlib.suppress(http.client.HTTPException, ConnectionError, TimeoutError):     # a cut
+                while block := answer.read(1 << 18):
+                    file.write(block)
+                    progress(file.tell() >> 20)
         size = part.stat().st_size
-        if not length or size == total:
+        if size == total or not length:
             break
     else:
-        raise UserError(f"{url}: ended after {size} of {total} bytes, {tries} times. The same command goes on from there")
-    md5 = stated_md5(answer.headers)
-    with open(part, "rb") as file:
-        if md5 and hashlib.file_digest(file, "md5").hexdigest() != md5:
-            part.unlink()
-            raise UserError(f"{url}: what came has not the checksum that the server states; deleted. Try again")
+        raise UserError(f"{url}: ended after {size} of {total} bytes, {tries} times. The same command goes on there")
+    check_md5(part, url, answer.headers)
     os.replace(part, target)
+
+
+def check_md5(file, url, headers):
+    """Delete and refuse a file that has not the MD5 that its storage server (Amazon, Google) states, if it does."""
+    stated = [base64.b64decode(entry.strip()[4:]).hex() for value in headers.get_all("x-goog-hash") or []
+              for entry in value.split(",") if entry.strip().startswith("md5=")]
+    tag = (headers.get("ETag") or "").strip('"')
+    if headers.get("Server") == "AmazonS3" and len(tag) == 32:      # longer: stored in parts, not an MD5
+        stated.append(tag)
+    md5 = hashlib.md5()
+    with open(file, "rb") as opened:
+        while stated and (block := opened.read(1 << 20)):
+            md5.update(block)
+    if stated and md5.hexdigest() != stated[0]:
+        file.unlink()
+        raise UserError(f"{url}: what came has not the checksum that the server states; deleted. Try again")
 
 
 def unpack(archive, folder):
@@ -932,12 +929,12 @@ def unpack(archive, folder):
             for member in members:
                 steps = member.filename.replace("\\", "/").split("/")
                 if steps[0] == "" or ".." in steps or ":" in steps[0]:
-                    raise UserError(f"{archive}: its member {member.filename!r} would lie outside the folder: not unpacked")
+                    raise UserError(f"{archive}: its member {member.filename!r} would lie outside: not unpacked")
             size = sum(member.file_size for member in members)
             if size > 100 * archive.stat().st_size:
-                raise UserError(f"{archive}: {size} bytes packed into {archive.stat().st_size} are not pictures: not unpacked")
-            need_disk(archive.parent, size)
+                raise UserError(f"{archive}: {size} bytes packed to less than a hundredth: not unpacked")
             shutil.rmtree(half, ignore_errors=True)
+            need_disk(archive.parent, size)
             progress = Progress(f"unpacking {archive.name}", len(members))
             for number, member in enumerate(members, 1):
                 target = half / member.filename.removeprefix(folder.name + "/")
@@ -945,53 +942,79 @@ def unpack(archive, folder):
                 with packed.open(member) as source, open(target, "wb") as file:
                     shutil.copyfileobj(source, file)        # never more than the declared size, and CRC-checked
                 progress(number)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as problem:
         archive.unlink()
         raise UserError(f"{archive}: a damaged zip ({problem}); deleted. Try again") from None
     os.replace(half, folder)
     archive.unlink()
 
 
-def fetch_archive(folder, full, counts=ARCHIVE_COUNTS):
+def archive_page(url, kind):
+    """A page of the ISIC archive: [(name, address, bytes, lesion, licence, whom to name)], the address of the next."""
+    try:
+        with open_url(url) as answer:
+            page = json.load(answer)
+        images = []
+        for image in page["results"]:
+            file, facts = image["files"][kind], image["metadata"].get("clinical", {})
+            images.append((Path(image["isic_id"]).name, file["url"], file.get("size") or 0,
+                           facts.get("lesion_id"), image.get("copyright_license"), image.get("attribution")))
+        return images, page["next"]
+    except (OSError, http.client.HTTPException, KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{url}: a cut answer, or one of an unknown form ({problem!r}). Try again later") from None
+
+
+def fetch_archive(folder, full):
     """The first dermoscopic images of each class in the order of the ISIC archive, with a table of their lesions.
 
-    full: the original files, tens of GB; otherwise thumbnails with a longer side of 256 px.
+    full: the original files, tens of GB; otherwise thumbnails with a longer side of 256 px. An image that cannot be had
+    is named and the next one taken.
     """
-    half, kind, table = folder.with_name(f".{folder.name}.part"), "full" if full else "thumbnail_256", []
-    for label, wanted in counts.items():
-        query = f'diagnosis_1:"{label.capitalize()}" AND image_type:dermoscopic'
-        url = f"{PLACES['archive']}/images/search/?{urllib.parse.urlencode(dict(query=query, limit=100))}"
+    kind, table = "full" if full else "thumbnail_256", [["image", "label", "lesion_id", "licence", "attribution"]]
+    half = folder.with_name(f".{folder.name}.{kind}.part")
+    half.mkdir(parents=True, exist_ok=True)
+
+    def get(image):
+        try:
+            path = half / label / f"{image[0]}.jpg"
+            return None if path.exists() else fetch(image[1], path)
+        except UserError as problem:
+            return problem
+
+    for label, wanted in ARCHIVE_COUNTS.items():
+        query = dict(query=f'diagnosis_1:"{label.capitalize()}" AND image_type:dermoscopic', limit=100)
+        url = f"{PLACES['archive']}/images/search/?{urllib.parse.urlencode(query)}"
         progress, got = Progress(f"{label} images", wanted), 0
         while url and got < wanted:
-            with open_url(url) as answer:
-                page = json.load(answer)
-            images = page["results"][:wanted - got]
-            jobs = [(image["files"][kind]["url"], half / label / f"{image['isic_id']}.jpg") for image in images]
-            half.mkdir(parents=True, exist_ok=True)
-            sizes = [image["files"][kind].get("size") or 0 for image in images]
-            need_disk(half, sum(sizes) // max(len(sizes), 1) * (wanted - got))
+            images, url = archive_page(url, kind)
+            images = images[:wanted - got]
+            need_disk(half, sum(image[2] for image in images) // max(len(images), 1) * (wanted - got))
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(lambda job: job[1].exists() or fetch(*job), jobs))
-            for image in images:
-                known = image["metadata"]["acquisition"] | image["metadata"]["clinical"] | image["metadata"]
-                table.append([f"{label}/{image['isic_id']}.jpg", label, known.get("lesion_id") or "",
-                              image.get("copyright_license"), image.get("attribution")])
-            got, url = got + len(images), page["next"]
+                problems = list(pool.map(get, images))
+            if images and all(problems):
+                raise problems[0]
+            for image, problem in zip(images, problems):
+                if problem:
+                    print(f"left out: {problem}")
+                else:
+                    table.append([f"{label}/{image[0]}.jpg", label, *image[3:]])
+            got += problems.count(None)
             progress(got)
         print(f"{label}: {got} images{'' if got == wanted else f' (the archive has no more; {wanted} were wanted)'}")
     with replacing(half / "labels.csv") as file:
         text = io.StringIO()
-        csv.writer(text).writerows([["image", "label", "lesion_id", "copyright_license", "attribution"], *table])
+        csv.writer(text).writerows(table)
         file.write(text.getvalue().encode())
-    write_json(half / "info.json", dict(source=f"isic_archive ({kind.replace('_', ' ')})"))
+    write_json(half / "info.json", dict(source=f"isic_archive ({kind.replace('_', ' ')}; the first {len(table) - 1} of "
+                                        "today's archive: which ones the paper took is not published)"))
     os.replace(half, folder)
 
 
 def download(args):
     folder = Path(args.to) / args.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if args.name == "isic_archive" and not folder.exists():
-        fetch_archive(folder, args.full)
+    if args.name == "isic_archive":
+        print(f"{folder}: there already") if folder.exists() else fetch_archive(folder, args.full)
     for file in DOWNLOADS[args.name]:
         place, path = file.split("/", 1)
         target = folder / (Path(path).name if Path(path).suffix else Path(path).name + ".zip")
@@ -1005,8 +1028,10 @@ def download(args):
             if target.suffix == ".zip":
                 unpack(target, done)
         except UserError as problem:
-            by_hand = f". Or by hand: open https://www.kaggle.com/datasets/{path}, press Download, and unpack into {folder}"
-            raise UserError(f"{problem}{by_hand if place == 'kaggle' else ''}") from None
+            if place != "kaggle":
+                raise
+            raise UserError(f"{problem} (by hand: open https://www.kaggle.com/datasets/{path}, press Download, and "
+                            f"unpack into {folder})") from None
     studies = [study for study, (_, layouts) in SETS.items() if args.name in layouts]
     print(f"{folder}: complete. Next: python data.py prepare {args.to} --for {studies[0]} --out FOLDER")
 
@@ -1017,37 +1042,32 @@ def download(args):
 # A lesion is pigment in skin. Five maps make a picture: melanin (brown), blood (red) and deep melanin
 # (blue-grey) absorb light; yellow (keratin, wax) and white (scar, cysts) cover it. Lengths are in half
 # frames: a picture spans [-1, 1] at every size. A data set that needs no download, not a model of disease.
-LESION_CLASSES = ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
 VIEWS = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]  # (lesion, view) of six pictures: 1, 2 and 3 views
 # how much melanin, blood and deep melanin of density 1 absorb of red, green and blue (natural logarithm)
 ABSORB = np.float32([[0.42, 0.85, 1.25], [0.16, 0.95, 0.70], [1.15, 0.95, 0.62]])
 YELLOW, WHITE = np.float32([0.93, 0.82, 0.58]), np.float32([0.97, 0.92, 0.91])
 ARTEFACTS = dict(hair=0.3, bubbles=0.12, ruler=0.1, vignette=0.6, corners=0.12)  # odds, in every class alike
 
-# The classes: "like" names those it is mistaken for (see look), what is not named is 0. First the shape:
-# radius, stretch (oval), wobble (of the contour), edge (width of the border), ragged (border), patchy (uneven
-# pigment), broken (irregular structures); then pigment densities; then strengths of the structures below.
-PROFILES = {
-    "AK": dict(like=["SCC", "BKL"], radius=0.62, stretch=0.10, wobble=0.12, edge=0.45, ragged=0.20,
-               patchy=0.5, melanin=0.08, blood=0.34, strawberry=1.2, scale=0.5),
-    "BCC": dict(like=["AK", "MEL", "VASC"], radius=0.55, stretch=0.12, wobble=0.12, edge=0.35, ragged=0.16,
-                patchy=0.4, melanin=0.06, blood=0.28, deep=0.08, vessels=0.9, nests=0.8, ulcer=0.5),
-    "BKL": dict(like=["NV", "SCC", "MEL"], radius=0.58, stretch=0.14, wobble=0.10, edge=0.10, ragged=0.10,
-                patchy=0.4, melanin=0.65, blood=0.08, wax=0.20, milia=0.8, comedo=0.9, fissures=0.7),
-    "DF": dict(like=["NV", "BCC"], radius=0.44, stretch=0.06, wobble=0.05, edge=0.30, ragged=0.07, patchy=0.3,
-               melanin=0.42, blood=0.18, network=0.4, scar=1.2),
-    "MEL": dict(like=["NV", "NV", "BKL"], radius=0.62, stretch=0.14, wobble=0.16, edge=0.10, ragged=0.13,
-                patchy=0.6, broken=1.0, melanin=0.95, blood=0.12, deep=0.12, network=0.8, globules=0.5,
-                streaks=0.7, blotch=0.9, veil=0.8, regression=0.6),
-    "NV": dict(like=["MEL", "MEL", "DF"], radius=0.50, stretch=0.12, wobble=0.06, edge=0.17, ragged=0.06,
-               patchy=0.25, melanin=0.80, blood=0.12, network=0.9, globules=0.6),
-    "SCC": dict(like=["AK", "BKL"], radius=0.55, stretch=0.10, wobble=0.12, edge=0.18, ragged=0.13,
-                patchy=0.5, melanin=0.12, blood=0.58, deep=0.05, keratin=1.4, scale=0.4, rim=1.0, ulcer=0.8),
-    "VASC": dict(like=["BCC", "MEL"], radius=0.38, stretch=0.10, wobble=0.07, edge=0.08, ragged=0.06,
-                 patchy=0.35, blood=0.75, deep=0.20, lacunae=1.0),
-}
+# The classes: which ones each is mistaken for (see look); its shape and pigments, in the order of SHAPE: radius,
+# stretch (oval), wobble (of the contour), edge (width of the border), ragged (border), patchy (uneven pigment), broken
+# (irregular structures), pigment densities, wax; then the strengths of the structures below. What is not named is 0.
 SHAPE = "radius stretch wobble edge ragged patchy broken melanin blood deep wax".split()
-TRAITS = SHAPE + sorted({key for p in PROFILES.values() for key in p} - {"like", *SHAPE})
+PROFILES = {
+    "AK": (["SCC", "BKL"], (0.62, 0.10, 0.12, 0.45, 0.20, 0.50, 0, 0.08, 0.34, 0, 0), dict(strawberry=1.2, scale=0.5)),
+    "BCC": (["AK", "MEL", "VASC"], (0.55, 0.12, 0.12, 0.35, 0.16, 0.40, 0, 0.06, 0.28, 0.08, 0),
+            dict(vessels=0.9, nests=0.8, ulcer=0.5)),
+    "BKL": (["NV", "SCC", "MEL"], (0.58, 0.14, 0.10, 0.10, 0.10, 0.40, 0, 0.65, 0.08, 0, 0.20),
+            dict(milia=0.8, comedo=0.9, fissures=0.7)),
+    "DF": (["NV", "BCC"], (0.44, 0.06, 0.05, 0.30, 0.07, 0.30, 0, 0.42, 0.18, 0, 0), dict(network=0.4, scar=1.2)),
+    "MEL": (["NV", "NV", "BKL"], (0.62, 0.14, 0.16, 0.10, 0.13, 0.60, 1, 0.95, 0.12, 0.12, 0),
+            dict(network=0.8, globules=0.5, streaks=0.7, blotch=0.9, veil=0.8, regression=0.6)),
+    "NV": (["MEL", "MEL", "DF"], (0.50, 0.12, 0.06, 0.17, 0.06, 0.25, 0, 0.80, 0.12, 0, 0),
+           dict(network=0.9, globules=0.6)),
+    "SCC": (["AK", "BKL"], (0.55, 0.10, 0.12, 0.18, 0.13, 0.50, 0, 0.12, 0.58, 0.05, 0),
+            dict(keratin=1.4, scale=0.4, rim=1.0, ulcer=0.8)),
+    "VASC": (["BCC", "MEL"], (0.38, 0.10, 0.07, 0.08, 0.06, 0.35, 0, 0, 0.75, 0.20, 0), dict(lacunae=1.0)),
+}
+TRAITS = SHAPE + sorted({name for _, _, structures in PROFILES.values() for name in structures})
 # Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the
 # border; then what they add to melanin, blood, deep, yellow, white.
 AREAS = {
@@ -1136,8 +1156,12 @@ def honeycomb(rng, spacing, jitter, radius):
 
 def look(rng, label):
     """The traits of one lesion: its class, mixed with one it resembles, each stronger or weaker."""
-    own = PROFILES[LESION_CLASSES[label]]
-    other = PROFILES[own["like"][rng.integers(len(own["like"]))]]
+    def traits(name):
+        _, shape, structures = PROFILES[name]
+        return dict(zip(SHAPE, shape)) | structures
+
+    own, like = traits(LESION_CLASSES[label]), PROFILES[LESION_CLASSES[label]][0]
+    other = traits(like[rng.integers(len(like))])
     severity = 0.55 * rng.beta(1.0, 2.0)  # 0 is a textbook case; above 0.5 it looks more like the other class
     vary = np.exp(rng.normal(0, 0.3, len(TRAITS)))
     seen = rng.random(len(TRAITS)) < 0.85  # few lesions show every structure of their class
@@ -1261,18 +1285,13 @@ def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
     return np.uint8(np.clip(img, 0, 1) * 255)
 
 
-def lesions(n, size=64, seed=0):
-    """n pictures, their class numbers, their names and the names of their lesions (groups)."""
-    where = [(3 * (i // 6) + VIEWS[i % 6][0], VIEWS[i % 6][1]) for i in range(n)]  # independent of n
-    labels = [lesion % len(LESION_CLASSES) for lesion, _ in where]
-    images = np.stack([draw_lesion(label, *place, seed, size) for label, place in zip(labels, where)])
-    ids = [f"lesion{lesion:05d}_{view}" for lesion, view in where]
-    return images, np.array(labels, np.int64), ids, [name[:-2] for name in ids]
-
 def built_in(n, size=64, seed=0):
     """The first n built-in lesions as an image set of 8 classes with 1 to 3 views per lesion."""
-    images, labels, ids, groups = lesions(n, size, seed)
-    return ImageSet(images, labels, LESION_CLASSES, np.array(ids), np.array(groups),
+    where = [(3 * (i // 6) + VIEWS[i % 6][0], VIEWS[i % 6][1]) for i in range(n)]  # independent of n
+    labels = np.array([lesion % len(LESION_CLASSES) for lesion, _ in where], np.int64)
+    images = np.stack([draw_lesion(label, *place, seed, size) for label, place in zip(labels, where)])
+    return ImageSet(images, labels, LESION_CLASSES, np.array([f"lesion{lesion:05d}_{view}" for lesion, view in where]),
+                    np.array([f"lesion{lesion:05d}" for lesion, _ in where]),
                     info=dict(source=f"built-in lesions (n {n}, seed {seed})"))
 
 
@@ -1345,7 +1364,7 @@ def binary_name(name):
 def to_binary(images):
     """The same images under two classes, benign and malignant (BINARY above)."""
     malignant = np.array([binary_name(name) == "malignant" for name in images.classes])
-    return replace(images, labels=malignant[images.labels].astype(np.int64), classes=["benign", "malignant"])
+    return replace(images, labels=malignant[images.labels].astype(np.int64), classes=TWO)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1354,13 +1373,14 @@ def to_binary(images):
 def bilateral(images, d=9, sigma_color=75.0, sigma_space=75.0):
     """Smoothing that keeps edges: uint8 (n, h, w, 3) -> the same shape.
 
-    A pixel becomes the mean of its neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space and
-    in colour (|dR| + |dG| + |dB|); the picture is mirrored at its border. Equals OpenCV's bilateralFilter to one grey level.
+    A pixel becomes the mean of its neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space
+    and in colour (|dR| + |dG| + |dB|); mirrored at the border. Equals OpenCV's bilateralFilter to one grey level.
     """
     r = d // 2
     by_colour = np.exp(-0.5 * (np.arange(3 * 256) / sigma_color) ** 2).astype(np.float32)
     # A weight belongs to a pair of pixels, so half of the neighbours is enough: each weight is used from both ends.
-    half = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1) if (dy, dx) > (0, 0) and dy ** 2 + dx ** 2 <= r * r]
+    half = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1)
+            if (dy, dx) > (0, 0) and dy ** 2 + dx ** 2 <= r ** 2]
 
     def one(image):
         h, w = image.shape[:2]
@@ -1379,16 +1399,11 @@ def bilateral(images, d=9, sigma_color=75.0, sigma_space=75.0):
                 weight += own
         return np.rint(total / weight).astype(np.uint8).transpose(1, 2, 0)
 
-    progress, done = Progress("bilateral filter", len(images)), []
-    with ThreadPoolExecutor() as pool:
-        for image in pool.map(one, images):
-            done.append(image)
-            progress(len(done))
-    return np.stack(done)
+    return np.stack(in_threads(one, images, "bilateral filter"))
 
 
 def enhance(images, gamma=1.5):
-    """Paper 001: bilateral filter (parameters not stated; OpenCV's usual d 9, sigmas 75), then O = I^(1 / gamma), I in [0, 1]."""
+    """Paper 001: bilateral filter (not stated; OpenCV's usual d 9, sigmas 75), then O = I^(1 / gamma), I in [0, 1]."""
     curve = np.rint(255 * (np.arange(256) / 255) ** (1 / gamma)).astype(np.uint8)
     return curve[bilateral(images)]
 
@@ -1462,12 +1477,14 @@ def contact_sheet(rows, tile=96):
     return sheet
 
 
-def augmented(pictures, seed):
-    """One picture of each class and nine augmentations of it, as paper 001 has them (Fig 8: rotation, shear, flip)."""
+def augmented(picture, seed):
+    """A picture (1, size, size, 3) and nine augmentations of it, as in paper 001 (Fig 8: rotation, shear, flip)."""
+    if not len(picture):
+        return picture
     torch.manual_seed(seed)
-    x = scaled(to_tensor(np.repeat(pictures[:1], 9, 0)))
+    x = scaled(to_tensor(np.repeat(picture, 9, 0)))
     x = augment(x, zoom=0, shift=0, shear=10, brightness=0).add(1).mul(127.5).round().byte()
-    return np.concatenate([pictures[:1], x.permute(0, 2, 3, 1).numpy()])
+    return np.concatenate([picture, x.permute(0, 2, 3, 1).numpy()])
 
 
 def class_number(text):
@@ -1479,9 +1496,9 @@ def class_number(text):
 
 
 def gather(args, size):
-    """The images that `prepare` was asked for, at `size` px: found, chosen, decoded; info says what stands in for what."""
-    classes, layouts = SETS[args.study] if args.study else (None, dict.fromkeys(SETS["wgan_gp"][1]))
-    options = dict(classes=classes, binary=args.binary or classes == ["benign", "malignant"], limits=dict(args.limit),
+    """The images that `prepare` was asked for, at `size` px; info says what was left out and what is a stand-in."""
+    classes, layouts = SETS[args.study] if args.study else (None, dict.fromkeys(("kaggle_binary", "binary_folders")))
+    options = dict(classes=classes, binary=args.binary or classes == TWO, limits=dict(args.limit),
                    resplit=args.resplit, seed=args.seed)
     folder, layout = Path(args.source), None
     if args.study and args.source != "lesions" or args.binary and folder.is_dir() and not any(folder.glob("*.csv")):
@@ -1506,12 +1523,12 @@ def prepare(args):
     out, begun, sheets = Path(args.out), time.time(), {}
     images = gather(args, 2 * args.size if args.enhance else args.size)
     if args.enhance:
-        before, after = images, replace(images, images=enhance(images.images))
-        shown = {name: np.flatnonzero(images.labels == k)[:5] for k, name in enumerate(images.classes)}
-        sheets["before_after.png"] = {name: np.stack([before.images[k], after.images[k]], 1).reshape(-1, *before.images.shape[1:])
-                                      for name, k in shown.items()}
-        images = resized(replace(after, info=dict(images.info, enhanced="bilateral filter (d 9, sigmas 75), then gamma "
-                                                  f"1.5, at {2 * args.size} px")), args.size)
+        large, images = images, replace(images, images=enhance(images.images))
+        pairs = np.stack([large.images, images.images], 1)
+        sheets["before_after.png"] = {name: np.concatenate(pairs[images.labels == k][:5])
+                                      for k, name in enumerate(images.classes)}
+        images = resized(images, args.size)
+        images.info["enhanced"] = f"bilateral filter (d 9, sigmas 75) and gamma 1.5 at {2 * args.size} px"
     images = with_split(images, args.val, args.test, args.seed)
     config = dict(command="prepare", size=args.size, val=args.val, test=args.test, binary=args.binary, seed=args.seed,
                   source=images.info["source"], data=images.fingerprint())
@@ -1522,7 +1539,7 @@ def prepare(args):
     train = images.part("train")
     by_class = {name: train.of_class(name).images for name in images.classes}
     sheets["grid.png"] = {name: pictures[:10] for name, pictures in by_class.items()}
-    sheets["augmented.png"] = {name: augmented(pictures, args.seed) for name, pictures in by_class.items() if len(pictures)}
+    sheets["augmented.png"] = {name: augmented(pictures[:1], args.seed) for name, pictures in by_class.items()}
     for name, rows in sheets.items():
         with replacing(out / name) as file:
             contact_sheet(rows).save(file, "PNG")
@@ -1533,8 +1550,8 @@ def prepare(args):
                lesions=len(set(images.groups)))
     for part, count in counts.items():
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
-    print(f"{out}: {len(images)} images of {len(set(images.groups))} lesions; {images.info['copies_dropped']} copies of test "
-          f"images dropped, {copies} other copies kept together on one side")
+    print(f"{out}: {len(images)} images of {len(set(images.groups))} lesions; {images.info['copies_dropped']} copies "
+          f"of test images dropped, {copies} other copies kept together on one side")
     if images.info.get("stand_in"):
         print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
     if images.classes == ["unlabelled"]:
@@ -1559,15 +1576,15 @@ def main():
     p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
     p.add_argument("--n", type=at_least(1), default=960, help="number of built-in lesion images (default %(default)s)")
     kind = p.add_mutually_exclusive_group()
-    kind.add_argument("--for", dest="study", choices=SETS, help="find the set of this study, or a stand-in, below SOURCE")
-    kind.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant in SOURCE")
+    kind.add_argument("--for", dest="study", choices=SETS, help="find this study's set, or a stand-in, below SOURCE")
+    kind.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant")
     p.add_argument("--resplit", action="store_true", help="forget the split that comes with the set")
     p.add_argument("--limit", type=class_number, nargs="+", default=[], metavar="CLASS=N",
                    help="at most N images of this class, whole lesions")
     p.add_argument("--enhance", action="store_true", help="bilateral filter and gamma 1.5 (paper 001)")
     share = at_least(0, float)
     p.add_argument("--val", type=share, default=0.1, help="share of the training lesions for validation (%(default)s)")
-    p.add_argument("--test", type=share, default=0.2, help="share of lesions for test, if the set has none (%(default)s)")
+    p.add_argument("--test", type=share, default=0.2, help="share of lesions for test, if there is none (%(default)s)")
     p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
 
@@ -1578,8 +1595,8 @@ def main():
     p = commands.add_parser("download", help="get a public data set; a second start goes on where the first was cut")
     p.add_argument("name", choices=DOWNLOADS)
     p.add_argument("--to", required=True, help="folder in which the set gets a folder of its own name")
-    p.add_argument("--full", action="store_true", help="isic_archive: original files (tens of GB) instead of thumbnails of "
-                   "256 px, which are enough for 64 px but not for 299")
+    p.add_argument("--full", action="store_true", help="isic_archive: the original files, tens of GB, instead "
+                   "of thumbnails of 256 px, which are enough for 64 px but not for 299")
 
     args = parser.parse_args()
     if args.command == "lesions":

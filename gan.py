@@ -584,7 +584,8 @@ def train(args):
     every = data.mix(replace(parts[0], classes=classes, labels=parts[0].labels), *parts[1:])
     turn = np.concatenate([np.arange(len(part)) for part in parts])     # first image of each class, second of each, ...
     every = every.take(np.argsort(turn, kind="stable"))
-    every.info = dict(source=f"{args.model} {out.name}", digests=sorted({d for part in parts for d in part.info["digests"]}))
+    seen = {key: sorted({entry for part in parts for entry in part.info[key]}) for key in ("digests", "ids")}
+    every.info = dict(source=f"{args.model} {out.name}", **seen)
     every.save(out / "samples.npz")
     save_grid(out / "grid.png", np.concatenate([part.images[:8] for part in parts if len(part) >= 8] or [every.images[:8]]))
     spread = [run["metrics"]["diversity"] for run in runs]
@@ -628,9 +629,10 @@ def train_one(args, out, of_class):
         z = scaled(data.to_tensor(source.images[:args.samples]))
         shown, labels = z[:16], torch.zeros(len(z), dtype=torch.long)
 
-    seen = set(images.digests())
+    seen = dict(digests=set(images.digests()), ids=set(map(str, images.ids)))
     if source is not None:                                              # a GAN's images bring what that GAN has seen
-        seen |= set(source.info.get("digests") or source.digests())
+        seen["digests"] |= set(source.info.get("digests") or source.digests())
+        seen["ids"] |= set(source.info.get("ids") or map(str, source.ids))
 
     saved = data.load_checkpoint(out, parts)
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
@@ -805,11 +807,11 @@ def grid_of(source, shown, drawn):
     return np.concatenate(rows)
 
 
-def sample_set(out, config, pictures, labels, digests, tag):
-    """Samples as an image set that carries its run and the digests of the images that its GAN has seen."""
+def sample_set(out, config, pictures, labels, seen, tag):
+    """Samples as an image set that carries its run, and the digests and ids of the images that its GAN has seen."""
     classes = config.get("classes") or [config["of_class"] or "unlabelled"]
     names = np.array([f"{out.name}/{tag}/{k:05d}" for k in range(len(pictures))])
-    info = dict(source=f"{config['model']} {out.name}", run=config, digests=sorted(digests))
+    info = dict(source=f"{config['model']} {out.name}", run=config, **{key: sorted(seen[key]) for key in ("digests", "ids")})
     return data.ImageSet(pictures, labels[:len(pictures)].cpu().numpy(), classes, ids=names, groups=names, info=info)
 
 
@@ -825,7 +827,7 @@ def sample(args):
         labels = torch.zeros(len(z), dtype=torch.long)
     else:
         z, labels = noise(config["model"], args.n, config["z_dim"], classes, np.random.default_rng(args.seed))
-    made = sample_set(run, config, draw(generator, z), labels, data.load(run / "samples.npz").info["digests"], str(args.seed))
+    made = sample_set(run, config, draw(generator, z), labels, data.load(run / "samples.npz").info, str(args.seed))
     made.save(args.out)
     print(f"{args.out}: {len(made)} images")
 

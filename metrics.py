@@ -1,6 +1,7 @@
 """metrics.py: numbers in, numbers out; and the page that shows them.
 
-    python metrics.py fid A B                      Frechet distance of two image sets, folders or feature arrays (.npy)
+    python metrics.py fid A B                      FID and KID of two image sets, folders or feature arrays (.npy)
+    python metrics.py fid A B --net none           the same without a network: in mean colours, which is no FID
     python metrics.py report results/quick         report.html and report.md from the finished jobs in a folder
 
 The printed tables of the papers are data here (PRINTED), each row with the job that reproduces it. The report only ever
@@ -9,13 +10,18 @@ shows what a result.json or a predictions.csv holds; a job that has not run is n
 import base64
 import csv
 import html
+import io
 import json
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
+import scipy.special
 import scipy.stats
+import torch
+from PIL import Image
 
 import data
 from data import UserError
@@ -84,24 +90,33 @@ def lesion_weights(groups, draws, seed=0):
     """(draws, n) bootstrap weights: lesions, not pictures, are drawn with replacement."""
     _, member = np.unique(groups, return_inverse=True)
     lesions = member.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(lesions, np.full(lesions, 1 / lesions), draws)
-    return drawn[:, member].astype(float)
+    drawn = np.random.default_rng(seed).integers(lesions, size=(draws, lesions)) + lesions * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * lesions).reshape(draws, lesions)[:, member].astype(float)
 
 
-def measures(labels, probabilities, weights=None):
-    """All measures of a two-class test: binary_metrics and AUC with malignant (class 1) positive, and the paper's five.
+def measures(labels, probabilities, weights=None, classes=("benign", "malignant")):
+    """All measures of a test of k classes: accuracy, balanced accuracy, precision:CLASS, recall:CLASS and f1:CLASS.
 
-    labels (n,), probabilities (n, 2), weights (b, n) or None. Returns {name: float or (b,)}.
+    Two classes: also those of binary_metrics and the AUC with malignant (class 1) positive, and paper 000's five.
+    labels (n,), probabilities (n, k), weights (b, n) or None, classes: k names. Returns {name: float or (b,)}.
     """
-    labels, predicted = np.asarray(labels), np.asarray(probabilities).argmax(1)
-    cell = np.eye(4)[labels * 2 + predicted]                            # which of the 4 cells, one-hot
-    matrix = ((np.ones((1, len(labels))) if weights is None else weights) @ cell).reshape(-1, 2, 2)
-    values = binary_metrics(matrix) | {f"printed_{key}": value for key, value in as_printed(matrix).items()}
-    values = {key: value if len(value) > 1 else float(value[0]) for key, value in values.items()}
-    return values | dict(auc=auc(labels, np.asarray(probabilities)[:, 1], weights))
+    labels, predicted, k = np.asarray(labels), np.asarray(probabilities).argmax(1), len(classes)
+    cell = np.eye(k * k)[labels * k + predicted]                        # which cell of the confusion matrix, one-hot
+    matrix = ((np.ones((1, len(labels))) if weights is None else weights) @ cell).reshape(-1, k, k)
+    hits, found, present = matrix.diagonal(0, 1, 2), matrix.sum(1), matrix.sum(2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, precision, f1 = hits / present, hits / found, 2 * hits / (found + present)
+        values = dict(accuracy=hits.sum(1) / present.sum(1),
+                      balanced_accuracy=np.nansum(recall, 1) / (present > 0).sum(1))
+    for c, name in enumerate(classes):
+        values |= {f"precision:{name}": precision[:, c], f"recall:{name}": recall[:, c], f"f1:{name}": f1[:, c]}
+    if k == 2:
+        values |= binary_metrics(matrix) | {f"printed_{key}": value for key, value in as_printed(matrix).items()}
+        values["auc"] = np.atleast_1d(auc(labels, np.asarray(probabilities)[:, 1], weights))
+    return {key: value if len(value) > 1 else float(value[0]) for key, value in values.items()}
 
 
-def summary(runs, draws=2000, alpha=0.05):
+def summary(runs, classes=("benign", "malignant"), draws=2000, alpha=0.05):
     """{measure: [mean over seeds, low, high]} of one or more seeds of the same arm, tested on the same images.
 
     runs: list of (labels, probabilities, groups). The interval is a bootstrap over seeds and, within the test set, over
@@ -109,8 +124,8 @@ def summary(runs, draws=2000, alpha=0.05):
     """
     seeds = np.random.default_rng(1).multinomial(len(runs), np.full(len(runs), 1 / len(runs)), draws) / len(runs)
     weights = lesion_weights(runs[0][2], draws)
-    points = [measures(labels, probabilities) for labels, probabilities, _ in runs]
-    spread = [measures(labels, probabilities, weights) for labels, probabilities, _ in runs]
+    points = [measures(labels, probabilities, None, classes) for labels, probabilities, _ in runs]
+    spread = [measures(labels, probabilities, weights, classes) for labels, probabilities, _ in runs]
     result = {}
     for key in points[0]:
         value = np.mean([point[key] for point in points])
@@ -140,8 +155,9 @@ def evaluate(labels, probabilities, groups, classes):
     hits, found, present = np.diag(matrix), matrix.sum(0), matrix.sum(1)
     result["per_class"] = {name: dict(sensitivity=rate(hits[c], present[c]), precision=rate(hits[c], found[c]))
                            for c, name in enumerate(classes)}
+    result["balanced_accuracy"] = measures(labels, probabilities, None, classes)["balanced_accuracy"]
     if k == 2:
-        boot = summary([(labels, probabilities, groups)])
+        boot = summary([(labels, probabilities, groups)], classes)
         result.update(sensitivity=rate(hits[1], present[1]), specificity=rate(hits[0], present[0]),
                       precision=rate(hits[1], found[1]), f1=plain(boot["f1"]), auc=plain(boot["auc"]),
                       as_printed={key: plain(boot[f"printed_{key}"]) for key in binary_metrics(matrix)})
@@ -168,13 +184,21 @@ def difference(before, after, draws=4000):
     before, after: lists of (labels, probabilities, groups), one per seed. Lesions are drawn once for both arms (that is
     what pairing means); seeds are drawn for each arm. Images must be the same in the same order.
     """
-    if any(not np.array_equal(a[0], before[0][0]) or not np.array_equal(a[2], before[0][2]) for a in before + after):
-        raise UserError("arms can only be compared on the same test images in the same order")
-    weights, rng = lesion_weights(before[0][2], draws, seed=2), np.random.default_rng(3)
+    return mean_difference([(before, after)], draws)
+
+
+def mean_difference(pairs, draws=4000):
+    """The same for the mean gain of several pairs of arms on the same images. What two pairs share is drawn once."""
+    first = pairs[0][0][0]
+    for run in (run for pair in pairs for runs in pair for run in runs):
+        if not np.array_equal(run[0], first[0]) or not np.array_equal(run[2], first[2]):
+            raise UserError("arms can only be compared on the same test images in the same order")
+    weights = lesion_weights(first[2], draws, seed=2)
     weights /= weights.sum(1, keepdims=True)
     boot = value = 0
-    for sign, runs in ((-1, before), (1, after)):
+    for sign, runs in ((sign / len(pairs), runs) for pair in pairs for sign, runs in zip((-1, 1), pair)):
         right = np.array([probabilities.argmax(1) == labels for labels, probabilities, _ in runs], float)   # (seeds, n)
+        rng = np.random.default_rng(3 if sign < 0 else 4)
         seeds = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), draws) / len(runs)
         boot, value = boot + sign * (seeds * (weights @ right.T)).sum(1), value + sign * right.mean()
     return [float(value), *map(float, np.quantile(boot, (0.025, 0.975)))]
@@ -219,10 +243,88 @@ def distance_with_floor(x, y, seed=0):
     return frechet(x[:n], y[rng.permutation(len(y))[:n]]), frechet(x[:n], x[n:2 * n]), n
 
 
+def kid(x, y):
+    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD of features (n, d), (m, d), kernel (x.y / d + 1)^3."""
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a):
+        k = kernel(a, a)
+        return (k.sum() - np.trace(k)) / (len(a) * (len(a) - 1))
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+
+
+def inception_score(probabilities, splits=10):
+    """(mean, sd) over splits of exp(mean KL(p(class | image) || p(class))); probabilities (n, classes), rows sum to 1.
+
+    Splits of fewer than 100 images say little: there are fewer of them then, but at least two, so that there is an sd.
+    """
+    p = np.asarray(probabilities, np.float64)
+    if len(p) < 4:
+        raise UserError(f"an Inception score needs at least 4 images, not {len(p)}")
+    scores = []
+    for part in np.array_split(p, max(2, min(splits, len(p) // 100))):
+        mean = part.mean(0, keepdims=True)
+        scores.append(np.exp(scipy.special.rel_entr(part, mean).sum(1).mean()))
+    return float(np.mean(scores)), float(np.std(scores, ddof=1))
+
+
+FID_WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+
+
+def fid_network(weights=None):
+    """The Inception of the FID (TensorFlow's of 2015, ported by mseitzer/pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
+
+    weights: None for the published ones (downloaded once into torch's cache and checked), a file, or a state dict.
+    It is torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out the padding,
+    and the last block takes the maximum. `net.head` is the weight of its last layer, for the Inception score.
+    """
+    from torchvision.models import inception_v3     # here, because the report has no use for it
+    try:
+        if weights is None:
+            weights = torch.hub.load_state_dict_from_url(FID_WEIGHTS, map_location="cpu", check_hash=True,
+                                                         weights_only=True)
+        elif not isinstance(weights, dict):
+            weights = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as problem:                    # no network, a wrong checksum, not a weights file
+        where = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {where}, or give --net none") from None
+    net = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
+    net.load_state_dict(weights)
+    average = torch.nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    for name, block in net.named_children():
+        if hasattr(block, "branch_pool"):
+            replace_pooling(block, torch.nn.MaxPool2d(3, stride=1, padding=1) if name == "Mixed_7c" else average)
+    net.head, net.fc = net.fc.weight.detach(), torch.nn.Identity()
+    return net.eval()
+
+
+def replace_pooling(block, pool):
+    """Feed the block's pooling branch with pool(input of the block), whatever the block itself pooled."""
+    seen = []
+    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    block.branch_pool.register_forward_pre_hook(lambda *_: (pool(seen.pop()),))
+
+
+@torch.no_grad()
+def fid_features(images, net, device="cpu", batch=64):
+    """uint8 (n, h, w, 3) -> (features (n, 2048), logits without bias (n, 1008)), float64; resized to 299 px, bilinear."""
+    net, features = net.to(device), []
+    for some in torch.as_tensor(images).split(batch):
+        x = some.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        features.append(net(torch.nn.functional.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)))
+    features = torch.cat(features).double().cpu()
+    return features.numpy(), (features @ net.head.double().cpu().T).numpy()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table. With a `job` for
-# the whole table, a row is: label | measure | printed value. A letter behind a value points to the reason, in `marks`,
-# why that value cannot be right as it stands; "=" means: not printed, or put right by us from the other values.
+# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table; several jobs
+# share the columns between them. With a `job` for the whole table, a row is: label | measure | printed value. {} in a
+# measure is the row's label, {} in a job the variant's ending, JOB@TEST another test set than the variant's. A letter
+# behind a value points to the reason, in `marks`, why that value cannot be right as it stands; "=" means: not printed,
+# or put right by us from the other values; "-": left open in the paper, or a row that the paper quotes.
+# variants: column title, test set, ending of the job's name. fills: the name of a cell where the row's label is none.
 
 PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       specificity | printed_specificity | {}d
@@ -234,9 +336,15 @@ PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       put right: precision for malignant | precision | ={}
                       put right: F1 for malignant | f1 | ={}
                       AUC | auc | ="""
-BOTH = (("ours, as printed: mixed test", "mixed"), ("ours, clean: real test", "real"))      # column title, test set
+OURS = (("ours", "real", ""),)
+BOTH = (("ours, as printed: mixed test", "mixed", ""), ("ours, clean: real test", "real", ""))
+FIVE = ("accuracy", "precision:benign", "recall:benign", "f1:benign", "auc")
+PRF = ("precision:{}", "recall:{}", "f1:{}")
+OWN_64 = (("ours, own resolution, as printed", "real", ""), ("ours, all through 64 px, clean", "real", "_64"))
+PRETRAINED = ("resnet50", "vgg16", "vgg19", "resnet50_flat", "mobilenet_flat", "mobilenet_v2", "inception")   # ImageNet
 PRINTED = {"wgan_gp": dict(
     title="Gören & Çınarer: Cancer lesion classification with GAN-based image augmentation (WGAN-GP)",
+    claimed="-0.4 to +10.1 points",
     claim="GAN images raise accuracy: CNN 86.00 to 86.34 %, MobileNet 90.81 to 91.67 %, ResNet-18 81.66 to 91.78 % "
           "(abstract; for the CNN without GAN images Table 4 prints 86.74 %).",
     arms=(("CNN", "cnn_real", "cnn_hybrid"), ("MobileNet", "mobilenet_real", "mobilenet_hybrid"),
@@ -255,24 +363,24 @@ PRINTED = {"wgan_gp": dict(
             | BatchNorm2d 1792 | ReLU 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 896 | ReLU 0
             | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 448 | ReLU 0 | ConvTranspose2d 3x64x64 10755 | Tanh 0""")),
     tables=(
-        dict(id="4", title="Trained on real images", tests=(("ours", "real"),),
+        dict(id="4", title="Trained on real images",
              columns=("accuracy", "loss", "val_accuracy"), rows="""
             CNN | cnn_real | .8674b .2564 .8900
             MobileNet | mobilenet_real | .9081b .0732 .9200
             ResNet-18 | resnet18_real | .8166c .4212 .9100"""),
-        dict(id="5", title="Trained on real and GAN images", tests=BOTH,
+        dict(id="5", title="Trained on real and GAN images", variants=BOTH,
              columns=("accuracy", "loss", "val_accuracy"), rows="""
             CNN | cnn_hybrid | .8634 .2821 .8700
             MobileNet | mobilenet_hybrid | .9167 .1829 .9200
             ResNet-18 | resnet18_hybrid | .9178 .3300 .9100""",
              note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the real test images of Table 4."),
-        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", tests=BOTH,
+        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", variants=BOTH,
              rows=PAPER_000_REPORT.format(
                  ".9201", ".9152", ".9261", ".9178", ".9231", ".9084", ".9261", ".9152", ".9118")),
-        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", tests=BOTH,
+        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", variants=BOTH,
              rows=PAPER_000_REPORT.format(
                  ".9350", ".8971", ".9065", ".9167", ".9205", ".9282", ".9065", ".8971", ".9124")),
-        dict(id="8", title="CNN's classification report", job="cnn_hybrid", tests=BOTH,
+        dict(id="8", title="CNN's classification report", job="cnn_hybrid", variants=BOTH,
              rows=PAPER_000_REPORT.format(
                  ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
     recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth
@@ -288,19 +396,227 @@ PRINTED = {"wgan_gp": dict(
         c="539 of 660 is .81667: .8166 only if cut off instead of rounded.",
         d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with benign "
           "positive, exactly one does: what is printed as sensitivity is the precision for benign, and so on. Ours is "
-          "computed in the same way here; the rows put right come from that matrix."))}
+          "computed in the same way here; the rows put right come from that matrix.")),
+
+"dcgan_cls": dict(
+    title="Mutepfe et al.: GAN image synthesis for skin lesion generation and classification (DCGAN)",
+    claimed="none printed",
+    claim="The DCGAN's discriminator classifies with 93.5 % accuracy and an AUC of .861 (abstract, Tables 2, 4 and 5).",
+    help="pretraining in the DCGAN", sides=("random weights", "pretrained"),
+    arms=(("the DCGAN's discriminator", "base_scratch", "base"),),
+    tables=(
+        dict(id="2", title="Batch size", columns=FIVE, wide=True, rows="""
+            100 | batch100 | .903bd .91 .84 .87 .844
+            128 | base | .935cd .94 .77 .91a .861e"""),
+        dict(id="3", title="Learning rate", columns=FIVE, wide=True, rows="""
+            0.001 | lr1e3 | .903bd .94 .84 .87a .861e
+            0.0002 | base | .915cd .88 .72 .79 .813"""),
+        dict(id="4", title="Optimiser", columns=FIVE, wide=True, rows="""
+            Adam | base | .935cd .94 .84 .87a .861e
+            SGD | sgd | .903bd .92 .71 .80 .830"""),
+        dict(id="5", title="Comparison with related work", columns=("accuracy%", "auc"), rows="""
+            Haenssle et al. [31] | - | - .86
+            XG et al. [2] | - | 81.33 -
+            JB et al. [29] | - | - .9150
+            This work | base | 93.5c .861e"""),
+        dict(id="6", title="Distance to the real images (printed: FID)", job="fid", rows="""
+            DCGAN | distance:dcgan_base | 44.41±1.28f
+            GAN [21] | distance:plain_gan | 50.93±1.18q
+            LAPGAN [16] | distance:lapgan | 41.88±1.08q"""),
+        dict(id="ours", title="What the pretraining is worth", columns=FIVE, wide=True, rows="""
+            pretrained in the DCGAN | base | = = = = =
+            random weights | base_scratch | = = = = =
+            frozen with a linear head | base_probe | = = = = =""")),
+    note="Precision, recall and F1 are those of benign: with the printed matrix (Figure 17) the positive class has 471 of "
+         "851 images, which fits the data's 54.6 % benign, and lies 6.8 standard deviations from its 45.4 % malignant. "
+         "Table 1 of the paper defines these measures and holds no number.",
+    matrices={"17": (((395, 76), (42, 338)), ("benign", "malignant"))},
+    figures=(("5", "Images of each class and part", "counts", ("data",)),
+             ("6", "Before and after bilateral filter and gamma correction", "before_after", ("data",)),
+             ("7", "Images of the training part", "grid", ("data",)),
+             ("8", "An image of each class and its augmentations", "augmented", ("data",)),
+             ("11 to 15", "DCGAN images of the same noise: before, at 13 %, 33 % and at the end of the training", "steps",
+              ("dcgan_base",)),
+             ("16", "The DCGAN's losses", "gan", ("dcgan_base",)),
+             ("17", "Confusion matrix", "confusion", ("base",)), ("18", "ROC curve", "roc", ("base",)),
+             ("", "Ours: the plain GAN and the LAPGAN of Table 6", "grid", ("plain_gan", "lapgan")),
+             ("", "Ours: the DCGANs of Tables 2 to 4", "gan", ("dcgan_batch100", "dcgan_lr1e3", "dcgan_sgd"))),
+    marks=dict(
+        a="Not the F1 of the precision and recall printed beside it: those give .842 to .852 (batch 128), and .882 to .892 "
+          "(learning rate .001, and Adam).",
+        b="No k of the 851 test images of Figure 17 gives .903. It is the precision that the paper computes from Figure 17.",
+        c="Batch 128, learning rate .0002 and Adam are one configuration, printed with three different rows; the only "
+          "confusion matrix (Figure 17) gives 733 of 851 = .861.",
+        d="No integer counts of 471 and 380 images (Figure 17), whichever is positive, give this row's accuracy, precision "
+          "and recall. The rows imply shares of positive images between .22 and .48, but there is one test set.",
+        e="The same number as the accuracy of Figure 17, 733 of 851.",
+        f="Lower than the plain GAN's, as the paper says, but not than LAPGAN's.",
+        q="Quoted from other papers, and measured there on other images.")),
+
+"acgan_cyclegan": dict(
+    title="Fossen-Romsaas et al.: Synthesizing skin lesion images using CycleGANs (ACGAN, CycleGAN)",
+    claimed="-1.1 to +0.9 points",
+    claim="No significant benefit of GAN images (discussion); accuracies between .845 and .865 against .856 without.",
+    arms=tuple((f"{n} of the {kind}", "isic0", f"{kind.lower()}_row/count{n}")
+               for kind in ("ACGAN", "CycleGAN") for n in (2000, 4000, 8000, 16000, 24000)) + tuple(
+                   (f"7000 melanomas, alpha {alpha}", "isic0", f"row_{n}/count7000")
+                   for n, alpha in ((8, "1/8"), (4, "1/4"), (2, "1/2"), (1, "1"))),
+    tables=(
+        dict(id="1", title="Images of each class", columns=("count:train:{}", "count:val:{}", "count:test:{}"), rows="""
+            NV | data | 10300 1287 1288
+            MEL | data | 3618 452 452
+            BCC | data | 2658 332 333
+            BKL | data | 2099 262 263
+            AK | data | 694 87 86
+            SCC | data | 502 63 63
+            VASC | data | 202 26 25
+            DF | data | 191 24 24
+            Sum | data | 20264 2533 2534"""),
+        dict(id="2", title="Precision and recall of each class, and accuracy", wide=True,
+             columns=(*(f"{measure}:{name}" for name in "MEL NV BCC AK BKL DF VASC SCC".split()
+                        for measure in ("precision", "recall")), "accuracy"),
+             fills=dict(isic0="ISIC-0", acgan_row="acgan", cyclegan_row="cyclegan"), rows="\n".join(
+                 "{0}-0{1} | {0}_row/count{2} | {3}".format(*line.split(None, 3)) for line in """
+            acgan .09 2000 .763 .757 .909 .911 .824 .925 .736 .616 .752 .692 .727 .667 .957 .88 .738 .714 .845
+            cyclegan .09 2000 .782 .739 .903 .925 .853 .889 .679 .64 .78 .753 .692 .75 1.0 .8 .712 .667 .85
+            cyclegan .165 4000 .803 .748 .894 .932 .864 .898 .651 .651 .826 .741 .857 .75 .846 .88 .714 .635 .856
+            acgan .165 4000 .811 .701 .883 .94 .845 .883 .675 .605 .795 .738 .783 .75 .95 .76 .695 .651 .847
+            cyclegan .283 8000 .797 .748 .892 .93 .861 .895 .671 .64 .785 .722 .762 .667 .84 .84 .804 .651 .851
+            acgan .283 8000 .812 .743 .9 .938 .846 .889 .671 .616 .802 .753 .842 .667 .88 .88 .707 .651 .856
+            acgan .441 16000 .839 .701 .885 .946 .839 .889 .685 .709 .793 .73 .783 .75 .95 .76 .698 .587 .852
+            cyclegan .441 16000 .813 .759 .907 .942 .842 .913 .738 .686 .807 .73 .857 .75 .952 .8 .741 .635 .864
+            acgan .542 24000 .806 .706 .896 .932 .844 .91 .638 .698 .785 .734 .8 .667 1.0 .8 .644 .603 .848
+            cyclegan .542 24000 .785 .752 .895 .936 .845 .886 .641 .581 .824 .711 .762 .667 .958 .92 .696 .619 .85
+            """.strip().splitlines()) + """
+            ISIC-0 | isic0 | .823 .721 .894 .939 .854 .877 .761 .628 .786 .783 .708 .708 .913 .84 .683 .683 .856""",
+             note="The number behind a name is the share of synthetic images among 20,264 + n: n = 2,000 to 24,000."),
+        dict(id="3", title="n melanomas made from nevi by a CycleGAN trained on the best-ranked share alpha", wide=True,
+             columns=("accuracy", "precision:MEL", "recall:MEL") * 4,
+             heads=("alpha 1/8", "alpha 1/4", "alpha 1/2", "alpha 1"),
+             fills=dict(isic0="ISIC-0", row_8="1/8", row_4="1/4", row_2="1/2", row_1="1"), rows="\n".join(
+                 f"{n} | row_8/count{n} row_4/count{n} row_2/count{n} row_1/count{n} | {values}" for n, values in (
+                     (500, ".852 .797 .712 .853 .807 .712 .857 .820 .724a .856 .819 .710"),
+                     (1000, ".851 .824 .717 .848 .797 .719 .861 .843 .701 .851 .825 .708"),
+                     (2000, ".857 .815 .730 .847 .817 .719 .856 .836 .732 .856 .828 .712"),
+                     (3000, ".858 .837 .715 .857 .837 .728 .857 .833b .726 .859 .825b .746"),
+                     (4000, ".854 .801b .746 .856 .802 .728 .864 .855b .715 .854 .807 .730"),
+                     (5000, ".858 .848 .717 .856 .804 .754 .855 .818 .737 .858 .811 .741"),
+                     (6000, ".865 .851 .759 .852 .816 .724a .856 .825 .730 .858 .819 .741"),
+                     (7000, ".854 .781 .748 .864 .810 .763 .849 .783 .743 .856 .819 .752"))) + """
+            ISIC-0 | isic0 | .856 .823 .721 .856 .823 .721 .856 .823 .721 .856 .823 .721""",
+             note="The shares that the paper prints beside n (.035 to .335) are of the 13,918 nevi and melanomas + n.")),
+    note="n is the paper's number of added images; with fewer real images than the paper's 20,264, as many fewer are added "
+         "(result.json says how many).",
+    figures=(("1 and 7", "Images of each class: real, ACGAN, CycleGAN", "grid", ("data", "acgan", "cyclegan")),
+             ("5", "Images of each class and part", "counts", ("data",)),
+             ("8", "Melanomas that CycleGANs made from nevi: alpha 1/8, 1/4, 1/2, 1", "grid",
+              ("nv2mel_8", "nv2mel_4", "nv2mel_2", "nv2mel_1")),
+             ("", "Ours: the baseline's confusion matrix, announced in the paper but not printed", "confusion", ("isic0",)),
+             ("", "Ours: the baseline's learning-rate finder", "lr_finder", ("isic0",)),
+             ("", "Ours: accuracy and melanoma's recall over the number of synthetic images", "dose",
+              ("acgan_row", "cyclegan_row", "row_8", "row_4", "row_2", "row_1")),
+             ("", "Ours: losses", "gan", ("acgan", "nv2mel_1"))),
+    marks=dict(
+        a="No k of 452 test melanomas gives this recall to three decimals.",
+        b="No number of images called melanoma gives this precision together with the recall beside it, of 452 melanomas.")),
+
+"dermagan": dict(
+    title="Sri Sai Teja et al.: DermaGAN",
+    claimed="+6.5 points",
+    claim="GAN images raise the CNN's accuracy from 65.49 to 72.0 %, above five pretrained networks (Tables 2 and 3).",
+    arms=(("CNN, fair: same steps, clean GAN", "cnn_real_fair", "cnn_gan_fair"),
+          ("CNN, as in the paper's text", "cnn_real_text", "cnn_gan_text"),
+          ("CNN, as in the released code", "cnn_real_code", "cnn_gan_code")), headline=1,
+    tables=(
+        dict(id="2", title="The CNN with and without GAN images", columns=("accuracy%", "loss"),
+             variants=(("ours, paper's text", "real", "text"), ("ours, released code", "real", "code"),
+                       ("ours, fair", "real", "fair")), rows="""
+            with GAN images | cnn_gan_{} | 72.0 .714
+            without GAN images | cnn_real_{} | 65.49a .816b"""),
+        dict(id="3", title="The CNN beside pretrained networks, all with GAN images", columns=("accuracy%", "loss"),
+             variants=(("ours, released code", "augmented", "code"), ("ours, fair", "real", "fair")), rows="""
+            Proposed model | cnn_gan_{}@real | 72.00 .714
+            MobileNet | mobilenet_{} | 68.50 .816
+            MobileNetV2 | mobilenet_v2_{} | 68.25 .838
+            ResNet50 | resnet50_{} | 47.99a 1.114
+            VGG16 | vgg16_{} | 66.75 .844
+            VGG19 | vgg19_{} | 65.49a .811""",
+             note="In the released code the pretrained networks, and only they, are tested on randomly sheared, zoomed and "
+                  "flipped test images; so here. Its CNN without GAN images makes fewer steps (2,650 against 3,300) and its "
+                  "GAN saw the test images; fair is neither.")),
+    matrices={"9": (((33, 23, 21, 23), (35, 15, 21, 29), (24, 18, 27, 31), (20, 17, 31, 32)), ("AK", "BCC", "BKL", "MEL"))},
+    figures=(("1", "Images of the training part", "grid", ("data",)),
+             ("5", "Images of each class and part", "counts", ("data",)),
+             ("6", "The CNN's training images, those of the GAN among them", "counts", ("cnn_gan_fair",)),
+             ("7", "GAN images: clean, and as in the released code", "grid", ("gan", "gan_code")),
+             ("8", "Accuracy over the rate of dropout", "dose", ("dropout",)),
+             ("9", "Confusion matrix; the released notebook's is no better than chance (107 of 400 right): it compares "
+              "predictions with classes in another order", "confusion", ("cnn_gan_text", "cnn_gan_code", "cnn_gan_fair")),
+             ("10", "Training curves of the CNN as in the paper's text", "training", ("cnn_gan_text",)),
+             ("", "Ours: losses of the clean GANs", "gan", ("gan/AK", "gan/BCC", "gan/BKL", "gan/MEL"))),
+    marks=dict(
+        a="No k of 400 test images gives this. Cut off instead of rounded: 262 of 400 is 65.50 %, 192 of 400 is 48.00 %.",
+        b="Cut off instead of rounded: the released notebook shows .8166.")),
+
+"dcgan_inception": dict(
+    title="Anonymous: Augmenting data with DCGANs to improve skin lesion classification (Inception V3)",
+    claimed="+1.1 points",
+    claim="1,176 malignant GAN images raise the accuracy from .8770 to .8875 (Table 3).",
+    arms=(("all images through 64 px", "original_64", "augmented_64"),
+          ("own resolution", "original", "augmented")), headline=1,
+    tables=(
+        dict(id="1", title="Trained on real images", columns=PRF, variants=OWN_64, rows="""
+            benign | original{} | .89 .89 .89
+            malignant | original{} | .87 .86 .86"""),
+        dict(id="2", title="Trained on real and GAN images", columns=PRF, variants=OWN_64, rows="""
+            benign | augmented{} | .90 .89 .90
+            malignant | augmented{} | .87 .88 .88"""),
+        dict(id="3", title="Accuracy", columns=("accuracy",), variants=OWN_64, rows="""
+            original | original{} | .8770a
+            augmented | augmented{} | .8875a""")),
+    note="Only malignant images are synthetic, and they have 64 px: at its own resolution the network can tell them by their "
+         "blur. Through 64 px, every image is as blurred as they are.",
+    figures=(("1", "Images of the training part", "grid", ("data_full",)),
+             ("3", "Confusion matrix, trained on real images", "confusion", ("original", "original_64")),
+             ("4", "Confusion matrix, trained on real and GAN images", "confusion", ("augmented", "augmented_64")),
+             ("5", "The DCGAN's losses", "gan", ("dcgan",)),
+             ("6", "Distance to the real images and Inception score while the DCGAN trains", "distance", ("fid_curve",)),
+             ("7", "Real images (at 64 px) beside those of the DCGAN", "grid", ("data", "dcgan"))),
+    marks=dict(
+        a="No k of 3,238 to 3,241 images (a 20 % test part) gives this to four decimals. Among about 10 %, 1,618 images fit "
+          "both values (1,419 and 1,436 right), 1,619 to 1,621 neither."))}
 
 
-def cells_of(table):
-    """The cells of a printed table: [(row label, [(printed value, job, measure), ...]), ...]."""
+def cells_of(table, ending=""):
+    """The cells of a printed table: [(row label, [(printed value, job, measure), ...]), ...], for one variant's ending."""
     rows = []
     for line in table["rows"].strip().splitlines():
         label, middle, values = (part.strip() for part in line.split("|"))
         if "job" in table:
             rows.append((label, [(values, table["job"], middle)]))
         else:
-            rows.append((label, [(value, middle, column) for value, column in zip(values.split(), table["columns"])]))
+            jobs, values = middle.format(ending).split(), values.split()
+            rows.append((label, [(value, jobs[k * len(jobs) // len(values)], measure.format(label))
+                                 for k, (value, measure) in enumerate(zip(values, table["columns"]))]))
     return rows
+
+
+def wanted_cells(study):
+    """{printed cell or figure: the one job that fills it}: T2:CNN, T3:original:64, F5; T6 where one job fills all rows."""
+    paper = PRINTED[study]
+    wanted = {f"T{table}": "networks" for table, *_ in paper.get("layers", ())}
+    for table in paper["tables"]:
+        for _, _, ending in table.get("variants", OURS):
+            jobs = [(label, re.split("[@/]", job)[0]) for label, cells in cells_of(table, ending) for _, job, _ in cells]
+            jobs = [(table.get("fills", {}).get(job, label), job) for label, job in jobs if job != "-"]
+            alone = len({job for _, job in jobs}) == 1
+            for label, job in jobs:
+                words = ["ours" if table["id"] == "ours" else f"T{table['id']}", "" if alone else label, ending.strip("_")]
+                wanted[":".join(filter(None, words)).replace(" ", "-")] = job
+    for figure, _, _, names in paper["figures"]:
+        for name in names if figure else ():
+            wanted[f"F{figure}{':' + name.removeprefix('gan_') if len(names) > 1 else ''}".replace(" ", "-")] = name
+    return wanted
 
 
 def layers_of(text):
@@ -316,39 +632,62 @@ def layers_of(text):
 # Reading results
 
 class Results:
-    """The finished jobs below a results folder: jobs maps "study/job" to its result.json."""
+    """The finished jobs below a results folder.
+
+    jobs: "study/job-s0" or "study/job-s0/sub" -> its result.json; arms: "study/job/sub" -> the names in jobs, one per seed.
+    """
 
     def __init__(self, out):
-        self.out, self.cache = Path(out), {}
-        files = sorted(self.out.glob("*/*/result.json"))
-        self.jobs = {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in files}
+        self.out, self.jobs, self.arms, self.cache = Path(out), {}, {}, {}
+        for file in sorted([*self.out.glob("*/*/result.json"), *self.out.glob("*/*/*/result.json")]):
+            name = file.parent.relative_to(self.out).as_posix()
+            self.jobs[name] = json.loads(file.read_text())
+            self.arms.setdefault(re.sub(r"-s\d+(?=/|$)", "", name), []).append(name)
 
-    def seeds(self, name):
-        """The results of job `name`, or of name-s0, name-s1, ... where there is one per seed."""
-        return [job for key, job in self.jobs.items() if key == name or key.rpartition("-s")[0] == name]
+    def seeds(self, arm):
+        """The results of an arm, one per seed."""
+        return [self.jobs[name] for name in self.arms.get(arm, ())]
 
-    def predictions(self, name, test):
-        """[(labels, probabilities, groups)], one per seed, on one of the job's test sets, from its predictions.csv."""
-        runs = []
-        for job in (key for key in self.jobs if key.rpartition("-s")[0] == name):
+    def predictions(self, arm, test):
+        """([(labels, probabilities, groups)] per seed, class names) on one of the job's test sets, from predictions.csv."""
+        runs, classes = [], []
+        for job in self.arms.get(arm, ()):
             with open(self.out / job / "predictions.csv", newline="") as file:
                 header, *rows = csv.reader(file)
-            rows = [row for row in rows if row[0] == test]
-            labels = np.array([header[4:].index(row[3]) for row in rows])
-            runs.append((labels, np.array([row[4:] for row in rows], float), np.array([row[2] for row in rows])))
-        return runs
+            rows, classes = [row for row in rows if row[0] == test], header[4:]
+            labels = np.array([classes.index(row[3]) for row in rows])
+            if rows:
+                runs.append((labels, np.array([row[4:] for row in rows], float), np.array([row[2] for row in rows])))
+        return runs, classes
 
-    def value(self, name, test, measure):
+    def value(self, arm, test, measure):
         """One measure of one arm on one test set, as text: the mean over seeds, with its interval where it has one."""
-        if not self.seeds(name):
-            return f"not run: {name.split('/')[1]}"
-        if measure == "val_accuracy":
-            return number(np.mean([job["curves"]["val_accuracy"][-1] for job in self.seeds(name)]))
-        if measure == "loss":
-            return number(np.mean([job["metrics"][test]["loss"] for job in self.seeds(name)]))
-        if (name, test) not in self.cache:
-            self.cache[name, test] = summary(self.predictions(name, test))
-        return number(self.cache[name, test][measure])
+        jobs, short, (what, _, label) = self.seeds(arm), arm.split("/", 1)[1], measure.rstrip("%").partition(":")
+        if short == "-":
+            return "quoted"
+        if not jobs:
+            return f"not run: {short}"
+        if what == "count":
+            part, _, label = label.partition(":")
+            counts = jobs[0]["counts"].get(part, {})
+            n = sum(counts.values()) if label == "Sum" else counts.get(label, 0)
+            return f"{n:,}" if n else f"no {label} in this data"
+        if what == "distance":
+            row = next((row for row in jobs[0]["rows"] if row["set"] == label), None)
+            return f"{jobs[0]['net']} {row['distance']:.2f} ± {row['spread']:.2f}" if row else f"not scored: {label}"
+        if test not in jobs[0]["metrics"]:
+            return f"no {test} test in {short}"
+        if what in ("val_accuracy", "loss"):
+            last = [job["metrics"][test]["loss"] if what == "loss" else job["curves"][what][-1] for job in jobs]
+            return number(np.mean(last))
+        if (arm, test) not in self.cache:
+            runs, classes = self.predictions(arm, test)
+            self.cache[arm, test] = summary(runs, classes), {classes[k] for k in runs[0][0]}
+        values, present = self.cache[arm, test]
+        if label and label not in present:
+            return f"no {label} in this data"
+        value = values[measure.rstrip("%")]
+        return number(np.multiply(100, value), 2) if measure.endswith("%") else number(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,11 +704,11 @@ def number(value, digits=3):
 
 def printed_value(text):
     """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084", "=" -> words."""
-    value = text.strip("=abcd")
-    if not value:
+    value, marks = re.fullmatch(r"=?([^a-z]*)([a-z]*)", text).groups()
+    if value in ("", "-"):
         return "not printed"
-    value, mark = f"0{value}" if value.startswith(".") else f"{int(value):,}", text.lstrip("=.0123456789")
-    return value + (f" ({mark})" if mark else "")
+    value = f"0{value}" if value.startswith(".") else f"{int(value):,}" if value.isdigit() else value
+    return value + (f" ({', '.join(marks)})" if marks else "")
 
 
 class Page:
@@ -378,27 +717,34 @@ class Page:
     def __init__(self):
         self.markdown, self.html = [], []
 
-    def heading(self, level, text):
-        self.markdown += ["#" * level + " " + text, ""]
-        self.html.append(f"<h{level}>{html.escape(text)}</h{level}>")
+    def heading(self, level, text, anchor=""):
+        self.markdown += ["#" * level + (f' <a id="{anchor}"></a>' if anchor else " ") + text, ""]
+        self.html.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
+
+    def contents(self, entries):
+        """entries: [(anchor, title)]"""
+        self.markdown += [*(f"- [{title}](#{anchor})" for anchor, title in entries), ""]
+        links = (f'<li><a href="#{anchor}">{html.escape(title)}</a>' for anchor, title in entries)
+        self.html.append(f"<nav><ol>{''.join(links)}</ol></nav>")
 
     def text(self, text, kind="plain"):
         self.markdown += [f"> **{text}**" if kind == "warn" else f"*{text}*" if kind == "note" else text, ""]
         self.html.append(f'<p class="{kind}">{html.escape(text)}</p>')
 
     def table(self, caption, header, rows, notes=()):
-        """header: column names; rows: lists of texts, the row's name first. An interval [a, b] is set smaller."""
+        """header: column names; rows: lists of texts, the row's name first. An interval [a, b] and later lines are small."""
         def cell(text, tag):
-            if len(str(text)) > 60:             # a command, not a value: may be broken into lines
-                return f'<{tag} class="long">{html.escape(str(text))}</{tag}>'
-            value, bracket, interval = html.escape(str(text)).partition(" [")
-            return f"<{tag}>{value}{f' <small>[{interval}</small>' if bracket else ''}</{tag}>"
+            value, *small = re.sub(r" \[(?=.*,)", "\n[", str(text)).split("\n")     # an interval below its value
+            kind = ' class="long"' if len(value) > 60 else ' class="words"' if re.match("no[t ]", value) else ""
+            lines = "".join(f"<small>{html.escape(line)}</small>" for line in small)
+            return f"<{tag}{kind}>{html.escape(value)}{lines}</{tag}>"
 
         def line(cells, tags):
             return "<tr>" + "".join(map(cell, cells, tags)) + "</tr>"
 
         self.markdown += [f"**{caption}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        self.markdown += ["| " + " | ".join(str(text).replace("|", "\\|") for text in row) + " |" for row in rows] + [""]
+        lines = (" | ".join(str(text).replace("|", "\\|").replace("\n", "<br>") for text in row) for row in rows)
+        self.markdown += [*(f"| {line} |" for line in lines), ""]
         head, body = line(header, ["th"] * len(header)), "".join(line(row, ["th"] + ["td"] * len(row)) for row in rows)
         self.html.append(f'<p class="caption">{html.escape(caption)}</p><div class="scroll"><table>'
                          f"<thead>{head}</thead><tbody>{body}</tbody></table></div>")
@@ -406,75 +752,103 @@ class Page:
             self.text(note, "note")
 
     def figure(self, caption, *parts):
-        """parts: SVG text (in the HTML only), or paths of PNG files below the report's folder."""
+        """parts: SVG text (in the HTML only), or (path of a PNG, its path as seen from the report)."""
         title, where = html.escape(caption), " (drawn in report.html)"
         self.html.append('<figure><div class="row">')
         for part in parts:
-            if isinstance(part, Path):
+            if isinstance(part, tuple):
                 where = ""
-                self.markdown += [f"![{caption}]({'/'.join(part.parts[-3:])})", ""]
-                picture = base64.b64encode(part.read_bytes()).decode()
-                part = f'<img alt="{title}" src="data:image/png;base64,{picture}">'
+                self.markdown += [f"![{caption}]({part[1]})", ""]
+                part = f'<img alt="{title}" src="{embedded(part[0])}">'
             self.html.append(part)
         self.markdown += [f"*{caption}{where}*", ""]
         self.html.append(f"</div><figcaption>{title}</figcaption></figure>")
 
 
-def svg(title, parts):
+def embedded(path, limit=200_000):
+    """A picture as a data: address; a large PNG as JPEG of at most 900 px, so that the page stays small."""
+    raw, kind = path.read_bytes(), "png"
+    if len(raw) > limit:
+        picture, file, kind = Image.open(path).convert("RGB"), io.BytesIO(), "jpeg"
+        picture.thumbnail((900, 1800))
+        picture.save(file, "JPEG", quality=85)
+        raw = file.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
+
+
+def svg(title, parts, height=220):
     title = html.escape(title)
-    return (f'<svg viewBox="0 0 340 220" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>'
+    return (f'<svg viewBox="0 0 340 {height:.0f}" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>'
             + "".join(parts) + "</svg>")
 
 
 def svg_text(x, y, text, style=""):
-    return f'<text x="{x:.0f}" y="{y:.0f}" class="{style}">{html.escape(str(text))}</text>'
+    text = str(text)
+    return f'<text x="{x:.0f}" y="{y:.0f}" class="{style}">{html.escape(text if len(text) < 28 else text[:26] + "…")}</text>'
 
 
 def svg_lines(title, series, x_label, y_range=None):
     """A small line chart. series: [(name, xs, ys)]. The page's style gives the colours, so they turn with dark mode."""
-    left, right, top, bottom = 44, 330, 26, 186
+    left, right, top, bottom, wide = 44, 330, 26, 186, min(100, 288 / max(len(series), 1))
     xs, ys = (np.concatenate([np.asarray(s[k], float) for s in series]) for k in (1, 2))
     (x0, x1), (y0, y1) = (xs.min(), xs.max()), y_range or (ys.min(), ys.max())
     x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + 1
-    parts = [svg_text(left, 202, f"{x0:.3g}"), svg_text(right, 202, f"{x1:.4g}", "e"),
+    digits = max(0, 2 - int(np.floor(np.log10(y1 - y0))))
+    parts = [svg_text(left, 202, f"{x0:.5g}"), svg_text(right, 202, f"{x1:.5g}", "e"),
              svg_text((left + right) / 2, 202, x_label, "m")]
     for k in range(5):
-        y = bottom - k / 4 * (bottom - top)
-        parts += [f'<path d="M{left} {y}H{right}" class="g"/>', svg_text(left - 5, y + 4, f"{y0 + (y1 - y0) * k / 4:.3g}", "e")]
+        y, value = bottom - k / 4 * (bottom - top), y0 + (y1 - y0) * k / 4
+        parts += [f'<path d="M{left} {y}H{right}" class="g"/>', svg_text(left - 5, y + 4, f"{value:.{digits}f}", "e")]
     for k, (name, x, y) in enumerate(series):
         x = left + (np.asarray(x) - x0) / (x1 - x0) * (right - left)
         y = bottom - (np.asarray(y) - y0) / (y1 - y0) * (bottom - top)
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
-        parts += [f'<polyline points="{points}" class="s{k}"/>', f'<path d="M{left + 100 * k} 214h14" class="s{k}"/>',
-                  svg_text(left + 18 + 100 * k, 218, name)]
+        points, at = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y)), left + wide * k
+        parts += [f'<polyline points="{points}" class="s{k}"/>', f'<path d="M{at:.0f} 214h14" class="s{k}"/>',
+                  svg_text(at + 18, 218, name)]
     return svg(title, parts)
+
+
+def svg_bars(title, rows):
+    """Stacked bars, one per row. rows: [(label, {part: count})], the same parts in each row."""
+    longest, left = max(sum(parts.values()) for _, parts in rows) or 1, 84
+    drawn = [svg_text(left + 70 * k, 32, name, f"c{k}") for k, name in enumerate(rows[0][1])]
+    for r, (label, parts) in enumerate(rows):
+        x, y = left, 42 + 22 * r
+        drawn.append(svg_text(left - 6, y + 13, label, "e"))
+        for k, count in enumerate(parts.values()):
+            drawn.append(f'<rect x="{x:.1f}" y="{y}" width="{200 * count / longest:.1f}" height="18" class="c{k}"/>')
+            x += 200 * count / longest
+        drawn.append(svg_text(x + 5, y + 13, f"{sum(parts.values()):,}"))
+    return svg(title, drawn, 52 + 22 * len(rows))
 
 
 def svg_matrix(title, matrix, classes):
     """A confusion matrix: row = truth, column = prediction, shaded by the share of its row."""
-    matrix, side = np.asarray(matrix), 150 / len(classes)
-    parts = [svg_text(195, 34, "predicted", "m")]
+    matrix, k = np.asarray(matrix), len(classes)
+    side, left, size = max(33, 150 / k), 112 if k < 5 else 56, "n" if k < 5 else "k"
+    parts = []
     for r, name in enumerate(classes):
-        parts += [svg_text(112, 54 + side * (r + 0.5), name, "e"), svg_text(120 + side * (r + 0.5), 47, name, "m")]
+        parts += [svg_text(left, 48 + side * (r + 0.5), name, "e"), svg_text(left + 8 + side * (r + 0.5), 38, name, "m")]
         for c, count in enumerate(matrix[r]):
-            share = count / max(matrix[r].sum(), 1)
-            parts += [f'<rect x="{120 + side * c}" y="{52 + side * r}" width="{side - 2}" height="{side - 2}" class="c" '
+            share, x, y = count / max(matrix[r].sum(), 1), left + 8 + side * c, 44 + side * r
+            parts += [f'<rect x="{x:.1f}" y="{y:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" class="c" '
                       f'fill-opacity="{0.06 + 0.84 * share:.2f}"/>',
-                      svg_text(120 + side * (c + 0.5), 57 + side * (r + 0.5), count, "m n w" if share > 0.5 else "m n")]
-    return svg(title, parts)
+                      svg_text(x + side / 2 - 1, y + side / 2 + 4, count, f"m {size}{' w' if share > 0.5 else ''}")]
+    return svg(f"{title} (row: truth)", parts, 54 + side * k)
 
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2129;--soft:#5d6673;--line:#dde1e7;--bg:#fff;--panel:#f5f7f9;--s0:#0b6e8f;
- --s1:#c4571b;--s2:#6a8a1f;--warn:#fff3dc}
+ --s1:#c4571b;--s2:#6a8a1f;--s3:#7a4fa3;--warn:#fff3dc}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#333a45;--bg:#14171c;--panel:#1c2129;
- --s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--warn:#33291a}}
+ --s0:#5cc0de;--s1:#f0945c;--s2:#b2d35f;--s3:#c3a0e8;--warn:#33291a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1040px;margin:0 auto;padding:24px 18px 60px}
 h1{font-size:1.75rem;line-height:1.2;margin:.4em 0}
 h2{margin:2.2em 0 .5em;padding-top:.8em;border-top:1px solid var(--line);font-size:1.35rem;line-height:1.3}
-p{max-width:48em}.lead{font-size:1.15rem;font-weight:500}.soft,.note,figcaption{color:var(--soft);font-size:.87rem}.note{margin:.2em 0}
+p{max-width:48em}.lead{font-size:1.15rem;font-weight:500}.note{margin:.2em 0}
+.soft,.note,figcaption{color:var(--soft);font-size:.87rem}nav ol{padding-left:1.4em}a{color:var(--s0)}
 .warn{background:var(--warn);border-left:4px solid #d99a2b;padding:.6em .9em;border-radius:4px}
 .scroll{overflow-x:auto;margin:0 0 .4em}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
@@ -483,15 +857,18 @@ th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(-
 thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}td,tbody th{white-space:nowrap}
 tr>:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
 td.long{white-space:normal;overflow-wrap:break-word;min-width:24em;text-align:left;font:.85em ui-monospace,monospace}
-small{color:var(--soft);display:block}
+small{color:var(--soft);display:block}tbody th small{white-space:normal;font-weight:400}
+td.words{white-space:normal;min-width:6em}
 figure{margin:1.6em 0}figcaption{margin-top:.5em}.row{display:flex;flex-wrap:wrap;gap:12px}
 img{flex:0 1 490px;min-width:0;max-width:100%;height:auto;border-radius:6px;align-self:flex-start}
 img:only-child{flex-basis:1000px}
 svg{flex:0 1 318px;background:var(--panel);border-radius:8px;padding:6px}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .t{fill:var(--ink);font-weight:600;font-size:12px}
-svg .e{text-anchor:end}svg .m{text-anchor:middle}svg .n{fill:var(--ink);font-size:16px}svg .w{fill:var(--bg)}
-svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}svg .s0,svg .s1,svg .s2{fill:none;stroke-width:2}
-svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}
+svg .e{text-anchor:end}svg .m{text-anchor:middle}svg .n{fill:var(--ink);font-size:16px}
+svg .c{fill:var(--s0)}svg .g{stroke:var(--line);fill:none}svg .k{fill:var(--ink);font-size:12px}svg .w{fill:var(--bg)}
+svg .s0,svg .s1,svg .s2,svg .s3{fill:none;stroke-width:2}
+svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .s2{stroke:var(--s2)}svg .s3{stroke:var(--s3)}
+svg .c0{fill:var(--s0)}svg .c1{fill:var(--s1)}svg .c2{fill:var(--s2)}svg .c3{fill:var(--s3)}
 @media print{body{font-size:10pt}figure,table{break-inside:avoid}.scroll{overflow:visible}}
 """
 
@@ -509,21 +886,25 @@ def report(out):
     scale = made.read_text().split()[1] if made.exists() else "unstated"
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
+    studies = [study for study in PRINTED if any(name.startswith(study + "/") for name in results.jobs)]
+    arms = {study: compared(results, study) for study in studies}
     page.heading(1, "Do GAN images help a skin-lesion classifier?")
+    the_answer(page, arms, scale)
+    page.contents([*((study, PRINTED[study]["title"]) for study in studies), ("jobs", "Every job")])
     what_was_run(page, results, scale)
-    for study, paper in PRINTED.items():
-        if any(name.startswith(study + "/") for name in results.jobs):
-            page.heading(2, paper["title"])
-            the_question(page, results, study, scale)
-            figures(page, results, study)
-            printed_tables(page, results, study, scale)
-            gan_table(page, results, study)
-            layer_tables(page, results, study)
-    page.heading(2, "Every job")
+    for study in studies:
+        page.heading(2, PRINTED[study]["title"], study)
+        the_question(page, results, study, scale, arms[study])
+        figures(page, results, study)
+        printed_tables(page, results, study, scale)
+        gan_table(page, results, study)
+        layer_tables(page, results, study)
+    page.heading(2, "Every job", "jobs")
     page.text("To rerun a cell, delete its job's folder and give its command with the Python that `bash run_all.sh list` "
               "shows, or start run_all.sh again.")
     page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
-               [[name, job["seconds"], job.get("steps", "none"), job.get("command", "not recorded")] for name, job in results.jobs.items()])
+               [[name, job["seconds"], job.get("steps", "none"), job.get("command", "not recorded")]
+                for name, job in results.jobs.items()])
     with data.replacing(results.out / "report.md") as file:
         file.write("\n".join(page.markdown).encode())
     with data.replacing(results.out / "report.html") as file:
@@ -538,10 +919,12 @@ def what_was_run(page, results, scale):
 
     def all_of(key):
         return "; ".join(sorted({job[key] for job in jobs}))
-    sources = sorted({job["source"]["source"] for job in jobs if "source" in job})
+    infos = [job["source"] for job in jobs if isinstance(job.get("source"), dict)]
+    sources = sorted({info["source"] for info in infos})
     versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
-    work = data.readable_time(sum(job["seconds"] for job in jobs))
-    copies = sum(job["source"].get("copies_dropped", 0) for job in jobs if "source" in job)
+    parents = {name.rsplit("/", 1)[0] for name in results.jobs}         # their seconds are those of their sub-folders
+    work = data.readable_time(sum(job["seconds"] for name, job in results.jobs.items() if name not in parents))
+    copies = sum(info.get("copies_dropped", 0) for info in infos)
     page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}"
               f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of job time in all. "
               f"Machine: {all_of('device')}. {versions}. Code: {all_of('commit')}. "
@@ -554,39 +937,99 @@ def what_was_run(page, results, scale):
                   "No number here can be compared with a printed one.", "warn")
 
 
-def the_question(page, results, study, scale):
-    """Real images against real and GAN images, on the same real test images."""
+def compared(results, study):
+    """The study's comparisons: [(label, (arm without, arm with), (runs, runs) or None where one has not run)]."""
+    pairs = []
+    for label, *names in PRINTED[study]["arms"]:
+        runs = tuple(results.predictions(f"{study}/{name}", "real")[0] for name in names)
+        pairs.append((label, names, runs if all(runs) else None))
+    return pairs
+
+
+def gain_and_verdict(gain, scale):
+    value, low, high = gain
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    return [f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]",
+            "not judged at quick scale" if scale == "quick" else verdict]
+
+
+def the_answer(page, arms, scale):
+    """The first screen: one line per study."""
+    rows = []
+    for study, pairs in arms.items():
+        paper, pairs = PRINTED[study], pairs[:PRINTED[study].get("headline")]
+        done = [runs for *_, runs in pairs if runs]
+        what = ", ".join(label for label, *_ in pairs) if len(pairs) < 4 else f"{len(pairs)} classifiers"
+        what = f"{paper.get('help', 'GAN images')}; {'mean of ' if len(pairs) > 1 else ''}{what}"
+        what += f" ({len(done)} of {len(pairs)} have run)" if len(done) < len(pairs) else ""
+        result = gain_and_verdict(mean_difference(done), scale) if done else ["not run"] * 2
+        rows.append([f"{paper['title'].split(':')[0]}\n{what}", *result, paper["claimed"]])
+    page.table(f"Gain in accuracy on real test images that no GAN has seen ({scale} scale)",
+               ["study, and what was compared", "gain here", "verdict", "printed gain"], rows,
+               ["95 % intervals over test lesions and classifier seeds. The sections below have every single comparison."])
+
+
+def the_question(page, results, study, scale, pairs):
+    """Real images against real and GAN images (or what else the study adds), on the same real test images."""
     paper, rows, test = PRINTED[study], [], np.zeros(0, int)
-    for label, *names in paper["arms"]:
-        without, with_gan = (results.predictions(f"{study}/{name}", "real") for name in names)
-        gain = verdict = flattered = "not run"
-        if without and with_gan:
-            test, (value, low, high) = without[0][0], difference(without, with_gan)
-            gain = f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-            verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-            mixed = results.predictions(f"{study}/{names[1]}", "mixed")
-            flattered = f"{100 * (mean_accuracy(mixed) - mean_accuracy(without)):+.1f} points" if mixed else "none"
-        rows.append([label, gain, "not judged at quick scale" if scale == "quick" else verdict, flattered,
-                     *(results.value(f"{study}/{name}", "real", "accuracy") for name in names)])
+    helper, sides = paper.get("help", "GAN images"), paper.get("sides", ("real", "real + GAN"))
+    mixed = any("variants" in table and table["variants"] == BOTH for table in paper["tables"])
+    for label, names, runs in pairs:
+        shown, flattered = ["not run"] * 2, "not run"
+        if runs:
+            test, shown = runs[0][0][0], gain_and_verdict(difference(*runs), scale)
+            seen = results.predictions(f"{study}/{names[1]}", "mixed")[0]
+            flattered = f"{100 * (mean_accuracy(seen) - mean_accuracy(runs[0])):+.1f} points" if seen else "none"
+        accuracies = [results.value(f"{study}/{name}", "real", "accuracy") for name in names]
+        rows.append([label, *shown, *[flattered] * mixed, *accuracies])
     page.text(f"Printed claim: {paper['claim']}")
-    if scale != "quick":
-        count = {word: sum(row[2] == word for row in rows) for word in ("better", "worse", "no difference shown")}
-        page.text(f"Here, on real test images only: with GAN images {count['better']} of {len(rows)} classifiers got better, "
-                  f"{count['worse']} worse, and for {count['no difference shown']} no difference is shown.", "lead")
+    judged = [row[2] for row in rows if row[2] in ("better", "worse", "no difference shown")]
+    if judged:
+        page.text(f"Here, on real test images only: with {helper} {judged.count('better')} of {len(judged)} classifiers got "
+                  f"better, {judged.count('worse')} worse, and for {judged.count('no difference shown')} no difference is "
+                  "shown.", "lead")
+    notes = ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
+             f"of each kind. By chance alone, {len(rows) / 20:.2g} of {len(rows)} such intervals would miss a true zero."]
+    if mixed:
+        notes += ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN images too, "
+                  "the other one on the real test. The difference between the two gains is what that test adds."]
+    longer = []
+    for label, names, runs in pairs:
+        without, with_gan = (results.seeds(f"{study}/{name}")[0]["steps"] if runs else 0 for name in names)
+        longer += [label] * (with_gan > without)
+    if longer:
+        notes.append(f"With {helper} there were more optimiser steps, so the comparison leans that way: {', '.join(longer)}.")
     if len(test):
         largest = number(np.bincount(test).max() / len(test))
-        rows.append(["always the larger class", "+0.0 points", "by definition", "none", largest, largest])
-    page.table(f"Accuracy on the {len(test)} real test images ({scale} scale, mean over seeds)",
-               ["classifier", "gain from GAN images", "verdict", "gain by the paper's method", "real", "real + GAN"], rows,
-               ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN images too, "
-                "the other one on the real test. The difference between the two gains is what that test adds.",
-                "95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
-                "per class. Both arms run the same number of epochs, as the paper does, so the one with GAN images makes "
-                "more optimiser steps: the comparison leans towards the GAN. Not corrected for comparing several times."])
+        rows.append(["always the larger class", "+0.0 points", "by definition", *["none"] * mixed, largest, largest])
+    page.table(f"Accuracy on {f'the {len(test)} ' * (len(test) > 0)}real test images ({scale} scale, mean over seeds)",
+               ["classifier", f"gain from {helper}", "verdict", *["gain by the paper's method"] * mixed, *sides], rows,
+               notes + provenance(results, study, [name for _, names, _ in pairs for name in names]))
+
+
+def provenance(results, study, arms):
+    """Notes on what the shown arms had to replace (data, pretrained weights), and on test images that a GAN has seen."""
+    sources = [job["source"].get("stand_in") for name in ("data", "data_full") for job in results.seeds(f"{study}/{name}")]
+    notes = [f"Stand-in data: {source}" for source in sources if source]
+    jobs = {arm.split("/")[0]: job for arm in arms for job in results.seeds(f"{study}/{arm}")[:1]}
+    scratch = [arm for arm, job in jobs.items() if job["config"].get("model") in PRETRAINED
+               and job.get("weights", "").startswith("none")]
+    if scratch:
+        notes.append(f"Trained from random weights, not from ImageNet's: {', '.join(scratch)}.")
+    for arm, job in jobs.items():
+        if job.get("leaked", 0) != 0:
+            notes.append(f"{arm}: its GAN was trained on {job['leaked'] or 'nobody knows how many'} of the validation and "
+                         "test images.")
+        if "floor_n" in job:
+            notes.append(f"{job['net']}: {job['provenance']}; noise floor (real images against each other) "
+                         f"{job['floor']:.2f} at n {job['floor_n']}.")
+    return list(dict.fromkeys(notes))
 
 
 def layer_tables(page, results, study):
     """The printed layer tables beside the networks as built."""
+    if "layers" not in PRINTED[study]:
+        return
     built = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
     missing = "not run: networks"
     for table, title, px, text in PRINTED[study]["layers"]:
@@ -610,24 +1053,39 @@ def explain(study, values):
 
 def printed_tables(page, results, study, scale):
     """Each printed table in the paper's shape, ours beside printed, in each protocol that it has."""
-    def tests_of(table, measure):       # validation images are real in both protocols
-        return (("ours", "real"),) if measure == "val_accuracy" else table["tests"]
-
     for table in PRINTED[study]["tables"]:
-        columns, rows, values = table.get("columns", ()), [], []
-        for label, cells in cells_of(table):
+        variants = [(title, test, cells_of(table, ending)) for title, test, ending in table.get("variants", OURS)]
+        columns, wide, rows, values, arms = table.get("columns", ("",)), table.get("wide"), [], [], []
+        for r, (label, printed) in enumerate(variants[0][2]):
             row = [label]
-            for value, name, measure in cells:
+            for c, (value, _, measure) in enumerate(printed):
+                shown = []
+                for _, test, cells in variants[:1] if measure == "val_accuracy" else variants:      # there it is always real
+                    arm, _, own_test = cells[r][1][c][1].partition("@")
+                    arms.append(arm)
+                    shown.append(results.value(f"{study}/{arm}", own_test or test, measure))
                 values.append(value)
-                row.append(printed_value(value))
-                row += [results.value(f"{study}/{name}", test, measure) for _, test in tests_of(table, measure)]
+                text = printed_value(value)
+                row += [f"{shown[0]}\n{'printed ' * (text[0] != 'n')}{text}"] if wide else [text, *shown]
             rows.append(row)
-        header = ["model"] if columns else ["measure", "printed", *(title for title, _ in table["tests"])]
-        for column in columns:
-            name = column.replace("_", " ")
-            header += [f"{name}, printed", *(f"{name}, {title}" for title, _ in tests_of(table, column))]
-        notes = explain(study, values) + ([table["note"]] if "note" in table else [])
-        page.table(f"Table {table['id']}. {table['title']} (ours: {scale} scale)", header, rows, notes)
+        header = ["measure" if "job" in table else ""]
+        for c, column in enumerate(columns):
+            group = f"{table['heads'][c * len(table['heads']) // len(columns)]}: " if "heads" in table else ""
+            what = group + re.sub("count:|:?{}", "", column).replace("_", " ").replace(":", " ").replace("%", " in %")
+            titles = [title for title, *_ in variants[:1 if column == "val_accuracy" else None]]
+            header += [what] if wide else [f"{what}, {word}".strip(", ") for word in ("printed", *titles)]
+        caption = "Ours" if table["id"] == "ours" else f"Table {table['id']}"
+        page.table(f"{caption}. {table['title']} (ours: {scale} scale)", header, rows,
+                   explain(study, values) + [table.get("note", "")] * ("note" in table) + provenance(results, study, arms))
+    if "note" in PRINTED[study]:
+        page.text(PRINTED[study]["note"], "note")
+
+
+SCORES = dict(d_real="D(x)", d_fake="D(G(z))")      # of a critic; other GANs have losses
+
+
+def loss_curves(job):
+    return [key for key in job["curves"] if key not in ("window", "diversity", "penalty")]
 
 
 def gan_table(page, results, study):
@@ -637,89 +1095,164 @@ def gan_table(page, results, study):
         values = job.get("metrics", {})
         if name.startswith(study + "/") and "diversity" in values:
             distance = "not measured" if "fd_8x8" not in values else (
-                f"{values['fd_8x8']:.3f} (noise floor {values['fd_8x8_floor']:.3f}, n {values['fd_8x8_n']})")
-            rows.append([name.split("/")[1], job["steps"], number(values["d_real"], 2), number(values["d_fake"], 2),
+                f"{values['fd_8x8']:.3f}\nnoise floor {values['fd_8x8_floor']:.3f}, n {values['fd_8x8_n']}")
+            losses = [f"{SCORES.get(key, key)} {values[key]:.2f}" for key in loss_curves(job)] or ["one GAN per class"]
+            rows.append([name.split("/", 1)[1], job["steps"], f"{losses[0]}\n{', '.join(losses[1:])}".strip(),
                          number(values["diversity"], 2), distance, "COLLAPSED" if values["collapsed"] else "no"])
-    page.table("The GANs (ours)", ["GAN", "generator steps", "D(x)", "D(G(z))", "diversity", "FD-8x8", "collapsed"],
-               rows or [["not run"] * 7],
-               ["D(x), D(G(z)): the critic's mean score of real and of GAN images at the end. Diversity: mean distance between "
-                "two samples over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet distance to "
-                "the training images in the mean colours of an 8 x 8 grid, which needs no network and is no FID; the noise "
-                "floor is the distance of the real images to each other at the same n."])
+    page.table("The GANs (ours)", ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "collapsed"],
+               rows or [["not run"] * 6],
+               ["D(x), D(G(z)): the critic's mean score of real and of GAN images. Diversity: mean distance between two samples "
+                "over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet distance to the training "
+                "images in the mean colours of an 8 x 8 grid, which needs no network and is no FID; the noise floor is the "
+                "distance of the real images to each other at the same n."])
 
 
 def figures(page, results, study):
     for figure, title, kind, names in PRINTED[study]["figures"]:
         caption, parts = f"Figure {figure}. {title}" if figure else title, []
         for name in names:
-            job = next(iter(results.seeds(f"{study}/{name}")), None)
-            if job is None:
-                caption += f" (not run: {name})"
-            elif kind == "grid":
-                parts.append(results.out / study / name / "grid.png")
-            elif kind == "gan":
-                parts += gan_curves(name, job)
-            else:
-                tests = [(f"{test} test", *results.predictions(f"{study}/{name}", test)[0]) for test in job["metrics"]]
-                parts += classifier_curves(job, tests)
+            jobs = results.arms.get(f"{study}/{name}")
+            shown = ()
+            if jobs:
+                shown = drawn(results, study, name, kind) if kind in DRAWN else pictures(results.out, jobs, kind)
+            caption += "" if shown else f" ({'nothing to show of' if jobs else 'not run:'} {name})"
+            parts += shown
+        matrix, classes = PRINTED[study].get("matrices", {}).get(figure, (None, None))
+        if matrix:
+            parts.append(svg_matrix("printed", matrix, classes))
         page.figure(caption, *parts)
 
 
-def classifier_curves(job, tests):
-    """Accuracy and loss while training, confusion matrices, ROC: of the first seed. tests: (name, labels, ..., groups)."""
-    curves, classes = job["curves"], job["config"]["classes"]
+def pictures(out, jobs, kind):
+    """The PNG files of a job (its first seed); of its steps the first, those nearest 13 % and 33 %, and the last."""
+    files = sorted((out / jobs[0]).glob("grid_*.png" if kind == "steps" else f"{kind}.png"))
+    if kind == "steps" and files:
+        steps = [int(file.stem.split("_")[1]) for file in files]
+        nearest = (min(steps, key=lambda step: abs(step - share * steps[-1])) for share in (0, 0.13, 0.33, 1))
+        files = [files[steps.index(step)] for step in dict.fromkeys(nearest)]
+    return [(file, file.relative_to(out).as_posix()) for file in files]
+
+
+DRAWN = ("counts", "gan", "lr_finder", "distance", "dose", "curves", "training", "confusion", "roc")
+
+
+def drawn(results, study, name, kind):
+    """The charts of one job (of its first seed)."""
+    job = results.seeds(f"{study}/{name}")[0]
+    if kind == "gan":
+        return gan_curves(name, job)
+    if kind == "dose":
+        return dose_chart(results, study, name)
+    if kind == "counts":
+        counts = job["counts"] if "train" in job["counts"] else {"train": job["counts"]}
+        classes = dict.fromkeys(label for part in counts.values() for label in part)
+        return [svg_bars("images", [(label, {part: n.get(label, 0) for part, n in counts.items()}) for label in classes])]
+    if kind == "lr_finder":
+        found = job.get("lr_finder")
+        if not found:                           # the learning rate was given
+            return []
+        line = ("loss", np.log10(found["lrs"]), found["losses"])
+        return [svg_lines(f"chosen: {found['chosen']:.2g}", [line], "log10 of the learning rate")]
+    if kind == "distance":
+        rows = job["rows"]
+        steps = [int(re.sub(r"\D", "", str(row["set"]))) for row in rows]
+        lines = [(job["net"], steps, [row["distance"] for row in rows]), ("noise floor", steps, [job["floor"]] * len(rows))]
+        score = "Inception score" if job["net"] == "FID" else job["net"].replace("FD", "IS", 1)
+        return [svg_lines(f"{job['net']} to the real images", lines, "generator step"),
+                svg_lines(score, [("score", steps, [row["is"][0] for row in rows])], "generator step")]
+    charts = classifier_curves(results, study, name, job)
+    return sum(charts.values(), []) if kind == "curves" else charts[kind]
+
+
+def classifier_curves(results, study, name, job):
+    """Accuracy and loss while training, a confusion matrix and a ROC curve for each test."""
+    curves, charts, rates = job["curves"], dict(training=[], confusion=[], roc=[]), []
     epochs = np.arange(1, len(curves["loss"]) + 1)
-    charts = [svg_lines(f"({letter}) {what}", [("train", epochs, curves[what]), ("validation", epochs, curves[f"val_{what}"])],
-                        "epoch") for letter, what in (("a", "accuracy"), ("b", "loss"))]
-    charts += [svg_matrix(f"(c) confusion, {name}", confusion(labels, chances.argmax(1), len(classes)), classes)
-               for name, labels, chances, _ in tests]
-    rates = [(name, *roc_curve(labels, chances[:, 1])) for name, labels, chances, _ in tests]
-    return charts + [svg_lines(f"(d) ROC, {classes[1]} positive", rates, "false positive rate", (0, 1))]
+    for what in ("accuracy", "loss"):
+        lines = [("train", epochs, curves[what]), ("validation", epochs, curves[f"val_{what}"])]
+        charts["training"].append(svg_lines(f"{name}: {what}", lines, "epoch"))
+    for test in job["metrics"]:
+        runs, classes = results.predictions(f"{study}/{name}", test)
+        labels, chances, _ = runs[0]
+        matrix = confusion(labels, chances.argmax(1), len(classes))
+        charts["confusion"].append(svg_matrix(f"{name}: {test} test", matrix, classes))
+        rates.append((f"{test} test", *roc_curve(labels, chances[:, 1])))
+    if len(classes) == 2:
+        charts["roc"] = [svg_lines(f"{name}: ROC, {classes[1]} positive", rates, "false positive rate", (0, 1))]
+    return charts
+
+
+def dose_chart(results, study, name):
+    """Accuracy, and melanoma's recall where it is one of many classes, over the value that the job's sub-folders vary."""
+    points, shown = [], ["accuracy"]
+    for arm in (arm for arm in results.arms if arm.startswith(f"{study}/{name}/")):
+        runs, classes = results.predictions(arm, "real")
+        option, value = re.fullmatch(r"(.*?)([\d.]+)", arm.rsplit("/", 1)[1]).groups()
+        shown = ["accuracy", "recall:MEL"] if len(classes) > 4 and "MEL" in classes else shown
+        means = [np.mean([measures(*run[:2], None, classes)[key] for run in runs]) for key in shown]
+        points.append((float(value), *means))
+    xs, *lines = zip(*sorted(points))
+    return [svg_lines(name, [(key.replace(":", " "), xs, ys) for key, ys in zip(shown, lines)], option)]
 
 
 def gan_curves(name, job):
-    curves, alarm = job["curves"], " COLLAPSED" if job["metrics"]["collapsed"] else ""
-    steps = np.arange(1, len(curves["d_real"]) + 1) * curves["window"]
-    scores = [("D(x)", steps, curves["d_real"]), ("D(G(z))", steps, curves["d_fake"])]
+    """Losses (or a critic's scores), two to a chart, and the diversity of the samples."""
+    curves, alarm, names = job["curves"], " COLLAPSED" if job["metrics"].get("collapsed") else "", loss_curves(job)
+    charts = []
+    for pair in (names[k:k + 2] for k in range(0, len(names), 2)):
+        steps = np.arange(1, len(curves[pair[0]]) + 1) * curves["window"]
+        lines = [(SCORES.get(key, key), steps, curves[key]) for key in pair]
+        charts.append(svg_lines(name + alarm, lines, "generator step"))
     spread = [("diversity", *np.transpose(curves["diversity"]))]
-    return [svg_lines(f"{name}: critic{alarm}", scores, "generator step"),
-            svg_lines(f"{name}: diversity (1 = as real images)", spread, "generator step")]
+    return charts + [svg_lines(f"{name}: diversity (1 = as real images)", spread, "generator step")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
-def read_features(path, size):
+def read_features(path, size, net):
+    """(features, name of the distance, side of the images) of an image set, or of a feature array."""
     path = Path(path)
     if path.suffix != ".npy":
-        return colour_features(data.load(path, size if path.suffix != ".npz" else None).images), "FD-8x8"
+        images = data.load(path, size if path.suffix != ".npz" else None).images
+        if net is None:
+            return colour_features(images), "FD-8x8", images.shape[1]
+        return fid_features(images, net)[0], "FID", images.shape[1]
     try:
-        return np.load(path, allow_pickle=False), "FD"
+        return np.load(path, allow_pickle=False), "FD", None
     except (OSError, ValueError, EOFError) as problem:
         raise UserError(f"{path} is not a feature array ({problem})") from None
+
+
+def fid_command(args):
+    arrays = args.a.endswith(".npy") and args.b.endswith(".npy")
+    net = None if arrays or args.net == "none" else fid_network(args.net if args.net != "inception" else None)
+    (a, name, side), (b, other, other_side) = (read_features(path, args.size, net) for path in (args.a, args.b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or (name, side) != (other, other_side):
+        raise UserError(f"{args.a} gives {name} features of shape {a.shape} (images of {side} px), {args.b} {other} of shape "
+                        f"{b.shape} ({other_side} px): they cannot be compared")
+    distance, floor, n = distance_with_floor(a, b)
+    weights = Path(FID_WEIGHTS).name if args.net == "inception" else args.net
+    meaning = {"FD-8x8": "mean colours of an 8 x 8 grid; not an FID", "FD": "of the given features",
+               "FID": f"weights {weights}; images of {side} px, resized to 299 (bilinear)"}[name]
+    print(f"{name} {distance:.4f}   noise floor {floor:.4f} (A against itself)   n {n} a side   "
+          f"KID {kid(a, b):.5f} (n {len(a)}, {len(b)})   {meaning}")
 
 
 def main():
     parser = data.Parser(prog="metrics.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    p = commands.add_parser("fid", help="Frechet distance of two sets; of image files and sets in "
-                            "mean colours (FD-8x8: no network, no FID), of arrays in the given features")
+    p = commands.add_parser("fid", help="Frechet distance and KID of two sets, with the noise floor at the same n")
     p.add_argument("a", help="real images: folder, zip, image set, or feature array (.npy, n x d)")
     p.add_argument("b", help="generated images, likewise")
+    p.add_argument("--net", default="inception", help="inception (default): FID; none: FD-8x8; or a weights file")
     p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (default %(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
     p.add_argument("out", help="results folder")
     args = parser.parse_args()
     if args.command == "report":
-        print(f"report: {report(args.out)}")
-        return
-    (a, name), (b, other) = read_features(args.a, args.size), read_features(args.b, args.size)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or name != other:
-        raise UserError(f"{args.a} gives features of shape {a.shape}, {args.b} of shape {b.shape}: "
-                        "they cannot be compared")
-    distance, floor, n = distance_with_floor(a, b)
-    meaning = "mean colours of an 8 x 8 grid; not an FID" if name == "FD-8x8" else "of the given features"
-    print(f"{name} {distance:.4f}   noise floor {floor:.4f} (A against itself)   n {n} a side   {meaning}")
+        return print(f"report: {report(args.out)}")
+    fid_command(args)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   each_seed base_scratch ours:random-weights              $t_fit   $trunk
   each_seed base_probe   ours:frozen-with-a-linear-head   $t_probe $trunk --from @dcgan_base --probe
   stage "distances of the GAN images"
-  job fid            T6      $t_fid classify.py score $net --data @data @dcgan_base @plain_gan @lapgan
+  job fid            T6      $t_fid classify.py score $net @dcgan_base @plain_gan @lapgan --data @data
 }
 
 acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it, CycleGANs from nevus to melanoma
@@ -89,14 +89,14 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
   case $SCALE in
     quick) n=480 px=32 count=480 nevi=140
            acgan="--size 32 --width 16 --batch 32 --steps 60" cyclegan="--size 32 --width 8 --blocks 2 --batch 2 --steps 20"
-           resnet="--size 32 --width 16 --batch 16 --steps 8 --lr 1e-3"
+           resnet="--size 32 --batch 16 --steps 8"
            t_data=6 t_acgan=12 t_cyclegans=16 t_nv2mel=7 t_resnet=10 t_row5=20 t_row8=28 t_rank=8 ;;
     small) px=128 count=2100 nevi=620 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # 1,584 of 1,980 for training
            acgan="--size 128 --width 32 --batch 32 --steps 1000 $BF16"
            cyclegan="--size 128 --width 16 --blocks 6 --steps 200 $BF16"
-           resnet="--size 64 --width 16 --batch 32 --epochs 3 --lr 1e-3 $BF16" ;;
+           resnet="--size 64 --batch 32 --epochs 3 $BF16" ;;
   esac
-  local real="classify.py train resnet50 --data @data $resnet $WEIGHTS"
+  local real="classify.py train resnet50 --data @data $resnet $WEIGHTS" row="--lr-of @isic0-s0"
   local t2="--vary count 2000 4000 8000 16000 24000 --per 20264" t3="--vary count 500 1000 2000 3000 4000 5000 6000 7000 --per 20264"
   local translate="gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --samples $nevi $cyclegan"
   stage "images"
@@ -107,18 +107,18 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
   stage "CycleGANs upon the ACGAN, ranking of the melanomas"
   job cyclegan F1-and-7:cyclegan    $t_cyclegans gan.py train cyclegan --source @acgan --data @data --each-class --samples $((count / 7)) $cyclegan
   job rank     -                    $t_rank  classify.py rank @isic0-s0 --data @data --class MEL
-  each_seed acgan_row    T2:acgan    $t_row5 $real --synthetic @acgan $t2
+  each_seed acgan_row    T2:acgan    $t_row5 $real $row --synthetic @acgan $t2
   stage "CycleGANs from nevus to melanoma"
-  each_seed cyclegan_row T2:cyclegan $t_row5 $real --synthetic @cyclegan $t2
+  each_seed cyclegan_row T2:cyclegan $t_row5 $real $row --synthetic @cyclegan $t2
   job nv2mel_8 F8:nv2mel_8 $t_nv2mel $translate --keep 0.125
   job nv2mel_4 F8:nv2mel_4 $t_nv2mel $translate --keep 0.25
   job nv2mel_2 F8:nv2mel_2 $t_nv2mel $translate --keep 0.5
   job nv2mel_1 F8:nv2mel_1 $t_nv2mel $translate
   stage "classifiers with melanomas made of nevi"
-  each_seed row_8 T3:1/8 $t_row8 $real --synthetic @nv2mel_8 $t3
-  each_seed row_4 T3:1/4 $t_row8 $real --synthetic @nv2mel_4 $t3
-  each_seed row_2 T3:1/2 $t_row8 $real --synthetic @nv2mel_2 $t3
-  each_seed row_1 T3:1   $t_row8 $real --synthetic @nv2mel_1 $t3
+  each_seed row_8 T3:1/8 $t_row8 $real $row --synthetic @nv2mel_8 $t3
+  each_seed row_4 T3:1/4 $t_row8 $real $row --synthetic @nv2mel_4 $t3
+  each_seed row_2 T3:1/2 $t_row8 $real $row --synthetic @nv2mel_2 $t3
+  each_seed row_1 T3:1   $t_row8 $real $row --synthetic @nv2mel_1 $t3
 }
 
 dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as its notebooks do; fair: equal steps, no leak
