@@ -625,8 +625,7 @@ def train_one(args, out, of_class):
         z, labels = noise(args.model, args.samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device)
         shown = noise(args.model, 64, args.z_dim, classes, np.random.default_rng(args.seed), device)[0]
     else:
-        args.samples = min(args.samples, len(source))
-        z = scaled(data.to_tensor(source.images[:args.samples]))
+        z = sources(source, args.samples)
         shown, labels = z[:16], torch.zeros(len(z), dtype=torch.long)
 
     seen = dict(digests=set(images.digests()), ids=set(map(str, images.ids)))
@@ -649,8 +648,9 @@ def train_one(args, out, of_class):
         if done % args.log_every == 0 or done == steps:                 # only here the loop waits for the device
             log(done, args.log_every, lambda: draw(average, shown))
         if args.snapshots and done * 10 // steps > step * 10 // steps:  # ten in all, for distances over the training
-            pictures = draw(average, noise(args.model, args.snapshots, args.z_dim, classes, np.random.default_rng(args.seed + 2), device)[0])
-            sample_set(out, config, pictures, labels[:args.snapshots], seen, f"step{done}").save(out / f"snapshots/{done:06d}.npz")
+            some, their = noise(args.model, args.snapshots, args.z_dim, classes, np.random.default_rng(args.seed + 2), device)
+            snapshot = sample_set(out, config, draw(average, some), their, seen, f"step{done}")
+            snapshot.save(out / f"snapshots/{done:06d}.npz")
         if done % args.checkpoint_every == 0 or done == last < steps:
             data.save_checkpoint(out, parts, step=done, seconds=spent + time.time() - begun, **log.state(done))
     if last < steps:
@@ -799,6 +799,16 @@ def source_images(args, of_class):
     return source.of_class(wanted) if wanted else source
 
 
+def sources(source, n):
+    """The first n images to translate, float (n, 3, h, w). Where there are fewer, they come again, turned and mirrored:
+    a lesion has no upright, so each gives eight."""
+    if n > 8 * len(source):
+        raise UserError(f"--samples {n}: {len(source)} source images can be turned and mirrored into "
+                        f"{8 * len(source)} only")
+    turned = [np.rot90(image, k % 4)[:, ::1 - 2 * (k // 4)] for k in range(math.ceil(n / len(source))) for image in source.images]
+    return scaled(data.to_tensor(np.stack(turned[:n])))
+
+
 def grid_of(source, shown, drawn):
     """Samples; for a CycleGAN rows of the source images and of what became of them in turn."""
     if source is None:
@@ -823,7 +833,7 @@ def sample(args):
     if config["model"] == "cyclegan":
         if not args.source:
             raise UserError(f"{run} is a CycleGAN, which translates images: give --source")
-        z = scaled(data.to_tensor(data.load(args.source, config["size"]).images[:args.n]))
+        z = sources(data.load(args.source, config["size"]), args.n)
         labels = torch.zeros(len(z), dtype=torch.long)
     else:
         z, labels = noise(config["model"], args.n, config["z_dim"], classes, np.random.default_rng(args.seed))

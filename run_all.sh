@@ -54,7 +54,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   local n=3297 gan="" plain="" lapgan="" fit="" samples=1300 net=inception
   local t_data=- t_gan=- t_plain=- t_lapgan=- t_fit=- t_probe=- t_fid=-
   case $SCALE in
-    quick) n=480 samples=160 gan="--width 16 --steps 40" plain="--width 300 --steps 40" lapgan="--width 16 --steps 15"
+    quick) n=480 samples=160 gan="--width 16 --steps 80" plain="--width 300 --steps 80" lapgan="--width 16 --steps 15"
            fit="--width 16 --steps 16"
            t_data=12 t_gan=14 t_plain=8 t_lapgan=12 t_fit=9 t_probe=8 t_fid=10 ;;
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
@@ -88,12 +88,12 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
   local t_data=- t_acgan=- t_cyclegans=- t_nv2mel=- t_resnet=- t_row5=- t_row8=- t_rank=-
   case $SCALE in
     quick) n=480 px=32 count=480 nevi=140
-           acgan="--size 32 --width 16 --batch 32 --steps 60" cyclegan="--size 32 --width 8 --blocks 2 --batch 2 --steps 20"
+           acgan="--size 32 --width 16 --batch 32 --steps 200" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 60"
            resnet="--size 32 --batch 16 --steps 8"
            t_data=6 t_acgan=12 t_cyclegans=16 t_nv2mel=7 t_resnet=10 t_row5=20 t_row8=28 t_rank=8 ;;
-    small) px=128 count=2100 nevi=620 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # 1,584 of 1,980 for training
-           acgan="--size 128 --width 32 --batch 32 --steps 1000 $BF16"
-           cyclegan="--size 128 --width 16 --blocks 6 --steps 200 $BF16"
+    small) px=64 count=2100 nevi=620 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # 1,421 of 1,984 HAM10000 images to train on
+           acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
+           cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
            resnet="--size 64 --batch 32 --epochs 3 $BF16" ;;
   esac
   local real="classify.py train resnet50 --data @data $resnet $WEIGHTS" row="--lr-of @isic0-s0"
@@ -122,15 +122,15 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
 }
 
 dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as its notebooks do; fair: equal steps, no leak
-  local n=3952 samples=100 gan="" size="" p net model
+  local n=3952 samples=100 gan="" code="--batch 16" size="" p net model
   local text="--epochs 100" fair="--steps 3000" nets="--steps 3000"         # fair: 100 epochs of 1,976 images for both
   local real_code="--steps 2650" gan_code="--steps 3300" nets_code="--steps 3300"   # what the notebooks' generators gave
   local t_data=- t_gan=- t_cnn=- t_net=- t_dropout=-
   case $SCALE in
-    quick) n=480 samples=20 size="--size 32" gan="--width 8 --z-dim 64 --steps 30"
+    quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 80 --batch 16" code=$gan
            text="--steps 20" fair="--steps 20" nets="--steps 4" real_code="--steps 20" gan_code="--steps 25" nets_code="--steps 5"
            t_data=6 t_gan=9 t_cnn=8 t_net=10 t_dropout=11 ;;
-    small) gan="--width 32 --steps 600 $BF16" text="--epochs 30" fair="--steps 800" nets="--steps 40 $BF16"
+    small) gan="--width 32 --steps 600 $BF16" code="--width 32 --steps 1500 $BF16 --batch 16" text="--epochs 30" fair="--steps 800" nets="--steps 40 $BF16"
            real_code="--steps 800" gan_code="--steps 1000" nets_code="--steps 60 $BF16" ;;
   esac
   local slow="--lr 2e-4 --beta1 0.5 --batch 64 --augment classical" keras="--lr 1e-3 --beta1 0.9 --batch 30 --augment keras"
@@ -140,7 +140,7 @@ dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as i
                               --limit MEL=509 BKL=513 AK=456 BCC=498
   stage "GANs and classifiers on real images"
   job gan      F7:gan  $t_gan gan.py train dermagan --data @data --each-class --samples $samples $gan
-  job gan_code F7:code $t_gan gan.py train dermagan --data @data --each-class --samples $samples --leak --latents 5 $gan --batch 16 --lr 1e-4
+  job gan_code F7:code $t_gan gan.py train dermagan --data @data --each-class --samples $samples --leak --latents 5 $code --lr 1e-4
   each_seed cnn_real_text T2:without-GAN-images:text $t_cnn $cnn $slow $text
   each_seed cnn_real_code T2:without-GAN-images:code $t_cnn $cnn $keras $real_code
   each_seed cnn_real_fair T2:without-GAN-images:fair $t_cnn $cnn $slow $fair
@@ -161,7 +161,7 @@ dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller
   local n=16194 limit="" full=299 gan="" fit="" net=inception snapshots=2000
   local t_data=- t_gan=- t_fit=- t_fid=-
   case $SCALE in
-    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 60" fit="--size 80 --batch 8 --steps 5"
+    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 120" fit="--size 80 --batch 8 --steps 5"
            t_data=6 t_gan=12 t_fit=17 t_fid=14 ;;
     small) full=96 snapshots=500 gan="--width 32 --steps 800 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) fit="--size 299" ;;

@@ -8,7 +8,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(2)
+torch.set_num_threads(1)      # tiny networks: more threads only wait for each other
 
 import classify  # noqa: E402
 import data  # noqa: E402

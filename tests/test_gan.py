@@ -576,13 +576,24 @@ def test_each_class_gets_its_own_gan_and_the_samples_take_turns(tmp_path, cli, p
 
 def test_cyclegan_translates_in_the_order_of_the_source_and_knows_what_both_sides_have_seen(tmp_path, cli, prepared, lesions):
     cli("gan", "train", "cyclegan", "--source", prepared, "--source-class", "benign", "--data", prepared, "--class", "malignant", "--keep", 0.5,
-        "--size", 32, "--width", 4, "--blocks", 1, "--steps", 2, "--samples", 10_000, "--out", tmp_path / "run", *SMALL)
+        "--size", 32, "--width", 4, "--blocks", 1, "--steps", 2, "--samples", 70, "--out", tmp_path / "run", *SMALL)
     made, train_part = data.load(tmp_path / "run"), lesions.part("train")
     benign, malignant = train_part.of_class("benign"), train_part.of_class("malignant")
-    assert len(made) == len(benign) and made.classes == ["malignant"]                      # no more than there are sources
+    assert len(made) == 70 > len(benign) and made.classes == ["malignant"]
     half = malignant.take(slice(0, len(malignant) // 2))
     assert result_of(tmp_path / "run")["counts"]["malignant"] == len(half)
     assert set(made.info["digests"]) == {d for some in (benign, half) for d in data.resized(some, 32).digests()}
+
+
+def test_sources_come_again_turned_and_mirrored():
+    images = data.built_in(5, 16)
+    z = gan.sources(images, 40)
+    assert len({z[k].numpy().tobytes() for k in range(40)}) == 40       # 8 pictures of each, all different
+    first = gan.to_uint8(z[:5])
+    assert same_pictures(first, images.images, tolerance=1)
+    assert all(sorted(z[k].flatten().tolist()) == sorted(z[k % 5].flatten().tolist()) for k in range(40))
+    with pytest.raises(data.UserError, match="--samples 41"):
+        gan.sources(images, 41)
 
 
 def test_balance_fills_the_smaller_class_up(tmp_path, cli, prepared, lesions, refused):
