@@ -117,7 +117,7 @@ def dermagan_generator(z_dim=512, width=64):
 
 
 def wgan_gp_critic(width=224):
-    """Paper 000, Table 2 (width 224): 33,767,777 parameters; Table 1 (64): 2,766,657. Image (n, 3, 64, 64) -> score (n,).
+    """Paper 000, Table 2 (width 224): 33,767,777 parameters; Table 1 (64): 2,766,657. (n, 3, 64, 64) -> score (n,).
 
     InstanceNorm as in the tables (the text says BatchNorm, which would tie the images of a batch together and make a
     penalty per image meaningless). Table 1 prints its first row without the bias that all its other rows have.
@@ -183,9 +183,10 @@ def plain_generator(z_dim=128, width=1200):
 
 
 def plain_discriminator(width=240):
-    """Fully connected with dropout; LeakyReLU where Goodfellow et al. have maxout. Image (n, 3, 64, 64) -> logit (n,)."""
+    """Fully connected with dropout; LeakyReLU where Goodfellow et al. have maxout. (n, 3, 64, 64) -> logit (n,)."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, width), nn.LeakyReLU(0.2), nn.Dropout(0.5),
-                         nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.5), nn.Linear(width, 1), nn.Flatten(0))
+                         nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.5),
+                         nn.Linear(width, 1), nn.Flatten(0))
 
 
 class LaplacianGenerator(nn.Module):
@@ -225,19 +226,21 @@ def laplacian_discriminators(width=64):
     """One per level, 8 to 64 px: image -> logit (n,)."""
     return nn.ModuleList(nn.Sequential(
         nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 5, 2, 2), nn.LeakyReLU(0.2),
-        nn.Flatten(), nn.Dropout(0.5), nn.Linear(width * (side // 4) ** 2, 1), nn.Flatten(0)) for side in (8, 16, 32, 64))
+        nn.Flatten(), nn.Dropout(0.5), nn.Linear(width * (side // 4) ** 2, 1), nn.Flatten(0))
+        for side in (8, 16, 32, 64))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # ACGAN, paper 002: Odena et al. 2017 at 128 px; with fewer layers 64 or 32 px (ours, for the reduced scales)
 
 def acgan_generator(z_dim=110, width=64, size=128):
-    """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), its first entries the one-hot class -> image (n, 3, size, size).
+    """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), its first entries the one-hot class -> (n, 3, size, size).
 
     Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper.
     """
     maps = [width * k for k in (6, 4, 3, 1)][:int(math.log2(size)) - 3]          # 5x5 layers: 4 at 128 px, 2 at 32
-    layers, before = [nn.Flatten(), nn.Linear(z_dim, 12 * width), nn.Unflatten(1, (12 * width, 1, 1)), nn.ReLU()], 12 * width
+    before = 12 * width
+    layers = [nn.Flatten(), nn.Linear(z_dim, before), nn.Unflatten(1, (before, 1, 1)), nn.ReLU()]
     for wide in maps:
         layers += [nn.ConvTranspose2d(before, wide, 5, 2, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
         before = wide
@@ -256,7 +259,7 @@ class TwoHeads(nn.Module):
 
 
 def acgan_discriminator(classes=8, width=64, size=128):
-    """2,352,505 parameters for 8 classes at 128 px. Image (n, 3, size, size) -> (logit (n,), class logits (n, classes))."""
+    """2,352,505 parameters for 8 classes at 128 px. Image (n, 3, size, size) -> logit (n,), class logits (n, classes)."""
     layers, maps, side = [], 3, size
     for k, wide in enumerate((1, 2, 4, 8, 16, 32)):                     # strides 2, 1, ...: 64, 62, 31, 29, 15, 13 px
         wide, stride, pad = wide * width // 4, 2 - k % 2, 1 - k % 2
@@ -267,12 +270,13 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CycleGAN, paper 002: Zhu et al. 2017, any side divisible by 4. InstanceNorm without weights, so every layer has a bias.
+# CycleGAN, paper 002: Zhu et al. 2017, any side divisible by 4. InstanceNorm without weights; every layer has a bias.
 
 class ResidualBlock(nn.Module):
     def __init__(self, maps):
         super().__init__()
-        self.layers = nn.Sequential(*conv_norm(maps, maps, 3, reflect=1), nn.ReLU(), *conv_norm(maps, maps, 3, reflect=1))
+        self.layers = nn.Sequential(*conv_norm(maps, maps, 3, reflect=1), nn.ReLU(),
+                                    *conv_norm(maps, maps, 3, reflect=1))
 
     def forward(self, x):
         return x + self.layers(x)
@@ -290,7 +294,8 @@ def cyclegan_generator(width=64, blocks=9):
         layers += [*conv_norm(maps, 2 * maps, 3, stride=2, pad=1), nn.ReLU()]
     layers += [ResidualBlock(4 * width) for _ in range(blocks)]
     for maps in (4 * width, 2 * width):                                 # side/2, side
-        layers += [nn.ConvTranspose2d(maps, maps // 2, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(maps // 2), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(maps, maps // 2, 3, 2, 1, output_padding=1)]
+        layers += [nn.InstanceNorm2d(maps // 2), nn.ReLU()]
     return dcgan_init(nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
@@ -399,7 +404,8 @@ def dcgan_step(generator, discriminator, optimizer_g, optimizer_d, real, z, auto
         g_loss = sum(bce(judge(fake), 1) for (_, fake), judge in zip(pairs, judges))
     descend(optimizer_g, g_loss)
     discriminator.requires_grad_(True)
-    return torch.stack([d_loss, g_loss, on_real[-1].float().sigmoid().mean(), on_fake[-1].float().sigmoid().mean()]).detach()
+    chances = [x[-1].float().sigmoid().mean() for x in (on_real, on_fake)]
+    return torch.stack([d_loss, g_loss, *chances]).detach()
 
 
 def acgan_step(generator, discriminator, optimizer_g, optimizer_d, real, labels, z, fake_labels, autocast):
@@ -425,7 +431,7 @@ def acgan_step(generator, discriminator, optimizer_g, optimizer_d, real, labels,
 
 
 def cyclegan_step(nets, optimizer_g, optimizer_d, a, b, cycle, identity, autocast):
-    """Both generators, then both discriminators (least squares). Returns (D_A, D_B, adversarial, cycle, identity) losses.
+    """Both generators, then both discriminators (least squares). Returns D_A, D_B, adversarial, cycle, identity losses.
 
     nets: a_to_b, b_to_a, judge_a, judge_b, pool_a, pool_b. CycleGAN paper, eq. 1 to 3, and its identity loss.
     """
@@ -454,7 +460,7 @@ def cyclegan_step(nets, optimizer_g, optimizer_d, a, b, cycle, identity, autocas
 
 
 def crop_and_flip(x):
-    """Enlarge by 286/256, cut a random window of the old side, mirror at random (CycleGAN's code). One draw per batch."""
+    """Enlarge by 286/256, cut a random window of the old side, mirror at random (CycleGAN's code); once per batch."""
     side = x.shape[-1]
     large = F.interpolate(x, size=round(side * 286 / 256), mode="bicubic").clamp(-1, 1)
     top, left, mirror = (int(torch.randint(k, ())) for k in (large.shape[-1] - side + 1, large.shape[-1] - side + 1, 2))
@@ -480,16 +486,18 @@ def update_average(average, net, step, decay):
 
 
 def noise(model, n, z_dim, classes, rng=None, device="cpu"):
-    """(z (n, z_dim, 1, 1), labels (n,)): normal, for paper 004 uniform in [-1, 1]; for the ACGAN with a one-hot class in front.
+    """(z (n, z_dim, 1, 1), labels (n,)): normal, for paper 004 uniform in [-1, 1]; for the ACGAN the class in front.
 
-    With a numpy generator `rng` the noise of image i does not depend on n, and classes take turns; else both are random.
+    With a numpy generator `rng` the noise of image i does not depend on n, and classes take turns; else all is random.
     """
+    uniform = model == "dcgan_inception"
     if rng is not None:
-        z = rng.standard_normal((n, z_dim), np.float32) if model != "dcgan_inception" else rng.random((n, z_dim), np.float32) * 2 - 1
+        z = rng.random((n, z_dim), np.float32) if uniform else rng.standard_normal((n, z_dim), np.float32)
         z, labels = torch.from_numpy(z).to(device), torch.arange(n, device=device) % classes
     else:
-        z = torch.randn(n, z_dim, device=device) if model != "dcgan_inception" else torch.rand(n, z_dim, device=device) * 2 - 1
+        z = torch.rand(n, z_dim, device=device) if uniform else torch.randn(n, z_dim, device=device)
         labels = torch.randint(classes, (n,), device=device)
+    z = z * 2 - 1 if uniform else z
     if model == "acgan":
         z[:, :classes] = F.one_hot(labels, classes)
     return z.view(n, z_dim, 1, 1), labels
@@ -550,7 +558,7 @@ class FiveLatents(nn.Module):
 
 def networks(config, classes):
     """(generator, discriminator) of a configuration or of parsed options; the CycleGAN's is a list of two pairs."""
-    model, width = config["model"], config["width"]
+    model, width, size = config["model"], config["width"], config["size"]
     if model == "wgan_gp":
         return wgan_gp_generator(config["z_dim"], width), wgan_gp_critic(width)
     if model == "dermagan":
@@ -560,7 +568,7 @@ def networks(config, classes):
     if model == "lapgan":
         return LaplacianGenerator(width), laplacian_discriminators(width)
     if model == "acgan":
-        return acgan_generator(config["z_dim"], width, config["size"]), acgan_discriminator(classes, width, config["size"])
+        return acgan_generator(config["z_dim"], width, size), acgan_discriminator(classes, width, size)
     if model == "cyclegan":
         return cyclegan_generator(width, config["blocks"]), cyclegan_discriminator(width)
     return dcgan_generator(config["z_dim"], width), dcgan_discriminator(width)
@@ -570,7 +578,7 @@ def train(args):
     """One GAN, or with --each-class one per class, whose samples are put together."""
     if not args.each_class:
         return train_one(args, Path(args.out), args.of_class)
-    out, begun = Path(args.out), time.time()
+    out = Path(args.out)
     classes = [name for name, n in training_images(args, None).counts().items() if n]
     config = dict(model=args.model, each_class=classes, seed=args.seed, samples=args.samples)
     if data.open_run(out, config):
@@ -579,19 +587,21 @@ def train(args):
         train_one(args, out / name, name)
         if not (out / name / "result.json").exists():                   # --stop-after
             return
-    runs = [json.loads((out / name / "result.json").read_text()) for name in classes]
     parts = [data.load(out / name) for name in classes]
+    runs = [json.loads((out / name / "result.json").read_text()) for name in classes]
+    seconds, steps = (sum(run[key] for run in runs) for key in ("seconds", "steps"))
+    spread = min(run["metrics"]["diversity"] for run in runs)
     every = data.mix(replace(parts[0], classes=classes, labels=parts[0].labels), *parts[1:])
     turn = np.concatenate([np.arange(len(part)) for part in parts])     # first image of each class, second of each, ...
     every = every.take(np.argsort(turn, kind="stable"))
     seen = {key: sorted({entry for part in parts for entry in part.info[key]}) for key in ("digests", "ids")}
     every.info = dict(source=f"{args.model} {out.name}", **seen)
     every.save(out / "samples.npz")
-    save_grid(out / "grid.png", np.concatenate([part.images[:8] for part in parts if len(part) >= 8] or [every.images[:8]]))
-    spread = [run["metrics"]["diversity"] for run in runs]
-    data.finish_run(out, config, sum(run["seconds"] for run in runs), data.start_device(args), steps=sum(run["steps"] for run in runs),
-                    counts=every.counts(), metrics=dict(diversity=min(spread), collapsed=min(spread) < COLLAPSE), curves={})
-    print(f"{out}: {len(every)} samples of {len(classes)} classes, {data.readable_time(time.time() - begun)}; see {out}/grid.png")
+    rows = [part.images[:8] for part in parts if len(part) >= 8]            # one row per class
+    save_grid(out / "grid.png", np.concatenate(rows or [every.images[:8]]))
+    data.finish_run(out, config, seconds, data.start_device(args), steps=steps, counts=every.counts(), curves={},
+                    metrics=dict(diversity=spread, collapsed=spread < COLLAPSE))
+    print(f"{out}: {len(every)} samples of {len(classes)} classes, {data.readable_time(seconds)}; see {out}/grid.png")
 
 
 def train_one(args, out, of_class):
@@ -603,10 +613,11 @@ def train_one(args, out, of_class):
     per_step = getattr(args, "n_critic", 1)
     per_epoch = batches.per_epoch if source is None else max(batches.per_epoch, len(source) // args.batch)
     steps = args.steps or math.ceil(args.epochs * per_epoch / per_step)
+    log_every = args.log_every or min(50, max(1, steps // 5))
     config = {key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}      # steps stands for epochs
-    config |= dict(model=args.model, of_class=of_class, steps=steps, seed=args.seed, samples=args.samples, size=args.size,
-                   optimizer=args.optimizer, leak=args.leak, precision=args.precision, log_every=args.log_every,
-                   data=images.fingerprint())
+    shared = ("model", "seed", "samples", "size", "optimizer", "leak", "precision")
+    config |= {key: getattr(args, key) for key in shared}
+    config |= dict(of_class=of_class, steps=steps, log_every=log_every, data=images.fingerprint())
     config |= dict(classes=images.classes) if args.model == "acgan" else {}
     config |= dict(latents=args.latents) if args.latents else {}
     config |= dict(source=source.fingerprint(), keep=args.keep) if source is not None else {}
@@ -617,16 +628,16 @@ def train_one(args, out, of_class):
     generator, discriminator = (net.to(device) for net in networks(config, classes))
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     parts = dict(generator=generator, discriminator=discriminator, average=average)
-    update, names = cyclegan_update(config, parts, source, batches, steps, device, autocast) if source is not None else (
-        noise_update(config, parts, classes, batches, device, autocast))
-    if args.latents:
-        parts["latents"] = FiveLatents(args.latents, args.z_dim, args.size).to(device)
     if source is None:
+        update, names = noise_update(config, parts, classes, batches, device, autocast)
         z, labels = noise(args.model, args.samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device)
-        shown = noise(args.model, 64, args.z_dim, classes, np.random.default_rng(args.seed), device)[0]
+        shown, _ = noise(args.model, 64, args.z_dim, classes, np.random.default_rng(args.seed), device)
     else:
+        update, names = cyclegan_update(config, parts, source, batches, steps, device, autocast)
         z = sources(source, args.samples)
         shown, labels = z[:16], torch.zeros(len(z), dtype=torch.long)
+    if args.latents:
+        parts["latents"] = FiveLatents(args.latents, args.z_dim, args.size).to(device)
 
     seen = dict(digests=set(images.digests()), ids=set(map(str, images.ids)))
     if source is not None:                                              # a GAN's images bring what that GAN has seen
@@ -645,10 +656,11 @@ def train_one(args, out, of_class):
         done = step + 1
         if args.latents:
             parts["latents"](generator, done, steps)
-        if done % args.log_every == 0 or done == steps:                 # only here the loop waits for the device
-            log(done, args.log_every, lambda: draw(average, shown))
+        if done % log_every == 0 or done == steps:                      # only here the loop waits for the device
+            log(done, log_every, lambda: draw(average, shown))
         if args.snapshots and done * 10 // steps > step * 10 // steps:  # ten in all, for distances over the training
-            some, their = noise(args.model, args.snapshots, args.z_dim, classes, np.random.default_rng(args.seed + 2), device)
+            rng = np.random.default_rng(args.seed + 2)
+            some, their = noise(args.model, args.snapshots, args.z_dim, classes, rng, device)
             snapshot = sample_set(out, config, draw(average, some), their, seen, f"step{done}")
             snapshot.save(out / f"snapshots/{done:06d}.npz")
         if done % args.checkpoint_every == 0 or done == last < steps:
@@ -668,7 +680,8 @@ def train_one(args, out, of_class):
         result["metrics"].update(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
                     steps=steps, images_seen=steps * per_step * args.batch, **result)
-    print(f"{out}: {steps} steps, {len(made)} samples, diversity {result['metrics']['diversity']:.2f}; see {out}/grid.png")
+    spread = result["metrics"]["diversity"]
+    print(f"{out}: {steps} steps, {len(made)} samples, diversity {spread:.2f}; see {out}/grid.png")
 
 
 def adam(config, *nets):
@@ -681,7 +694,7 @@ def adam(config, *nets):
 def noise_update(config, parts, classes, batches, device, autocast):
     """(one step of a GAN that starts from noise: step number -> statistics, {key of a statistic: name in the log})."""
     generator, discriminator, model = parts["generator"], parts["discriminator"], config["model"]
-    optimizer_g, optimizer_d = adam(config, generator), adam(config, discriminator)
+    both = optimizer_g, optimizer_d = adam(config, generator), adam(config, discriminator)
     parts.update(optimizer_g=optimizer_g, optimizer_d=optimizer_d)
     z_dim, batch = config["z_dim"], config["batch"]
     scores = dict(d_real="D(x)", d_fake="D(G(z))")
@@ -695,12 +708,12 @@ def noise_update(config, parts, classes, batches, device, autocast):
 
     def dcgan_update(step):
         z, _ = noise(model, batch, z_dim, classes, device=device)
-        return dcgan_step(generator, discriminator, optimizer_g, optimizer_d, scaled(batches(step)[0]), z, autocast)
+        return dcgan_step(generator, discriminator, *both, scaled(batches(step)[0]), z, autocast)
 
     def acgan_update(step):
         pixels, labels = batches(step)
         z, fake_labels = noise(model, batch, z_dim, classes, device=device)
-        return acgan_step(generator, discriminator, optimizer_g, optimizer_d, scaled(pixels), labels, z, fake_labels, autocast)
+        return acgan_step(generator, discriminator, *both, scaled(pixels), labels, z, fake_labels, autocast)
 
     if model == "wgan_gp":
         return wgan_gp_update, scores | dict(penalty="penalty")
@@ -715,7 +728,8 @@ def cyclegan_update(config, parts, source, batches, steps, device, autocast):
     pools = [ImagePool(config["pool"], (3, config["size"], config["size"])).to(device) for _ in "ab"]
     nets = [parts["generator"], back, judge_a, parts["discriminator"], *pools]
     optimizer_g, optimizer_d = adam(config, *nets[:2]), adam(config, *nets[2:4])
-    parts.update(back=back, judge_a=judge_a, pool_a=pools[0], pool_b=pools[1], optimizer_g=optimizer_g, optimizer_d=optimizer_d)
+    parts.update(back=back, judge_a=judge_a, pool_a=pools[0], pool_b=pools[1])
+    parts.update(optimizer_g=optimizer_g, optimizer_d=optimizer_d)
     from_batches = data.Batches(source, config["batch"], config["seed"] + 1, device, least=1)
 
     def update(step):
@@ -792,7 +806,7 @@ def training_images(args, of_class):
 
 
 def source_images(args, of_class):
-    """What a CycleGAN translates: images of --source, of its --source-class or of the class itself; training part only."""
+    """What a CycleGAN translates: --source, its training part, of --source-class or (--each-class) the class itself."""
     source = data.load(args.source, args.size)
     source = source.part("train") if (source.split != "").any() else source
     wanted = args.source_class or (of_class if args.each_class else None)
@@ -805,7 +819,8 @@ def sources(source, n):
     if n > 8 * len(source):
         raise UserError(f"--samples {n}: {len(source)} source images can be turned and mirrored into "
                         f"{8 * len(source)} only")
-    turned = [np.rot90(image, k % 4)[:, ::1 - 2 * (k // 4)] for k in range(math.ceil(n / len(source))) for image in source.images]
+    turned = [np.rot90(image, k % 4)[:, ::1 - 2 * (k // 4)]
+              for k in range(math.ceil(n / len(source))) for image in source.images]
     return scaled(data.to_tensor(np.stack(turned[:n])))
 
 
@@ -821,7 +836,8 @@ def sample_set(out, config, pictures, labels, seen, tag):
     """Samples as an image set that carries its run, and the digests and ids of the images that its GAN has seen."""
     classes = config.get("classes") or [config["of_class"] or "unlabelled"]
     names = np.array([f"{out.name}/{tag}/{k:05d}" for k in range(len(pictures))])
-    info = dict(source=f"{config['model']} {out.name}", run=config, **{key: sorted(seen[key]) for key in ("digests", "ids")})
+    info = dict(source=f"{config['model']} {out.name}", run=config,
+                digests=sorted(seen["digests"]), ids=sorted(seen["ids"]))
     return data.ImageSet(pictures, labels[:len(pictures)].cpu().numpy(), classes, ids=names, groups=names, info=info)
 
 
@@ -850,8 +866,8 @@ def layer_table(net, shape):
     rows, x = [], torch.empty(1, *shape, device="meta")
     for number, layer in enumerate(net.to("meta").eval()):
         x = layer(x)
-        shown = x[1] if isinstance(x, tuple) else x
-        rows.append((f"{type(layer).__name__}-{number}", list(shown.shape[1:]), sum(p.numel() for p in layer.parameters())))
+        shown, count = x[1] if isinstance(x, tuple) else x, sum(p.numel() for p in layer.parameters())
+        rows.append((f"{type(layer).__name__}-{number}", list(shown.shape[1:]), count))
     return rows
 
 
@@ -866,8 +882,10 @@ def describe(args):
                   f"Table 3, generator, width {args.width}, z {args.z_dim}": layer_table(generator, z)}
     elif args.model == "lapgan":
         tables = {"generator, 8 px": layer_table(generator.base, (128,))}
-        tables |= {f"generator, {side} px": layer_table(net, (4, side, side)) for side, net in zip((16, 32, 64), generator.detail)}
-        tables |= {f"discriminator, {side} px": layer_table(net, (3, side, side)) for side, net in zip((8, 16, 32, 64), discriminator)}
+        for side, net in zip((16, 32, 64), generator.detail):
+            tables[f"generator, {side} px"] = layer_table(net, (4, side, side))
+        for side, net in zip((8, 16, 32, 64), discriminator):
+            tables[f"discriminator, {side} px"] = layer_table(net, (3, side, side))
     else:
         tables = {"generator": layer_table(generator, image if args.model == "cyclegan" else z),
                   "discriminator": layer_table(discriminator, image)}
@@ -893,17 +911,17 @@ def add_train_options(p, model, recipe):
     p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
     p.add_argument("--class", dest="of_class", help="train on this class alone")
     p.add_argument("--each-class", action="store_true", help="one GAN per class, in sub-folders of --out")
-    p.add_argument("--samples", type=count_or_balance, default=64, help="images to draw at the end (default %(default)s); balance: "
-                   "as many as --class has fewer than the largest class")
+    p.add_argument("--samples", type=count_or_balance, default=64, help="images to draw at the end (default %(default)s)"
+                   "; balance: as many as --class has fewer than the largest class")
     p.add_argument("--snapshots", type=count, help="ten times over the training keep this many samples")
-    p.add_argument("--leak", action="store_true", help="train on validation and test images too, as paper 003's notebooks did")
-    p.add_argument("--latents", type=count, help="draw the samples from this many latents over the training, as those notebooks")
-    p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd: with momentum beta1 (default adam)")
-    p.add_argument("--log-every", type=count, default=50, help="steps between log lines (default %(default)s)")
+    p.add_argument("--leak", action="store_true", help="train on validation and test images too, as 003's code did")
+    p.add_argument("--latents", type=count, help="draw from so many latents over the training, as that code")
+    p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum beta1 (default adam)")
+    p.add_argument("--log-every", type=count, help="steps between log lines (default 50, or a fifth of all steps)")
     p.add_argument("--checkpoint-every", type=count, default=200, help="steps between checkpoints (%(default)s)")
     if model == "cyclegan":
         p.add_argument("--source", required=True, help="image set to translate from; --data is the set to translate to")
-        p.add_argument("--source-class", help="class of --source (default: all of it; with --each-class the same class)")
+        p.add_argument("--source-class", help="class of --source (default: all; with --each-class the same class)")
         p.add_argument("--keep", type=data.at_least(0, float), default=1.0, help="use this first part of --data, which "
                        "`classify.py rank` has sorted: paper 002's alpha (default %(default)s)")
     else:
@@ -921,11 +939,11 @@ def main():
             if command == "train":
                 add_train_options(p, model, recipe)
                 continue
-            for key in {"width", "z_dim", "blocks"} & recipe.keys():
-                p.add_argument("--" + key.replace("_", "-"), type=data.at_least(1), default=recipe[key][0], help="default %(default)s")
-            size = {"acgan": 128, "cyclegan": 256}.get(model, 64)
-            p.add_argument("--size", type=data.at_least(8), default=size, help="side of the images (default %(default)s)")
-            p.add_argument("--classes", type=data.at_least(1), default=8, help="ACGAN: number of classes (default %(default)s)")
+            numbers = {key: recipe[key][0] for key in ("width", "z_dim", "blocks") if key in recipe}
+            numbers |= dict(size={"acgan": 128, "cyclegan": 256}.get(model, 64), classes=8)
+            for key, value in numbers.items():
+                option = "--" + key.replace("_", "-")
+                p.add_argument(option, type=data.at_least(1), default=value, help=f"default {value}")
             p.add_argument("--out", help="folder for a result.json with the tables")
     p = commands.add_parser("sample", help="draw more images from a finished run")
     p.add_argument("run")

@@ -54,7 +54,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   local n=3297 gan="" plain="" lapgan="" fit="" samples=1300 net=inception
   local t_data=- t_gan=- t_plain=- t_lapgan=- t_fit=- t_probe=- t_fid=-
   case $SCALE in
-    quick) n=480 samples=160 gan="--width 16 --steps 80" plain="--width 300 --steps 80" lapgan="--width 16 --steps 15"
+    quick) n=480 samples=160 gan="--width 16 --steps 200" plain="--width 300 --steps 150" lapgan="--width 16 --steps 20"
            fit="--width 16 --steps 16"
            t_data=12 t_gan=14 t_plain=8 t_lapgan=12 t_fit=9 t_probe=8 t_fid=10 ;;
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"

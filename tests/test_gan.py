@@ -1,5 +1,4 @@
 import copy
-import json
 import math
 import os
 import signal
@@ -441,7 +440,7 @@ def test_kill_9_and_start_again_gives_the_same_result(tmp_path, cli, prepared):
     train(cli, prepared, tmp_path / "whole" / "run", steps=12)
     options = ["--data", prepared, "--class", "benign", "--steps", "12", "--out", tmp_path / "killed" / "run", *TINY]
     command = [sys.executable, str(ROOT / "gan.py"), "train", "wgan_gp", *map(str, options)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="2"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
     end = time.time() + 60
     while not (tmp_path / "killed/run/checkpoint.pt").exists() and time.time() < end:
         time.sleep(0.01)
