@@ -646,7 +646,8 @@ def train_one(args, out, of_class):
 
     saved = data.load_checkpoint(out, parts)
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
-    log = Log(out, steps, names, images.images[:64], saved, device)
+    real = [images.images[images.labels == k][:16] for k in range(classes)] if classes > 1 else [images.images[:64]]
+    log = Log(out, steps, names, real, saved, device)
     if first == 0:
         save_grid(out / "grid_000000.png", draw(average, shown))        # what untrained weights make of the noise
     last = min(steps, args.stop_after or steps)
@@ -744,7 +745,8 @@ def cyclegan_update(config, parts, source, batches, steps, device, autocast):
 class Log:
     """A GAN's record: statistics of every step, kept on the device; grids, diversity and alarms at log points.
 
-    names: {key in result.json: name in the log line} of the statistics; real: some real images, to compare diversity.
+    names: {key in result.json: name in the log line} of the statistics; real: some real images of each class, to compare
+    diversity within it: an ACGAN with one picture per class has collapsed too, though its pictures differ.
     """
 
     def __init__(self, out, steps, names, real, saved, device):
@@ -758,7 +760,8 @@ class Log:
         means = dict(zip(self.names.values(), self.history[max(0, done - every):done].mean(0).tolist()))
         data.check_finite(self.out, {}, done, *means.values())
         samples = show()
-        spread = diversity(samples, self.real[:len(samples)])
+        classes = len(self.real)                                        # samples take turns over the classes
+        spread = float(np.nanmean([diversity(samples[k::classes], some) for k, some in enumerate(self.real)]))
         self.diversity.append([done, spread])
         words = [f"{name} {value:.2f}" for name, value in dict(means, diversity=spread).items()]
         self.progress(done, "  ".join(words) + ("  COLLAPSED" if spread < COLLAPSE else ""))

@@ -382,6 +382,15 @@ def test_diversity_alarm():
     assert gan.diversity(real // 4 + 96, real) < gan.COLLAPSE
 
 
+def test_one_picture_per_class_counts_as_collapsed(tmp_path):
+    real = data.built_in(192, 32)
+    by_class = [real.images[real.labels == k][:8] for k in range(8)]
+    log = gan.Log(tmp_path, 4, dict(d_loss="D loss"), by_class, {}, "cpu")
+    log(1, 1, lambda: np.stack([some[k % 8] for k in range(8) for some in by_class]))      # as varied as the real ones
+    log(2, 1, lambda: np.stack([some[0] for _ in range(8) for some in by_class]))          # eight classes, eight pictures
+    assert log.diversity[0][1] == pytest.approx(1, abs=0.02) and log.diversity[1][1] == 0 < gan.COLLAPSE
+
+
 # --- jobs
 
 def test_the_options_reach_the_training(tmp_path, cli, prepared, monkeypatch):
