@@ -92,7 +92,7 @@ RECIPES = {
         epochs=(300.0, "section 4.3"),
         lr=(2e-4, "not stated; DCGAN paper")),
 }
-FIXED_64 = ("wgan_gp", "dcgan_cls", "plain_gan", "lapgan", "dermagan", "dcgan_inception")   # networks of one size
+SIZES = dict(acgan=128, cyclegan=256)       # default side, "methods"; the others' networks make 64 px only
 COLLAPSE = 0.35             # alarm: samples differ from each other less than this fraction of what real images do
 
 
@@ -542,15 +542,16 @@ class FiveLatents(nn.Module):
     def __call__(self, generator, step, steps):
         """After `step` of `steps`: draw if one of the 160 rounds falls on it (short runs draw several at once)."""
         rounds, begin = len(self.images), steps / 5
-        first, last = (math.ceil(max(0, done - begin) / (steps - begin) * rounds) for done in (step - 1, step))
+        first, last = (int(max(0, done - begin) / (steps - begin) * rounds) for done in (step - 1, step))
         for k in range(first, last):
             self.images[k] = generator(self.z).float().add(1).mul(127.5).round().byte()
 
     def choose(self, n, seed):
         """n of the candidates, at random."""
-        chosen = self.images.flatten(0, 1)[torch.randperm(self.images.flatten(0, 1).shape[0],
-                                                          generator=torch.Generator().manual_seed(seed))[:n]]
-        return chosen.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        candidates = self.images.flatten(0, 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        if n > len(candidates):
+            raise UserError(f"--samples {n}: --latents {len(self.z)} gives {len(candidates)} candidates only")
+        return candidates[np.random.default_rng(seed).permutation(len(candidates))[:n]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -580,7 +581,10 @@ def train(args):
         return train_one(args, Path(args.out), args.of_class)
     out = Path(args.out)
     classes = [name for name, n in training_images(args, None).counts().items() if n]
-    config = dict(model=args.model, each_class=classes, seed=args.seed, samples=args.samples)
+    paths = ("command", "data", "source", "out", "of_class", "stop_after", "device", "checkpoint_every")
+    config = {key: value for key, value in vars(args).items() if key not in paths}
+    config |= dict(classes=classes, data=training_images(args, None).fingerprint())
+    config |= dict(source=source_images(args, None).fingerprint()) if args.model == "cyclegan" else {}
     if data.open_run(out, config):
         return
     for name in classes:
@@ -609,17 +613,17 @@ def train_one(args, out, of_class):
     images = training_images(args, of_class)
     classes = len(images.classes) if args.model == "acgan" else 1
     source = source_images(args, of_class) if args.model == "cyclegan" else None
+    samples = number_of_samples(args, of_class, source)
     batches = data.Batches(images, args.batch, args.seed, device, least=2 if source is None else 1)
     per_step = getattr(args, "n_critic", 1)
     per_epoch = batches.per_epoch if source is None else max(batches.per_epoch, len(source) // args.batch)
     steps = args.steps or math.ceil(args.epochs * per_epoch / per_step)
     log_every = args.log_every or min(50, max(1, steps // 5))
     config = {key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}      # steps stands for epochs
-    shared = ("model", "seed", "samples", "size", "optimizer", "leak", "precision")
-    config |= {key: getattr(args, key) for key in shared}
-    config |= dict(of_class=of_class, steps=steps, log_every=log_every, data=images.fingerprint())
+    config |= {key: getattr(args, key) for key in ("model", "seed", "size", "optimizer", "leak", "precision")}
+    config |= dict(of_class=of_class, steps=steps, samples=samples, log_every=log_every, data=images.fingerprint())
     config |= dict(classes=images.classes) if args.model == "acgan" else {}
-    config |= dict(latents=args.latents) if args.latents else {}
+    config |= {key: getattr(args, key) for key in ("latents", "snapshots") if getattr(args, key)}
     config |= dict(source=source.fingerprint(), keep=args.keep) if source is not None else {}
     if data.open_run(out, config):
         return
@@ -630,11 +634,11 @@ def train_one(args, out, of_class):
     parts = dict(generator=generator, discriminator=discriminator, average=average)
     if source is None:
         update, names = noise_update(config, parts, classes, batches, device, autocast)
-        z, labels = noise(args.model, args.samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device)
+        z, labels = noise(args.model, samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device)
         shown, _ = noise(args.model, 64, args.z_dim, classes, np.random.default_rng(args.seed), device)
     else:
         update, names = cyclegan_update(config, parts, source, batches, steps, device, autocast)
-        z = sources(source, args.samples)
+        z = sources(source, samples)
         shown, labels = z[:16], torch.zeros(len(z), dtype=torch.long)
     if args.latents:
         parts["latents"] = FiveLatents(args.latents, args.z_dim, args.size).to(device)
@@ -646,7 +650,8 @@ def train_one(args, out, of_class):
 
     saved = data.load_checkpoint(out, parts)
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
-    real = [images.images[images.labels == k][:16] for k in range(classes)] if classes > 1 else [images.images[:64]]
+    mixed = images.take(np.random.default_rng(args.seed).permutation(len(images)))
+    real = [mixed.images[mixed.labels == k][:16] for k in range(classes)] if classes > 1 else [mixed.images[:64]]
     log = Log(out, steps, names, real, saved, device)
     if first == 0:
         save_grid(out / "grid_000000.png", draw(average, shown))        # what untrained weights make of the noise
@@ -659,7 +664,7 @@ def train_one(args, out, of_class):
             parts["latents"](generator, done, steps)
         if done % log_every == 0 or done == steps:                      # only here the loop waits for the device
             log(done, log_every, lambda: draw(average, shown))
-        if args.snapshots and done * 10 // steps > step * 10 // steps:  # ten in all, for distances over the training
+        if args.snapshots and done * 30 // steps > step * 30 // steps:  # thirty in all, for distances over the training
             rng = np.random.default_rng(args.seed + 2)
             some, their = noise(args.model, args.snapshots, args.z_dim, classes, rng, device)
             snapshot = sample_set(out, config, draw(average, some), their, seen, f"step{done}")
@@ -672,7 +677,7 @@ def train_one(args, out, of_class):
     data.check_finite(out, parts, steps)
     data.save_model(out, config, average=average.state_dict(), discriminator=discriminator.state_dict())
     save_grid(out / "grid.png", grid_of(source, shown, draw(average, shown)))
-    pictures = parts["latents"].choose(args.samples, args.seed) if args.latents else draw(average, z)
+    pictures = parts["latents"].choose(samples, args.seed) if args.latents else draw(average, z)
     made = sample_set(out, config, pictures, labels, seen, str(args.seed + 1))
     made.save(out / "samples.npz")
     result = log.result()
@@ -785,16 +790,11 @@ class Log:
 
 def training_images(args, of_class):
     """The training part of --data (with --leak, or where nothing is split, all of it), of one class if one is named."""
-    if args.model in FIXED_64 and args.size != 64:
+    if args.model not in SIZES and args.size != 64:
         raise UserError(f"{args.model} makes and judges images of 64 px, not {args.size}: leave --size at 64")
     if args.model == "acgan" and args.size not in (32, 64, 128):
         raise UserError(f"the ACGAN makes images of 32, 64 or 128 px, not {args.size}")
     images = data.load(args.data, args.size)
-    if args.samples == "balance":
-        counts = images.part("train").counts()
-        args.samples = max(counts.values()) - counts.get(of_class, 0)
-        if not of_class or args.samples < 1:
-            raise UserError(f"--samples balance: needs --class and more images of another class; there are {counts}")
     if args.leak:
         print("--leak: validation and test images are used for training too", file=sys.stderr)
     elif (images.split != "").any():
@@ -806,6 +806,22 @@ def training_images(args, of_class):
         print("no --class: one GAN for all classes, whose samples have no label", file=sys.stderr)
     images = images.of_class(of_class) if of_class else images
     return images.take(slice(0, max(1, int(args.keep * len(images)))))   # CycleGAN: the best of a ranked set
+
+
+def number_of_samples(args, of_class, source):
+    """--samples as a number: balance by the classes of --data, all by the source, N --per M by the training part."""
+    if args.samples == "all" and source is not None:
+        return len(source)
+    if args.samples == "balance":
+        counts = data.load(args.data, args.size).part("train").counts()
+        if max(counts.values()) > counts.get(of_class, math.inf):
+            return max(counts.values()) - counts[of_class]
+    if isinstance(args.samples, str):
+        raise UserError(f"--samples {args.samples}: balance needs --class and more images of another class, all a --source")
+    if not args.per:
+        return args.samples
+    real = data.load(args.data if source is None else args.source, args.size).part("train")
+    return round(args.samples * len(real) / args.per)
 
 
 def source_images(args, of_class):
@@ -905,8 +921,8 @@ def describe(args):
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
 
-def count_or_balance(text):
-    return text if text == "balance" else data.at_least(1)(text)
+def count_or_word(text):
+    return text if text in ("balance", "all") else data.at_least(1)(text)
 
 
 def add_train_options(p, model, recipe):
@@ -914,9 +930,10 @@ def add_train_options(p, model, recipe):
     p.add_argument("--data", required=True, help="image set (.npz), job folder, class tree or zip")
     p.add_argument("--class", dest="of_class", help="train on this class alone")
     p.add_argument("--each-class", action="store_true", help="one GAN per class, in sub-folders of --out")
-    p.add_argument("--samples", type=count_or_balance, default=64, help="images to draw at the end (default %(default)s)"
-                   "; balance: as many as --class has fewer than the largest class")
-    p.add_argument("--snapshots", type=count, help="ten times over the training keep this many samples")
+    p.add_argument("--samples", type=count_or_word, default=64, help="images to draw at the end (default %(default)s);"
+                   " balance: as many as --class has fewer than the largest class; all: one of each --source image")
+    p.add_argument("--per", type=count, metavar="M", help="--samples is meant for M training images: scale it to ours")
+    p.add_argument("--snapshots", type=count, help="thirty times over the training keep this many samples")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too, as 003's code did")
     p.add_argument("--latents", type=count, help="draw from so many latents over the training, as that code")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum beta1 (default adam)")
@@ -930,6 +947,7 @@ def add_train_options(p, model, recipe):
     else:
         p.set_defaults(keep=1.0)
     data.add_run_options(p, recipe)
+    p.set_defaults(size=SIZES.get(model, 64))
 
 
 def main():
@@ -943,7 +961,7 @@ def main():
                 add_train_options(p, model, recipe)
                 continue
             numbers = {key: recipe[key][0] for key in ("width", "z_dim", "blocks") if key in recipe}
-            numbers |= dict(size={"acgan": 128, "cyclegan": 256}.get(model, 64), classes=8)
+            numbers |= dict(size=SIZES.get(model, 64), classes=8)
             for key, value in numbers.items():
                 option = "--" + key.replace("_", "-")
                 p.add_argument(option, type=data.at_least(1), default=value, help=f"default {value}")

@@ -60,7 +60,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" ;;
   esac
-  [ -z "$SCRATCH" ] || net=@base-s0
+  [ -z "$SCRATCH" ] || net=@base_scratch-s0       # not the DCGAN's own discriminator, which would judge it kindly
   stage "images"
   job data F5,F6,F7,F8 $t_data data.py prepare "${DATA:-lesions}" --for dcgan_cls $(built_in $n) --size 64 --enhance --resplit --test 0.2581
   stage "GANs"
@@ -84,28 +84,30 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
 }
 
 acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it, CycleGANs from nevus to melanoma
-  local n=25331 px=256 acgan="--size 128" cyclegan="--size 256" resnet="--size 256" limit="" count=24000 nevi=7000
+  local n=25331 px=256 acgan="--size 128" resnet="--size 256" limit=""
+  local cyclegan="--size 256 --steps 30000 --checkpoint-every 2000 $BF16"       # 200 epochs of each class are 15 million steps
   local t_data=- t_acgan=- t_cyclegans=- t_nv2mel=- t_resnet=- t_row5=- t_row8=- t_rank=-
   case $SCALE in
-    quick) n=480 px=32 count=480 nevi=140
+    quick) n=480 px=32
+           [ -z "$DATA" ] || limit="--limit NV=60 MEL=60 BCC=60 BKL=60 AK=60"
            acgan="--size 32 --width 16 --batch 32 --steps 200" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 60"
            resnet="--size 32 --batch 16 --steps 8"
            t_data=6 t_acgan=12 t_cyclegans=16 t_nv2mel=7 t_resnet=10 t_row5=20 t_row8=28 t_rank=8 ;;
-    small) px=64 count=2100 nevi=620 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # 1,421 of 1,984 HAM10000 images to train on
+    small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # leaves 1,984 images of HAM10000
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
            cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
            resnet="--size 64 --batch 32 --epochs 3 $BF16" ;;
   esac
-  local real="classify.py train resnet50 --data @data $resnet $WEIGHTS" row="--lr-of @isic0-s0"
+  local real="classify.py train resnet50 --data @data $resnet $WEIGHTS" row="--lr-of @isic0-s%"
   local t2="--vary count 2000 4000 8000 16000 24000 --per 20264" t3="--vary count 500 1000 2000 3000 4000 5000 6000 7000 --per 20264"
-  local translate="gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --samples $nevi $cyclegan"
+  local translate="gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --samples 7000 --per 20264 $cyclegan"
   stage "images"
   job data     T1,F1-and-7:data,F5  $t_data data.py prepare "${DATA:-lesions}" --for acgan_cyclegan $(built_in $n) --size $px --resplit --val 0.1111 --test 0.1 $limit
   stage "ACGAN and the classifier of real images"
-  job acgan    F1-and-7:acgan       $t_acgan gan.py train acgan --data @data --samples $count $acgan
+  job acgan    F1-and-7:acgan       $t_acgan gan.py train acgan --data @data --samples 24000 --per 20264 $acgan
   each_seed isic0 T2:ISIC-0,T3:ISIC-0 $t_resnet $real
   stage "CycleGANs upon the ACGAN, ranking of the melanomas"
-  job cyclegan F1-and-7:cyclegan    $t_cyclegans gan.py train cyclegan --source @acgan --data @data --each-class --samples $((count / 7)) $cyclegan
+  job cyclegan F1-and-7:cyclegan    $t_cyclegans gan.py train cyclegan --source @acgan --data @data --each-class --samples all $cyclegan
   job rank     -                    $t_rank  classify.py rank @isic0-s0 --data @data --class MEL
   each_seed acgan_row    T2:acgan    $t_row5 $real $row --synthetic @acgan $t2
   stage "CycleGANs from nevus to melanoma"
@@ -123,7 +125,7 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
 
 dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as its notebooks do; fair: equal steps, no leak
   local n=3952 samples=100 gan="" code="--batch 16" size="" p net model
-  local text="--epochs 100" fair="--steps 3000" nets="--steps 3000"         # fair: 100 epochs of 1,976 images for both
+  local text="--epochs 100" fair="--steps 3000" nets="--steps 3000"         # fair: about 100 epochs for both
   local real_code="--steps 2650" gan_code="--steps 3300" nets_code="--steps 3300"   # what the notebooks' generators gave
   local t_data=- t_gan=- t_cnn=- t_net=- t_dropout=-
   case $SCALE in
@@ -201,9 +203,9 @@ job() {   # job NAME FILLS SECONDS FILE ARGUMENTS...; @other stands for the fold
   NAMES+=("$name") FILLS+=("$fills") TIMES+=("$seconds") STAGES+=("$STAGE") COMMANDS+=("$command")
 }
 
-each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...
+each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % stands for the seed
   local name="$1" seed; shift
-  for ((seed = 0; seed < SEEDS; seed++)); do job "$name-s$seed" "$@" --seed "$seed"; done
+  for ((seed = 0; seed < SEEDS; seed++)); do job "$name-s$seed" "${@//%/$seed}" --seed "$seed"; done
 }
 
 stop() { echo "run_all.sh: $*" >&2; exit 2; }

@@ -43,7 +43,7 @@ def test_parameter_counts(net, parameters):
 
 def test_the_recipes_are_the_papers_networks():
     """What `train MODEL` builds without options has the counts of the papers."""
-    wanted = dict(wgan_gp=(39_473_507, 33_767_777), dcgan_cls=(5_364_739, 4_316_545), acgan=(11_465_728, 2_352_505),
+    wanted = dict(wgan_gp=(39_473_507, 33_767_777), dcgan_inception=(18_872_323, 17_234_689), dcgan_cls=(5_364_739, 4_316_545), acgan=(11_465_728, 2_352_505),
                   cyclegan=(11_378_179, 2_764_737), dermagan=(6_951_808, 2_765_696))
     for model, counts in wanted.items():
         config = {key: value for key, (value, _) in gan.RECIPES[model].items()} | dict(model=model, size=128)
@@ -51,7 +51,7 @@ def test_the_recipes_are_the_papers_networks():
             assert tuple(sum(p.numel() for p in net.parameters()) for net in gan.networks(config, 8)) == counts, model
 
 
-@pytest.mark.parametrize("model, size", [(m, 64) for m in gan.FIXED_64] + [("acgan", 32), ("acgan", 64), ("acgan", 128), ("cyclegan", 32)])
+@pytest.mark.parametrize("model, size", [(m, 64) for m in gan.RECIPES if m not in gan.SIZES] + [("acgan", 32), ("acgan", 64), ("acgan", 128), ("cyclegan", 32)])
 def test_every_model_maps_its_input_to_images_and_images_to_one_logit_each(model, size):
     width = 4 if model != "plain_gan" else 20
     config = dict(model=model, size=size, width=width, z_dim=gan.RECIPES[model].get("z_dim", (0,))[0], blocks=1)
@@ -222,6 +222,45 @@ def test_acgan_class_loss_starts_at_log_k_and_takes_raw_logits():
     assert not isinstance(list(gan.acgan_discriminator(8, 4, 32))[-1], (nn.Softmax, nn.LogSoftmax))
 
 
+def test_acgan_discriminator_learns_the_class_of_fakes_too_and_the_generator_gets_both_gradients():
+    """Every term of the losses is there: turning one network into a constant in one respect changes the gradient."""
+    class Judge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source, self.label = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.zeros(2))
+
+        def forward(self, x):
+            mean = x.flatten(1).mean(1)
+            return self.source * mean, torch.stack([mean * 0, mean], 1) + self.label
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = nn.Parameter(torch.tensor(0.25))
+
+        def forward(self, z):
+            return self.level.expand(len(z), 3, 4, 4)
+
+    judge, generator = Judge(), Flat()
+    grads = {}
+    optimizer_d, optimizer_g = sgd(judge), sgd(generator)
+    for name, optimizer in (("d", optimizer_d), ("g", optimizer_g)):
+        optimizer.step = lambda name=name, net=dict(d=judge, g=generator)[name]: grads.update(
+            {f"{name}.{key}": p.grad.clone() for key, p in net.named_parameters()})
+    real, labels = torch.full((4, 3, 4, 4), 0.75), torch.tensor([0, 0, 0, 1])
+    fake_labels = torch.tensor([1, 1, 1, 1])
+    gan.acgan_step(generator, judge, optimizer_g, optimizer_d, real, labels, torch.zeros(4, 1), fake_labels, OFF)
+
+    def p(x):
+        return 1 / (1 + math.exp(-x))
+    on_real, on_fake = p(0.75), p(0.25)                             # chance of class 1
+    wanted = (on_real - 1 / 4) + (on_fake - 1)                      # of real images and of fakes, which shall be class 1
+    assert grads["d.label"][1].item() == pytest.approx(wanted, rel=1e-4)
+    adversarial, named = -(1 - p(0.5 * 0.25)) * 0.5, on_fake - 1
+    assert grads["g.level"].item() == pytest.approx(adversarial + named, rel=1e-4)
+    assert sum(isinstance(m, nn.Dropout) and m.p == 0.5 for m in gan.acgan_discriminator(8, 4, 32)) == 6
+
+
 def test_acgan_learns_the_classes_of_real_images_and_asks_the_generator_for_its_own():
     torch.manual_seed(0)
     labels = torch.arange(16) % 2
@@ -293,6 +332,8 @@ def test_image_pool_returns_new_images_until_it_is_full_and_then_old_ones_half_o
     shown = torch.cat([pool(numbers[k:k + 1]) for k in range(10, 400)]).flatten()
     old = (shown != torch.arange(10.0, 400)).float().mean().item()
     assert 0.4 < old < 0.6 and set(shown.int().tolist()) <= set(range(400))
+    late = [k for at, k in enumerate(shown.int().tolist()) if 10 <= k < at + 10]
+    assert len(late) > 50                                           # images that came after the first ten are kept and shown again
     again = gan.ImagePool(10, (1, 1, 1))
     again.load_state_dict(pool.state_dict())
     assert torch.equal(again.images, pool.images) and again.filled == 10
@@ -304,6 +345,9 @@ def test_crop_and_flip_moves_and_mirrors_but_keeps_size_and_range():
     seen = [gan.crop_and_flip(x) for _ in range(12)]
     assert all(y.shape == x.shape and y.abs().max() <= 1 for y in seen)
     assert len({round(y.sum().item(), 3) for y in seen}) > 6
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)           # dark on the left, light on the right
+    mirrored = sum(int(y[..., 0].mean() > y[..., -1].mean()) for y in (gan.crop_and_flip(ramp) for _ in range(40)))
+    assert 10 < mirrored < 30
 
 
 def test_laplacian_levels_add_up_and_learn_apart():
@@ -329,10 +373,11 @@ def test_laplacian_levels_add_up_and_learn_apart():
 
 def test_five_latents_draw_160_rounds_over_the_last_four_fifths():
     torch.manual_seed(0)
-    drawn = []
+    drawn, latents = [], []
 
     def generator(z):
         drawn.append(1)
+        latents.append(z.clone())
         return torch.full((5, 3, 8, 8), len(drawn) / 200)
     for steps in (1000, 37):
         drawn.clear()
@@ -341,7 +386,10 @@ def test_five_latents_draw_160_rounds_over_the_last_four_fifths():
         for step in range(1, steps + 1):
             five(generator, step, steps)
             counts.append(len(drawn))
-        assert counts[steps // 5 - 1] == 0 and counts[-1] == 160
+        assert counts[steps // 5 - 1] == 0 and counts[-1] == 160 and counts[-2] < 160      # the final generator draws too
+        assert all(torch.equal(z, five.z) for z in latents[-160:]) and len(five.z) == 5
+        with pytest.raises(data.UserError, match="gives 800 candidates"):
+            five.choose(801, 0)
         assert five.choose(30, 0).shape == (30, 8, 8, 3) and len(np.unique(five.images[:, 0, 0, 0, 0])) > 100
 
 
@@ -580,6 +628,19 @@ def test_each_class_gets_its_own_gan_and_the_samples_take_turns(tmp_path, cli, p
     assert set(made.info["digests"]) == set(lesions.part("train").digests())
     assert (tmp_path / "run/benign/result.json").exists() and result_of(tmp_path / "run")["steps"] == 4
     assert "done before" in cli(*command)[1]
+    status, _, err = cli(*command, "--leak", "--lr", 0.5)
+    assert status == 2 and "leak False -> True" in err and "lr 0.0002 -> 0.5" in err
+
+
+def test_samples_per_training_images(tmp_path, cli, prepared, lesions):
+    train_part = lesions.part("train")
+    cli("gan", "train", "acgan", "--data", prepared, "--size", 32, "--width", 4, "--steps", 1, "--samples", 300, "--per", 1000, "--out", tmp_path / "a",
+        *SMALL)
+    assert len(data.load(tmp_path / "a")) == round(300 * len(train_part) / 1000)
+    cli("gan", "train", "cyclegan", "--source", tmp_path / "a", "--data", prepared, "--each-class", "--samples", "all", "--size", 32, "--width", 4,
+        "--blocks", 1, "--steps", 1, "--out", tmp_path / "c", *SMALL)
+    a, c = data.load(tmp_path / "a"), data.load(tmp_path / "c")
+    assert a.counts() == c.counts() and (a.labels == c.labels).all()
 
 
 def test_cyclegan_translates_in_the_order_of_the_source_and_knows_what_both_sides_have_seen(tmp_path, cli, prepared, lesions):
