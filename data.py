@@ -52,7 +52,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 
 # Column names under which the public label files keep the same thing (HAM10000_metadata.csv, ISIC challenge csv, ours).
 CSV_COLUMNS = dict(image=("image", "image_id", "isic_id", "filename"), label=("label", "dx", "diagnosis", "target"),
-                   group=("lesion_id", "group"), split=("split_by_lesion", "split"))
+                   group=("lesion_id", "group"), split_by_lesion=("split_by_lesion",), split=("split",))
 
 # What the sets call a class -> the name used here. HAM10000 files actinic keratosis (AK) under akiec, together with
 # Bowen's disease, a carcinoma in situ.
@@ -72,7 +72,6 @@ LAYOUTS = {
     "ham10000": "HAM10000's table of diagnoses and its images (10,015, 7 classes)",
     "isic9": "train|test/melanoma|nevus|... (Kaggle's Skin Cancer ISIC, 2,357 images, 9 classes)"}
 NOT_KAGGLE = "other images in the folders of Kaggle's Malignant vs. Benign"
-NOT_PUBLISHED = "the paper's own 1,976 images are not published; instead:"
 NINE = "Kaggle's Skin Cancer ISIC, with many pictures twice under two labels"
 # What a study needs: its classes, and the layouts that serve it, the best one first, with None for the paper's own set,
 # or what the stand-in is.
@@ -83,14 +82,13 @@ SETS = {
     "acgan_cyclegan": (LESION_CLASSES, {
         "isic2019": None, "ham10000": "HAM10000 instead of ISIC 2019: seven classes, no SCC", "isic9": NINE}),
     "dermagan": (["AK", "BCC", "BKL", "MEL"], {
-        "isic2019": f"{NOT_PUBLISHED} ISIC 2019", "ham10000": f"{NOT_PUBLISHED} HAM10000",
-        "isic9": f"{NOT_PUBLISHED} {NINE}"}),
+        layout: "the paper's own 1,976 images are not published; instead: " + what
+        for layout, what in (("isic2019", "ISIC 2019"), ("ham10000", "HAM10000"), ("isic9", NINE))}),
     "dcgan_inception": (TWO, {
         "isic_archive": None, "kaggle_binary": "Kaggle's 3,297 images instead of 16,194 of the ISIC archive",
         "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive"})}
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Errors, files and jobs
+# --- Errors, files and jobs ------------------------------------------------------------------------------------------
 
 LOCKS = {}                  # folder: its open lock file
 
@@ -110,23 +108,21 @@ class Parser(argparse.ArgumentParser):
 
 def run_cli(main):
     """Run a command line; bad input and a full disk end in one clear line, Ctrl-C keeps what is saved."""
-    def stop(message, status):
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-        sys.exit(status)
-
     try:
-        main()
+        return main()
     except UserError as problem:
-        stop(problem, 2)
+        message, status = problem, 2
     except OSError as problem:
+        message, status = f"cannot use {problem.filename}: {problem.strerror}", 2
         if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            stop(f"cannot write {problem.filename or 'the file'}: {problem.strerror}. Nothing finished is "
-                 "lost: free some disk space and start again", 2)
-        if problem.filename is None:
+            message = (f"cannot write {problem.filename or 'the file'}: {problem.strerror}. Nothing finished is lost: "
+                       "free some disk space and start again")
+        elif problem.filename is None:
             raise
-        stop(f"cannot use {problem.filename}: {problem.strerror}", 2)
     except KeyboardInterrupt:
-        stop("stopped. Start it again to go on from the last checkpoint", 130)
+        message, status = "stopped. Start it again to go on from the last checkpoint", 130
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 @contextlib.contextmanager
@@ -156,8 +152,7 @@ def write_json(path, value):
 def open_run(out, config):
     """Start, continue or recognise the job in folder `out`. Returns its result.json if it is done, else None.
 
-    A folder that was begun with another configuration is refused, naming each difference; so is one in which another
-    process is at work.
+    Refused: a folder begun with another configuration, naming each difference, or at which another process is at work.
     """
     out, config = Path(out), json.loads(json.dumps(config))
     out.mkdir(parents=True, exist_ok=True)
@@ -167,27 +162,46 @@ def open_run(out, config):
         fcntl.flock(LOCKS[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"another process is at work in {out}: wait for it, or choose another --out") from None
-    if (out / "config.json").exists():
-        before = json.loads((out / "config.json").read_text())
-        changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
-                   for key in sorted(before.keys() | config.keys()) if before.get(key) != config.get(key)]
-        if changed:
-            raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. "
-                            "Give the old ones, choose another --out, or delete the folder to start over.")
-    else:
+    if not (out / "config.json").exists():
         write_json(out / "config.json", config)
+    before = json.loads((out / "config.json").read_text())
+    changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
+               for key in sorted(before.keys() | config.keys()) if before.get(key) != config.get(key)]
+    if changed:
+        raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. "
+                        "Give the old ones, choose another --out, or delete the folder to start over.")
     if (out / "result.json").exists():
         print(f"{out}: done before, nothing to do")
         return json.loads((out / "result.json").read_text())
 
 
+def save_weights(path, state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)           # in memory first: on a full disk torch raises an error that does not say so
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_weights(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:                    # torch raises half a dozen types for a cut or foreign file
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(problem).__name__}). "
+                        "Delete it to train again from the start.") from None
+
+
+def check_finite(out, parts, step, *values):
+    """Stop a run that has broken down: a value, or a weight of a network among `parts`, is not a finite number."""
+    weights = [p for part in parts.values() if isinstance(part, torch.nn.Module) for p in part.parameters()]
+    if not (np.isfinite(values).all() and all(p.isfinite().all() for p in weights)):
+        raise UserError(f"{out}: the loss or a weight is not a number by step {step}. The last good checkpoint is "
+                        "kept; a smaller --lr may help (in a new folder)")
+
+
 def save_checkpoint(out, parts, **rest):
     """Everything that training needs to go on exactly where it is: the states of `parts` (networks, averages,
-    optimisers), what else the loop keeps (`rest`: step, curves, ...) and the random states.
-
-    A network with a weight that is not a number is refused, so that the last good checkpoint stays.
-    """
-    check_finite(out, parts, rest["step"])
+    optimisers), what else the loop keeps (`rest`: step, curves, ...) and the random states."""
+    check_finite(out, parts, rest["step"])          # the last good checkpoint stays
     state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()}, cpu_rng=torch.get_rng_state())
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -207,29 +221,6 @@ def load_checkpoint(out, parts):
         torch.cuda.set_rng_state(state["cuda_rng"])
     print(f"{out}: going on from step {state['step']}")
     return state
-
-
-def check_finite(out, parts, step, *values):
-    """Stop a run that has broken down: a value, or a weight of a network among `parts`, is not a finite number."""
-    networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
-    if not (np.isfinite(values).all() and all(p.isfinite().all() for net in networks for p in net.parameters())):
-        raise UserError(f"{out}: the loss or a weight is not a number by step {step}. The last good checkpoint is "
-                        "kept; a smaller --lr may help (in a new folder)")
-
-
-def save_weights(path, state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)           # in memory first: on a full disk torch raises an error that does not say so
-    with replacing(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def load_weights(path):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:                    # torch raises half a dozen types for a cut or foreign file
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(problem).__name__}). "
-                        "Delete it to train again from the start.") from None
 
 
 def save_model(out, config, **weights):
@@ -257,9 +248,11 @@ def finish_run(out, config, seconds, device, **result):
         commit = ""
     versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "numpy", "scipy", "PIL")
                 if name in sys.modules}
-    threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"          # another number rounds differently
-    command = shlex.join(["env", threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=describe_device(device),
+    threads = torch.get_num_threads()               # another number rounds differently
+    command = shlex.join(["env", f"OMP_NUM_THREADS={threads}", "python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    device = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else (
+        f"CPU {platform.machine()}, {threads} thread(s)")
+    result = dict(config=config, **result, command=command, seconds=round(seconds, 1), device=device,
                   versions=dict(versions, python=platform.python_version()), commit=commit or "unknown")
     write_json(Path(out) / "result.json", result)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
@@ -294,8 +287,8 @@ def add_run_options(parser, recipe):
 
 def start_device(args):
     """The torch device of --device, with --deterministic and --seed in force."""
-    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    known = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    known = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    name = known[0] if args.device == "auto" else args.device
     if name not in known:
         raise UserError(f"--device {name}: on this machine there is {' and '.join(known)}")
     if args.deterministic:
@@ -303,12 +296,6 @@ def start_device(args):
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
     return torch.device(name)
-
-
-def describe_device(device):
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 class Progress:
@@ -326,6 +313,12 @@ class Progress:
         print(f"{self.name}  {step}/{self.total}  {note}  {readable_time(left)} left", file=sys.stderr, flush=True)
 
 
+def readable_time(seconds):
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def in_threads(work, items, name):
     """[work(item) for item in items], on all cores, with a progress line."""
     progress, results = Progress(name, len(items)), []
@@ -336,14 +329,14 @@ def in_threads(work, items, name):
     return results
 
 
-def readable_time(seconds):
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+# --- The image set ---------------------------------------------------------------------------------------------------
+
+COLUMNS = ("images", "labels", "ids", "groups", "split")        # what has one entry per image
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The image set
+def hash_of(raw):
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()
+
 
 @dataclass
 class ImageSet:
@@ -364,8 +357,7 @@ class ImageSet:
 
     def take(self, which):
         """The images that `which` (indices or a mask) selects, as an image set of its own."""
-        return replace(self, images=self.images[which], labels=self.labels[which], ids=self.ids[which],
-                       groups=self.groups[which], split=self.split[which])
+        return replace(self, **{name: getattr(self, name)[which] for name in COLUMNS})
 
     def part(self, name):
         """The images of one part of the split: "train", "val" or "test"."""
@@ -385,20 +377,20 @@ class ImageSet:
 
     def digests(self):
         """One short hash per image, over its pixels: equal pictures have equal digests, whatever they are called."""
-        return [hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest() for image in self.images]
+        return [hash_of(image.tobytes()) for image in self.images]
 
     def fingerprint(self):
         """One hash of everything that decides a result: pixels, labels, class names and the split."""
         parts = zip(self.digests(), (self.classes[k] for k in self.labels), self.groups, self.split)
-        return hashlib.blake2b(repr([tuple(map(str, p)) for p in parts]).encode(), digest_size=8).hexdigest()
+        return hash_of(repr([tuple(map(str, p)) for p in parts]).encode())
 
     def save(self, path):
         """Write one .npz file, or, for a path without that ending, a tree [split/]CLASS/id.png and an info.json."""
         path = Path(path)
         if path.suffix == ".npz":
+            columns = {name: getattr(self, name) for name in COLUMNS}
             with replacing(path) as file:
-                np.savez(file, images=self.images, labels=self.labels, classes=np.array(self.classes), ids=self.ids,
-                         groups=self.groups, split=self.split, info=json.dumps(self.info))
+                np.savez(file, **columns, classes=np.array(self.classes), info=json.dumps(self.info))
             return
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is not empty: choose a new folder, so that old and new images do not mix")
@@ -418,27 +410,32 @@ def mix(real, *more):
         if other.images.shape[1:] != real.images.shape[1:]:
             raise UserError(f"cannot mix images of {other.images.shape[1]} px with images of {real.images.shape[1]} px")
         translate = np.array([real.classes.index(name) for name in other.classes])
-        sets.append(replace(other, labels=translate[other.labels], classes=real.classes))
-    columns = ("images", "labels", "ids", "groups", "split")
-    return ImageSet(classes=real.classes, info=dict(real.info, mixed_with=[s.info.get("source", "") for s in more]),
-                    **{key: np.concatenate([getattr(s, key) for s in sets]) for key in columns})
+        sets.append(replace(other, labels=translate[other.labels]))
+    return replace(real, info=dict(real.info, mixed_with=[other.info.get("source", "") for other in more]),
+                   **{name: np.concatenate([getattr(some, name) for some in sets]) for name in COLUMNS})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading folders, zip archives and csv-labelled sets
+# --- Reading folders, zip archives and csv-labelled sets -------------------------------------------------------------
 
 def load(path, size=None, skip_bad=False):
     """An image set from an .npz file, a job's folder, a class-per-folder tree, a zip of one, or a csv-labelled folder.
 
     size: pixels of the side, shorter side scaled and centre crop (bicubic); needed for anything but an .npz.
-    Raises UserError where the set, or one of its images, cannot be read.
     """
-    made = array_file(path)
-    if made:
-        return resized(load_npz(made), size)
-    path = Path(path)
-    files = find_images(path)
-    return decoded(path, files, read_labels(path, files), size, skip_bad)
+    path, made = Path(path), array_file(path)
+    if not made:
+        files = find_images(path)
+        return decoded(path, files, read_labels(path, files), size, skip_bad)
+    try:
+        with np.load(made, allow_pickle=False) as file:
+            images = ImageSet(**{name: file[name] for name in COLUMNS}, info=json.loads(str(file["info"])),
+                              classes=[str(name) for name in file["classes"]])
+        if images.images.dtype != np.uint8 or images.images.shape[3:] != (3,) or not (
+                set(images.labels.tolist()) <= set(range(len(images.classes)))):
+            raise ValueError("images must be uint8 (n, height, width, 3), labels indices into classes")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+        raise UserError(f"{made} is not an image set of this project ({problem})") from None
+    return resized(images, size)
 
 
 def array_file(path):
@@ -454,42 +451,9 @@ def array_file(path):
     return path if path.suffix == ".npz" else None
 
 
-def decoded(path, files, listed, size, skip_bad=False):
-    """The `listed` images among `files` as an image set, from the cache (LESION_CACHE, default ~/.cache/lesions) where
-    the same files were decoded before."""
-    if size is None:
-        raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
-    on_disk = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [path, *path.rglob("*")] if f.is_file()]
-    stamp = repr((sorted(on_disk), listed, size, skip_bad))
-    cached = CACHE / f"{path.name}_{size}_{hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()}.npz"
-    if not cached.exists():
-        decode_all(path, files, listed, size, skip_bad).save(cached)
-    return load_npz(cached)
-
-
-def load_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = ImageSet(file["images"], file["labels"], [str(name) for name in file["classes"]], file["ids"],
-                              file["groups"], file["split"], json.loads(str(file["info"])))
-        if images.images.dtype != np.uint8 or images.images.shape[3:] != (3,) or not (
-                set(images.labels.tolist()) <= set(range(len(images.classes)))):
-            raise ValueError("images must be uint8 (n, height, width, 3), labels indices into classes")
-        return images
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-        raise UserError(f"{path} is not an image set of this project ({problem})") from None
-
-
-def resized(images, size):
-    if size is None or len(images) == 0 or images.images.shape[1] == size:
-        return images
-    print(f"scaling {len(images)} images from {images.images.shape[1]} to {size} px", file=sys.stderr)
-    pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images.images]
-    return replace(images, images=np.stack([np.asarray(picture) for picture in pictures]))
-
-
-def find_images(path):
-    """Every image below a folder, in a zip, or in a zip lying in the folder: {name: function giving its bytes}."""
+def find_images(path, layout=None):
+    """Every image below a folder, in a zip, or in a zip lying in the folder: {name: function giving its bytes}.
+    With one of LAYOUTS: without what else lies in the folder (Kaggle packs train/ twice)."""
     files = {}
     for archive in [path] if path.is_file() else sorted(path.glob("*.zip")):
         try:
@@ -498,21 +462,19 @@ def find_images(path):
             raise UserError(f"{archive} is neither a readable zip archive nor a folder") from None
         where = "" if path.is_file() else archive.stem + "/"      # two archives may use the same names
         files.update({where + name: functools.partial(members.read, name) for name in sorted(members.namelist())})
-    if path.is_dir():
-        files.update({file.relative_to(path).as_posix(): file.read_bytes for file in sorted(path.rglob("*"))})
+    files.update({file.relative_to(path).as_posix(): file.read_bytes for file in sorted(path.rglob("*"))})
     files = {name: read for name, read in files.items() if name.lower().endswith(IMAGE_SUFFIXES)
              and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))}
     if not files:
         raise UserError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    return files
+    tops = dict(kaggle_binary=("train", "test"), binary_folders=("train", "test"), isic9=("train", "test"),
+                isic_archive=("benign", "malignant")).get(layout)
+    return {name: read for name, read in files.items() if not tops or name.lower().split("/")[0] in tops}
 
 
 def read_tables(folder):
-    """The csv files of a set that name images: [(file, rows, {image|label|group|split: column or None}, classes)].
-
-    They lie beside the images or, as the ISIC archives unpack, in X/X.csv. The form of the ISIC challenges, one column
-    of 0.0 or 1.0 per class, gets a column "label".
-    """
+    """The csv files of a set that name images: [(file, rows {image|label|group|split|split_by_lesion: text}, classes)].
+    They lie beside the images or, as ISIC's archives unpack, in X/X.csv; ISIC has a column of 0.0 and 1.0 per class."""
     tables = []
     for table in sorted([*folder.glob("*.csv"), *(f for f in folder.glob("*/*.csv") if f.stem == f.parent.name)]):
         with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -523,29 +485,27 @@ def read_tables(folder):
                 rows = list(reader) if column["image"] else []
             except csv.Error as problem:
                 raise UserError(f"{table}: not readable as csv after line {reader.line_num} ({problem})") from None
-        classes = {row[column["label"]] for row in rows} if column["label"] else {
-            name for name in header if all(row[name] in ("0", "0.0", "1", "1.0") for row in rows)}
-        if classes and not column["label"]:
-            column["label"] = "label"
-            for row in rows:
-                row["label"] = next((name for name in header if name in classes and float(row[name])), None)
-        if rows:
-            tables.append((table, rows, column, classes))
+        if not rows:
+            continue
+        plain = [{key: (row[name] or "") if name else "" for key, name in column.items()} for row in rows]
+        classes = {row["label"] for row in plain}
+        if not column["label"]:
+            classes = {name for name in header if all(row[name] in ("0", "0.0", "1", "1.0") for row in rows)}
+            for row, new in zip(rows, plain):
+                new["label"] = next((name for name in header if name in classes and float(row[name])), "")
+        tables.append((table, plain, classes))
     return tables
 
 
-def read_labels(path, files, split_columns=CSV_COLUMNS["split"]):
-    """(name, class, lesion, split) of each image: from a csv beside the images, else from the folder names.
-
-    Lesion ids may come in a second csv, as those of the ISIC challenges do.
-    """
+def read_labels(path, files, split_columns=("split_by_lesion", "split")):
+    """[(name, class, lesion, split)] of the images: from a csv beside them (the ISIC challenges have the lesions in a
+    second one), else from the folder names."""
     tables = read_tables(path) if path.is_dir() else []
-    lesions = {row[column["image"]]: row[column["group"]] for _, rows, column, _ in tables if column["group"]
-               for row in rows if row[column["group"]]}
-    for table, rows, column, _ in tables:
-        if column["label"]:
-            column["split"] = next((name for name in split_columns if name in rows[0]), None)
-            return match_csv(table, rows, column, files, lesions)
+    lesions = {row["image"]: row["group"] for _, rows, _ in tables for row in rows if row["group"]}
+    for table, rows, classes in tables:
+        if classes:
+            column = next((name for name in split_columns if any(row[name] for row in rows)), split_columns[-1])
+            return match_rows(table, rows, column, files, lesions)
     listed = []
     for name in files:
         *_, above, parent, _ = ["", ""] + name.split("/")
@@ -557,35 +517,29 @@ def read_labels(path, files, split_columns=CSV_COLUMNS["split"]):
     return listed
 
 
-def match_csv(table, rows, column, files, lesions):
-    by_name = {}                                    # an image may be listed by its path, its file name or its stem
+def match_rows(table, rows, column, files, lesions):
+    by_name = collections.defaultdict(set)          # an image may be listed by its path, its file name or its stem
     for name in files:
-        for key in {name, Path(name).name, Path(name).stem}:
-            by_name.setdefault(key, []).append(name)
+        for key in (name, Path(name).name, Path(name).stem):
+            by_name[key].add(name)
     listed, used = [], set()
     for number, row in enumerate(rows, start=2):
-        found = by_name.get(row[column["image"]], [])
-        if len(found) != 1 or found[0] in used:
-            what = ("there is no image" if not found else "listed before:" if len(found) == 1
-                    else "several files are called")
-            raise UserError(f"{table} line {number}: {what} {row[column['image']]!r}")
-        name = found[0]
-        used.add(name)
-        if not row[column["label"]]:
-            raise UserError(f"{table} line {number}: no label for {row[column['image']]!r}")
-        split = (row[column["split"]] or "").lower() if column["split"] else ""
-        group = lesions.get(row[column["image"]]) or name           # without a lesion id: a lesion of its own
-        listed.append((name, row[column["label"]], group, SPLIT_NAMES.get(split, "")))
+        found = by_name.get(row["image"], set())
+        problem = ("there is no image" if not found else "several files are called" if len(found) > 1 else
+                   "listed before:" if found <= used else "" if row["label"] else "no label for")
+        if problem:
+            raise UserError(f"{table} line {number}: {problem} {row['image']!r}")
+        used |= found
+        [name] = found
+        group = lesions.get(row["image"], name)     # without a lesion id: a lesion of its own
+        listed.append((name, row["label"], group, SPLIT_NAMES.get(row[column].lower(), "")))
     return listed
 
 
 def open_rgb(raw, side):
-    """Bytes of an image file -> RGB picture: EXIF rotation applied, any mode, transparency on white.
-
-    A large JPEG is decoded at 1/2, 1/4 or 1/8, as long as both its sides stay above `side` px: faster.
-    """
+    """Bytes of an image file -> RGB picture: EXIF rotation applied, any mode, transparency on white."""
     with Image.open(io.BytesIO(raw)) as image:
-        image.draft("RGB", (side, side))
+        image.draft("RGB", (side, side))    # faster: a large JPEG at 1/2, 1/4 or 1/8, both sides still above `side` px
         image = ImageOps.exif_transpose(image)
         if image.mode[0] in "IF":                                 # 16-bit, 32-bit and float grey: to 8 bit
             grey = np.asarray(image, np.float64)
@@ -602,35 +556,49 @@ def decode(raw, size):
     return np.asarray(ImageOps.fit(open_rgb(raw, 2 * size), (size, size), Image.Resampling.BICUBIC))
 
 
-def reason_of(problem):
-    return str(problem).split(" <")[0] or type(problem).__name__
-
-
-def decode_all(path, files, listed, size, skip_bad):
-    def one(entry):
+def of_each(work, files, names, title):
+    """[work(bytes) for each of the named files]; the reason, a text, for one that cannot be read."""
+    def one(name):
         try:
-            return decode(files[entry[0]](), size)
+            return work(files[name]())
         except Exception as problem:                # Pillow raises a dozen types for broken files
-            return f"{entry[0]} ({reason_of(problem)})"
+            return str(problem).split(" <")[0] or type(problem).__name__
 
-    decoded = in_threads(one, listed, f"decoding {path.name}")
-    bad = [result for result in decoded if isinstance(result, str)]
+    return in_threads(one, names, title)
+
+
+def decoded(path, files, listed, size, skip_bad=False):
+    """The `listed` images among `files` as an image set, from the cache (LESION_CACHE, default ~/.cache/lesions) where
+    the same files were decoded before."""
+    if size is None:
+        raise UserError(f"{path} holds image files: give --size, the side in pixels to decode them to")
+    on_disk = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [path, *path.rglob("*")] if f.is_file()]
+    stamp = repr((sorted(on_disk), listed, size, skip_bad))
+    cached = CACHE / f"{path.name}_{size}_{hash_of(stamp.encode())}.npz"
+    if cached.exists():
+        return load(cached)
+    results = of_each(lambda raw: decode(raw, size), files, [row[0] for row in listed], f"decoding {path.name}")
+    bad = [f"{row[0]} ({result})" for row, result in zip(listed, results) if isinstance(result, str)]
     if bad and not skip_bad:
         raise UserError(f"{path}/{bad[0]}: unreadable image{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}. "
                         "Repair or remove it, or make the set with `python data.py prepare --skip-bad`")
     if bad:
         print(f"skipped {len(bad)} unreadable: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}", file=sys.stderr)
-    good = [k for k, result in enumerate(decoded) if not isinstance(result, str)]
+    good = [(picture, *row) for picture, row in zip(results, listed) if not isinstance(picture, str)]
     if not good:
-        raise UserError(f"{path}: none of its {len(decoded)} images can be read")
-    names, labels, groups, split = zip(*(listed[k] for k in good))
-    classes = sorted(set(labels))
+        raise UserError(f"{path}: none of its {len(listed)} images can be read")
+    pictures, *columns = zip(*good)
+    names, labels, groups, split = map(np.array, columns)
+    classes, labels = np.unique(labels, return_inverse=True)
     kept = path / "info.json"
     info = json.loads(kept.read_text()) if kept.exists() else dict(source=path.name)      # GAN samples say their run
-    return ImageSet(np.stack([decoded[k] for k in good]), np.array([classes.index(label) for label in labels]), classes,
-                    np.array(names), np.array(groups), np.array(split, dtype="U5"),
-                    dict(info, skipped=len(bad)))
+    images = ImageSet(np.stack(pictures), labels, classes.tolist(), names, groups, split.astype("U5"),
+                      dict(info, skipped=len(bad)))
+    images.save(cached)
+    return images
 
+
+# --- Preprocessing: which set, which images, which classes; scaling and enhancing ------------------------------------
 
 def folders_below(root, depth=3):
     """`root` and the folders below it, nearest first; without hidden ones, jobs, and augmented copies of a set."""
@@ -652,7 +620,7 @@ def layout_of(folder):
     if folder.resolve().name == "isic_archive" and (folder / "benign").is_dir() and (folder / "malignant").is_dir():
         return "isic_archive"
     try:
-        classes = {name.lower() for table in read_tables(folder) for name in table[3] if name}
+        classes = {name.lower() for _, _, names in read_tables(folder) for name in names}
     except UserError:                               # a broken table: whoever reads the set will say so
         return None
     if classes >= {"mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc"}:
@@ -673,44 +641,92 @@ def find_set(root, wanted):
                     f"Get it with python data.py download {get} --to {root}")
 
 
-def set_files(folder, layout):
-    """The images of a set that find_set found, without what else lies in its folder (Kaggle packs train/ twice)."""
-    tops = dict(kaggle_binary=("train", "test"), binary_folders=("train", "test"), isic9=("train", "test"),
-                isic_archive=("benign", "malignant")).get(layout)
-    return {name: read for name, read in find_images(folder).items() if not tops or name.lower().split("/")[0] in tops}
+def class_name(name, binary=False):
+    """A class name as the studies write it: "akiec" is AK, unknown ones in capitals; binary: benign or malignant."""
+    key = name.strip().lower().replace(" ", "_")
+    short = ABBREVIATIONS.get(key, key.upper())
+    if binary and short not in BINARY:
+        raise UserError(f"cannot tell whether class {name} is benign or malignant: rename it, or list it in data.py")
+    return BINARY[short] if binary else short
+
+
+def to_binary(images):
+    """The same images under two classes, benign and malignant (BINARY above)."""
+    numbers = np.array([TWO.index(class_name(name, binary=True)) for name in images.classes])
+    return replace(images, labels=numbers[images.labels], classes=TWO)
 
 
 def choose(listed, classes=None, binary=False, limits=(), resplit=False, seed=0):
-    """What `prepare` takes of a listing [(name, class, lesion, split)]: the same tuples, fewer, and {class: left out}.
+    """What `prepare` takes of a list of (name, class, lesion, split): the same tuples, fewer, and {class: left out}.
 
     classes: those to keep, under the names of this project (None: all, as they are called); binary: two classes;
     limits: {class: n}, at most n images, whole lesions, at random by `seed`; resplit: forget the split of the set.
     """
-    def rename(name):
-        return binary_name(name) if binary else short_name(name) if classes else name
-
-    listed = [(name, rename(label), lesion, "" if resplit else part) for name, label, lesion, part in listed]
+    listed = [(name, class_name(label, binary) if classes or binary else label, lesion, "" if resplit else part)
+              for name, label, lesion, part in listed]
     present = collections.Counter(label for _, label, _, _ in listed)
     unknown = set(limits) - set(present)
     if unknown:
         raise UserError(f"--limit {min(unknown)}: the classes are {', '.join(sorted(present))}")
-    sizes = collections.Counter((label, lesion) for _, label, lesion, _ in listed)
     room = {label: limits.get(label, n) for label, n in present.items() if not classes or label in classes}
+    sizes = collections.Counter((label, lesion) for _, label, lesion, _ in listed)
     taken, lesions = set(), sorted(sizes)
     for k in np.random.default_rng(seed).permutation(len(lesions)):
-        label, _ = lesions[k]
-        if sizes[lesions[k]] <= room.get(label, 0):
+        label, size = lesions[k][0], sizes[lesions[k]]
+        if size <= room.get(label, 0):
             taken.add(lesions[k])
-            room[label] -= sizes[lesions[k]]
+            room[label] -= size
     listed = [row for row in listed if (row[1], row[2]) in taken]
     if not listed:
         raise UserError("no image is left: look at --limit and at the classes of the set")
-    left = present - collections.Counter(label for _, label, _, _ in listed)
-    return listed, dict(left)
+    return listed, dict(present - collections.Counter(label for _, label, _, _ in listed))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checking sets: copies, wrong labels, leaks
+def resized(images, size):
+    if size is None or len(images) == 0 or images.images.shape[1] == size:
+        return images
+    print(f"scaling {len(images)} images from {images.images.shape[1]} to {size} px", file=sys.stderr)
+    pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images.images]
+    return replace(images, images=np.stack(pictures))
+
+
+def bilateral(images, d=9, sigma_color=75.0, sigma_space=75.0):
+    """Smoothing that keeps edges: uint8 (n, h, w, 3) -> the same shape.
+
+    A pixel becomes the mean of its neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space
+    and in colour (|dR| + |dG| + |dB|); mirrored at the border. Equals OpenCV's bilateralFilter to one grey level.
+    """
+    r, (_, h, w, _) = d // 2, images.shape
+    by_colour = np.exp(-0.5 * (np.arange(3 * 256) / sigma_color) ** 2).astype(np.float32)
+    # A weight belongs to a pair of pixels, so half of the neighbours is enough: each weight is used from both ends.
+    half = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1)
+            if (dy, dx) > (0, 0) and dy ** 2 + dx ** 2 <= r ** 2]
+
+    def one(image):
+        here = np.pad(image, ((r, r), (r, r), (0, 0)), "reflect").transpose(2, 0, 1).copy()
+        total, weight = here.astype(np.float32), np.ones(here.shape[1:], np.float32)
+        for dy, dx in half:
+            there, back = np.roll(here, (-dy, -dx), (1, 2)), np.roll(here, (dy, dx), (1, 2))
+            distance = (np.maximum(here, there) - np.minimum(here, there)).sum(0, dtype=np.uint16)
+            pair = by_colour[distance] * np.float32(np.exp(-0.5 * (dy ** 2 + dx ** 2) / sigma_space ** 2))
+            total += pair * there
+            weight += pair
+            pair = np.roll(pair, (dy, dx), (0, 1))
+            total += pair * back
+            weight += pair
+        mean = np.rint(total / weight).astype(np.uint8)
+        return mean[:, r:r + h, r:r + w].transpose(1, 2, 0)
+
+    return np.stack(in_threads(one, images, "bilateral filter"))
+
+
+def enhance(images, gamma=1.5):
+    """Paper 001: bilateral filter (not stated; OpenCV's usual d 9, sigmas 75), then O = I^(1 / gamma), I in [0, 1]."""
+    curve = np.rint(255 * (np.arange(256) / 255) ** (1 / gamma)).astype(np.uint8)
+    return curve[bilateral(images)]
+
+
+# --- Checking sets: copies, wrong labels, leaks ----------------------------------------------------------------------
 
 def sets_below(root):
     """The data sets at or below a folder: csv-labelled ones, class-per-folder trees, folders of images or of zips."""
@@ -720,28 +736,21 @@ def sets_below(root):
     found = []
     for folder in folders_below(root):
         classes = [part for part in folder.iterdir() if part.is_dir() and not holds(part, (".csv",))]
-        for part in [part for part in classes if part.name.lower() in SPLIT_NAMES]:
-            classes += [name for name in part.iterdir() if name.is_dir()]
+        classes += [name for part in classes if part.name.lower() in SPLIT_NAMES for name in part.iterdir()
+                    if name.is_dir()]
         if not any(outer in folder.parents for outer in found) and (
                 holds(folder, (*IMAGE_SUFFIXES, ".zip")) or any(map(holds, classes)) or layout_of(folder)):
             found.append(folder)
     return found
 
 
-def look_at(read):
-    """(width, height, digest, dHash) of an image file; the reason, a text, if it cannot be read.
-
-    The digest is that of the RGB pixels. dHash: does each pixel of a 9x8 grey thumbnail get brighter to the right? 64
-    signs, float32 -1 or 1; the thumbnail is not rounded, so that no sign hangs on a tie.
-    """
-    try:
-        raw = read()
-        with Image.open(io.BytesIO(raw)) as image:
-            width, height = image.size
-        picture = open_rgb(raw, 256)
-    except Exception as problem:                    # Pillow raises a dozen types for broken files
-        return reason_of(problem)
-    digest = hashlib.blake2b(picture.tobytes() + str(picture.size).encode(), digest_size=8).hexdigest()
+def look_at(raw):
+    """(width, height, digest of the RGB pixels, dHash) of an image file. dHash: does each pixel of a 9x8 grey thumbnail
+    (not rounded, so that no sign hangs on a tie) get brighter to the right? 64 signs, float32 -1 or 1."""
+    with Image.open(io.BytesIO(raw)) as image:
+        width, height = image.size
+    picture = open_rgb(raw, 256)
+    digest = hash_of(picture.tobytes() + str(picture.size).encode())
     grey = np.asarray(picture.convert("L").convert("F").resize((9, 8), Image.Resampling.LANCZOS))
     return width, height, digest, np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel()
 
@@ -760,35 +769,36 @@ def examine(folder):
     layout = layout_of(folder)
     report = dict(layout=layout, studies={study: layouts[layout] or "the set itself" for study, (_, layouts)
                                           in SETS.items() if layout in layouts})
+    splits = {}             # the part of each image: its column; a table may hold two splits, folders make one
     try:
-        files = set_files(folder, layout)
-        listings = {column: read_labels(folder, files, (column,)) for column in CSV_COLUMNS["split"]}
+        files = find_images(folder, layout)
+        for column in ("split_by_lesion", "split"):
+            listed = read_labels(folder, files, [column])
+            splits[tuple(row[3] or "all" for row in listed)] = column
     except UserError as problem:
         return dict(report, problem=str(problem))
-    names = [row[0] for row in listings["split"]]
-    seen = in_threads(look_at, [files[name] for name in names], f"checking {folder.name}")
-    report["unreadable"] = {name: one for name, one in zip(names, seen) if isinstance(one, str)}
+    if len(splits) == 2:
+        splits = {parts: column for parts, column in splits.items() if set(parts) != {"all"}}
+    seen = of_each(look_at, files, [row[0] for row in listed], f"checking {folder.name}")
+    report["unreadable"] = {row[0]: one for row, one in zip(listed, seen) if isinstance(one, str)}
     good = [k for k, one in enumerate(seen) if not isinstance(one, str)]
     if not good:
         return dict(report, problem="no image can be read")
     width, height, digests, signs = zip(*(seen[k] for k in good))
-    names, labels, lesions, _ = map(np.array, zip(*(listings["split"][k] for k in good)))
+    names, labels, lesions, _ = np.array(listed)[good].T
     a, b = near_pairs(np.stack(signs))
     equal = np.array(digests)[a] == np.array(digests)[b]
     conflict = equal & (labels[a] != labels[b])
     kinds = collections.Counter("/".join(sorted(pair)) for pair in zip(labels[a[conflict]], labels[b[conflict]]))
-    report.update({key: [min(sides), int(np.median(sides)), max(sides)] for key, sides in
-                   (("width", width), ("height", height))})
+    for key, sides in (("width", width), ("height", height)):
+        report[key] = [min(sides), int(np.median(sides)), max(sides)]
     report.update(near_pairs=len(a), equal_pairs=np.stack([names[a], names[b]], 1)[equal].tolist(),
                   label_conflicts=int(conflict.sum()), conflict_kinds=dict(kinds), splits={})
-    # A table may hold two splits; folders make one, which both listings have; or there is none.
-    splits = {column: rows for column, rows in listings.items() if any(row[3] for row in rows)}
-    if len(splits) != 2 or splits["split"] == splits["split_by_lesion"]:
-        splits = dict([next(iter(splits.items()), ("split", listings["split"]))])
-    for column, rows in splits.items():
-        part = np.array([rows[k][3] or "all" for k in good])
-        across = ((part[a] == "train") & (part[b] == "test")) | ((part[a] == "test") & (part[b] == "train"))
-        leaked = np.isin(lesions, lesions[part == "train"]) & (part == "test")
+    for parts, column in splits.items():
+        part = np.array(parts)[good]
+        train, test = part == "train", part == "test"
+        across = (train[a] & test[b]) | (test[a] & train[b])
+        leaked = np.isin(lesions, lesions[train]) & test
         counts = {name: dict(sorted(collections.Counter(labels[part == name].tolist()).items()))
                   for name in ("train", "val", "test", "all") if name in part}
         report["splits"][column] = dict(
@@ -817,8 +827,8 @@ def check(args):
         if "problem" in report:
             say("unusable", report["problem"])
             continue
-        say("pixels", "{}-{} wide, {}-{} high, median {}x{}".format(*report["width"][::2], *report["height"][::2],
-                                                                   report["width"][1], report["height"][1]))
+        (low, wide, high), (short, tall, long) = report["width"], report["height"]
+        say("pixels", f"{low}-{high} wide, {short}-{long} high, median {wide}x{tall}")
         kinds = "".join(f", {n} {kind}" for kind, n in report["conflict_kinds"].items())
         say("equal", f"{len(report['equal_pairs'])} pairs, {report['label_conflicts']} of them under two labels{kinds}")
         for pair in report["equal_pairs"][:3]:
@@ -835,8 +845,7 @@ def check(args):
         write_json(args.out, reports)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Downloads
+# --- Downloads -------------------------------------------------------------------------------------------------------
 
 PLACES = {"challenge": "https://isic-challenge-data.s3.amazonaws.com", "archive": "https://api.isic-archive.com/api/v2",
           "kaggle": "https://www.kaggle.com/api/v1/datasets/download"}
@@ -894,34 +903,30 @@ def fetch(url, target, tries=5):
                     progress(file.tell() >> 20)
         size = part.stat().st_size
         if size == total or not length:
-            break
-    else:
-        raise UserError(f"{url}: ended after {size} of {total} bytes, {tries} times. The same command goes on there")
-    check_md5(part, url, answer.headers)
-    os.replace(part, target)
+            check_md5(part, url, answer.headers)
+            os.replace(part, target)
+            return
+    raise UserError(f"{url}: ended after {size} of {total} bytes, {tries} times. The same command goes on there")
 
 
 def check_md5(file, url, headers):
-    """Delete and refuse a file that has not the MD5 that its storage server (Amazon, Google) states, if it does."""
-    stated = [base64.b64decode(entry.strip()[4:]).hex() for value in headers.get_all("x-goog-hash") or []
-              for entry in value.split(",") if entry.strip().startswith("md5=")]
-    tag = (headers.get("ETag") or "").strip('"')
+    """Delete and refuse a file that has not the MD5 that its storage server (Google, Amazon) states, if it does."""
+    google = ",".join(headers.get_all("x-goog-hash", [])).partition("md5=")[2].partition(",")[0]
+    stated, tag = base64.b64decode(google).hex(), headers.get("ETag", "").strip('"')
     if headers.get("Server") == "AmazonS3" and len(tag) == 32:      # longer: stored in parts, not an MD5
-        stated.append(tag)
+        stated = tag
     md5 = hashlib.md5()
     with open(file, "rb") as opened:
         while stated and (block := opened.read(1 << 20)):
             md5.update(block)
-    if stated and md5.hexdigest() != stated[0]:
+    if stated and md5.hexdigest() != stated:
         file.unlink()
         raise UserError(f"{url}: what came has not the checksum that the server states; deleted. Try again")
 
 
 def unpack(archive, folder):
     """Unpack a zip into a new folder, without the top folder if it is called like the zip; then delete the zip.
-
-    Refused: members that would lie outside, and more than 100 times the size of the zip.
-    """
+    Refused: members that would lie outside, and more than 100 times the size of the zip."""
     half = folder.with_name(f".{folder.name}.part")
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -937,10 +942,8 @@ def unpack(archive, folder):
             need_disk(archive.parent, size)
             progress = Progress(f"unpacking {archive.name}", len(members))
             for number, member in enumerate(members, 1):
-                target = half / member.filename.removeprefix(folder.name + "/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(member) as source, open(target, "wb") as file:
-                    shutil.copyfileobj(source, file)        # never more than the declared size, and CRC-checked
+                member.filename = member.filename.removeprefix(folder.name + "/")
+                packed.extract(member, half)        # never more than the declared size, and CRC-checked
                 progress(number)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as problem:
         archive.unlink()
@@ -965,14 +968,10 @@ def archive_page(url, kind):
 
 
 def fetch_archive(folder, full):
-    """The first dermoscopic images of each class in the order of the ISIC archive, with a table of their lesions.
-
-    full: the original files, tens of GB; otherwise thumbnails with a longer side of 256 px. An image that cannot be had
-    is named and the next one taken.
-    """
+    """The first dermoscopic images of each class in the order of the ISIC archive, with a table of their lesions: full
+    (tens of GB), or with a longer side of 256 px. An image that cannot be had is named and the next one taken."""
     kind, table = "full" if full else "thumbnail_256", [["image", "label", "lesion_id", "licence", "attribution"]]
     half = folder.with_name(f".{folder.name}.{kind}.part")
-    half.mkdir(parents=True, exist_ok=True)
 
     def get(image):
         try:
@@ -982,6 +981,7 @@ def fetch_archive(folder, full):
             return problem
 
     for label, wanted in ARCHIVE_COUNTS.items():
+        (half / label).mkdir(parents=True, exist_ok=True)
         query = dict(query=f'diagnosis_1:"{label.capitalize()}" AND image_type:dermoscopic', limit=100)
         url = f"{PLACES['archive']}/images/search/?{urllib.parse.urlencode(query)}"
         progress, got = Progress(f"{label} images", wanted), 0
@@ -993,18 +993,15 @@ def fetch_archive(folder, full):
                 problems = list(pool.map(get, images))
             if images and all(problems):
                 raise problems[0]
-            for image, problem in zip(images, problems):
-                if problem:
-                    print(f"left out: {problem}")
-                else:
-                    table.append([f"{label}/{image[0]}.jpg", label, *image[3:]])
+            for problem in filter(None, problems):
+                print(f"left out: {problem}")
+            table += [[f"{label}/{image[0]}.jpg", label, *image[3:]] for image, problem in zip(images, problems)
+                      if not problem]
             got += problems.count(None)
             progress(got)
         print(f"{label}: {got} images{'' if got == wanted else f' (the archive has no more; {wanted} were wanted)'}")
-    with replacing(half / "labels.csv") as file:
-        text = io.StringIO()
-        csv.writer(text).writerows(table)
-        file.write(text.getvalue().encode())
+    with open(half / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(table)
     write_json(half / "info.json", dict(source=f"isic_archive ({kind.replace('_', ' ')}; the first {len(table) - 1} of "
                                         "today's archive: which ones the paper took is not published)"))
     os.replace(half, folder)
@@ -1036,12 +1033,11 @@ def download(args):
     print(f"{folder}: complete. Next: python data.py prepare {args.to} --for {studies[0]} --out FOLDER")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Built-in lesions
+# --- Built-in lesions ------------------------------------------------------------------------------------------------
 
-# A lesion is pigment in skin. Five maps make a picture: melanin (brown), blood (red) and deep melanin
-# (blue-grey) absorb light; yellow (keratin, wax) and white (scar, cysts) cover it. Lengths are in half
-# frames: a picture spans [-1, 1] at every size. A data set that needs no download, not a model of disease.
+# A lesion is pigment in skin. Five maps make a picture: melanin (brown), blood (red) and deep melanin (blue-grey)
+# absorb light; yellow (keratin, wax) and white (scar, cysts) cover it. Lengths are in half frames: a picture spans
+# [-1, 1] at every size. A data set that needs no download, not a model of disease.
 VIEWS = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]  # (lesion, view) of six pictures: 1, 2 and 3 views
 # how much melanin, blood and deep melanin of density 1 absorb of red, green and blue (natural logarithm)
 ABSORB = np.float32([[0.42, 0.85, 1.25], [0.16, 0.95, 0.70], [1.15, 0.95, 0.62]])
@@ -1068,13 +1064,13 @@ PROFILES = {
     "VASC": (["BCC", "MEL"], (0.38, 0.10, 0.07, 0.08, 0.06, 0.35, 0, 0, 0.75, 0.20, 0), dict(lacunae=1.0)),
 }
 TRAITS = SHAPE + sorted({name for _, _, structures in PROFILES.values() for name in structures})
-# Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the
-# border; then what they add to melanin, blood, deep, yellow, white.
+# Soft areas: distance from the centre, least and greatest radius (all in lesion radii), softness of the border; then
+# what they add to melanin, blood, deep, yellow, white.
 AREAS = {
-    "blotch": (0.5, 0.3, 0.6, 0.15, [1.4, 0, 0.1, 0, 0]),
+    "blotch": (0.5, 0.3, 0.6, 0.15, [1.4, 0, 0.1]),
     "veil": (0.4, 0.3, 0.6, 0.35, [-0.3, 0, 0.8, 0, 0.15]),
     "regression": (0.6, 0.2, 0.4, 0.30, [-0.7, 0, 0.1, 0, 0.3]),
-    "ulcer": (0.3, 0.1, 0.25, 0.06, [0.5, 0.9, 0, 0, 0]),
+    "ulcer": (0.3, 0.1, 0.25, 0.06, [0.5, 0.9]),
     "keratin": (0.2, 0.3, 0.55, 0.25, [-0.1, -0.1, 0, 0.5, 0.15]),
     "scale": (0.3, 0.4, 0.9, 0.90, [0, 0, 0, 0, 0.3]),
     "scar": (0.1, 0.3, 0.5, 0.25, [-0.5, -0.1, 0, 0, 0.35]),
@@ -1082,14 +1078,14 @@ AREAS = {
 # Dots on a honeycomb: least and greatest spacing, jitter, least and greatest dot (both in spacings), share of
 # the dots that is there, free core (in lesion radii); what the dots add, what the ground between them adds.
 DOTS = {
-    "network": (0.08, 0.12, 0.16, 0.25, 0.34, 1.0, 0.0, [-0.85, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]),
-    "globules": (0.13, 0.20, 0.24, 0.15, 0.30, 0.9, 0.0, [1.2, 0, 0, 0, 0], [0, 0, 0, 0, 0]),
-    "nests": (0.18, 0.30, 0.40, 0.10, 0.35, 0.4, 0.0, [0, 0, 1.0, 0, 0], [0, 0, 0, 0, 0]),
-    "milia": (0.16, 0.26, 0.40, 0.06, 0.15, 0.5, 0.0, [-0.2, 0, 0, 0, 0.7], [0, 0, 0, 0, 0]),
-    "comedo": (0.16, 0.26, 0.40, 0.06, 0.20, 0.4, 0.0, [1.5, 0, 0, 0, 0], [0, 0, 0, 0, 0]),
-    "strawberry": (0.13, 0.20, 0.20, 0.14, 0.26, 0.9, 0.0, [0, -0.6, 0, 0.35, 0.05], [0, 0.25, 0, 0, 0]),
-    "rim": (0.09, 0.14, 0.35, 0.12, 0.25, 0.7, 0.6, [0, 1.0, 0, 0, 0], [0, 0, 0, 0, 0]),
-    "lacunae": (0.12, 0.20, 0.20, 0.25, 0.42, 1.0, 0.0, [0, 1.1, 0.4, 0, 0], [0, -0.15, 0, 0, 0]),
+    "network": (0.08, 0.12, 0.16, 0.25, 0.34, 1.0, 0.0, [-0.85], [0.4]),
+    "globules": (0.13, 0.20, 0.24, 0.15, 0.30, 0.9, 0.0, [1.2], []),
+    "nests": (0.18, 0.30, 0.40, 0.10, 0.35, 0.4, 0.0, [0, 0, 1.0], []),
+    "milia": (0.16, 0.26, 0.40, 0.06, 0.15, 0.5, 0.0, [-0.2, 0, 0, 0, 0.7], []),
+    "comedo": (0.16, 0.26, 0.40, 0.06, 0.20, 0.4, 0.0, [1.5], []),
+    "strawberry": (0.13, 0.20, 0.20, 0.14, 0.26, 0.9, 0.0, [0, -0.6, 0, 0.35, 0.05], [0, 0.25]),
+    "rim": (0.09, 0.14, 0.35, 0.12, 0.25, 0.7, 0.6, [0, 1.0], []),
+    "lacunae": (0.12, 0.20, 0.20, 0.25, 0.42, 1.0, 0.0, [0, 1.1, 0.4], [0, -0.15]),
 }
 
 
@@ -1156,18 +1152,15 @@ def honeycomb(rng, spacing, jitter, radius):
 
 def look(rng, label):
     """The traits of one lesion: its class, mixed with one it resembles, each stronger or weaker."""
-    def traits(name):
-        _, shape, structures = PROFILES[name]
-        return dict(zip(SHAPE, shape)) | structures
-
-    own, like = traits(LESION_CLASSES[label]), PROFILES[LESION_CLASSES[label]][0]
-    other = traits(like[rng.integers(len(like))])
+    like, *own = PROFILES[LESION_CLASSES[label]]
+    _, *other = PROFILES[like[rng.integers(len(like))]]
+    own, other = (dict(zip(SHAPE, shape)) | structures for shape, structures in (own, other))
     severity = 0.55 * rng.beta(1.0, 2.0)  # 0 is a textbook case; above 0.5 it looks more like the other class
     vary = np.exp(rng.normal(0, 0.3, len(TRAITS)))
     seen = rng.random(len(TRAITS)) < 0.85  # few lesions show every structure of their class
     seen[:len(SHAPE)] = True
-    p = {t: (1 - severity) * own.get(t, 0) + severity * other.get(t, 0) for t in TRAITS}
-    p = {t: float(p[t] * v * s) for t, v, s in zip(TRAITS, vary, seen)}
+    p = {t: float(((1 - severity) * own.get(t, 0) + severity * other.get(t, 0)) * v * s)
+         for t, v, s in zip(TRAITS, vary, seen)}
     return p | dict(radius=min(max(p["radius"], 0.25), 0.75))
 
 
@@ -1197,15 +1190,17 @@ def pigment(rng, p, cam, size):
                 maps[i] += p[name] * c * where
 
     shown = [name for name in TRAITS[len(SHAPE):] if p[name] > 0.08]
-    for name in [name for name in AREAS if name in shown]:
-        far, low, high, soft, change = AREAS[name]
+    for name, (far, low, high, soft, change) in AREAS.items():
+        if name not in shown:
+            continue
         angle, far = rng.uniform(0, 2 * np.pi), radius * far * rng.uniform(0.6, 1.2)
         gap, r = np.hypot(x - far * np.cos(angle), y - far * np.sin(angle)), radius * rng.uniform(low, high)
         area = smoothstep((r - gap + r * (0.3 * patch + 0.12 * fine)) / soft + 0.5)
         add(name, change, inside * area * (1 + 0.25 * fine))
     some = inside * smoothstep(0.75 + (0.25 + 0.5 * p["broken"]) * patch) * (1 + 0.2 * fine)  # with gaps
-    for name in [name for name in DOTS if name in shown]:
-        near, wide, jitter, low, high, share, core, change, ground = DOTS[name]
+    for name, (near, wide, jitter, low, high, share, core, change, ground) in DOTS.items():
+        if name not in shown:
+            continue
         spacing = rng.uniform(near, wide)
         xy = honeycomb(rng, spacing, jitter + 0.15 * p["broken"], 1.1 * radius)
         there = (rng.random(len(xy)) < share) & (np.hypot(*xy.T) > core * radius)
@@ -1214,7 +1209,7 @@ def pigment(rng, p, cam, size):
         add(name, ground, some)
     if "fissures" in shown:  # valleys where a noise passes through 0
         ridge = waves(rng, cam, size, 12, 60, 0.8)
-        add("fissures", [0.8, 0, 0, 0, 0], some * uneven * (np.exp(-(ridge / 0.7) ** 2) - 0.45))
+        add("fissures", [0.8], some * uneven * (np.exp(-(ridge / 0.7) ** 2) - 0.45))
     if "streaks" in shown:  # along one side, outwards
         angle = rng.uniform(0, 2 * np.pi) + np.linspace(-0.8, 0.8, 11) + rng.normal(0, 0.06, 11)
         start, length = 0.75 * contour(angle), radius * rng.uniform(0.25, 0.55, 11)
@@ -1290,20 +1285,19 @@ def built_in(n, size=64, seed=0):
     where = [(3 * (i // 6) + VIEWS[i % 6][0], VIEWS[i % 6][1]) for i in range(n)]  # independent of n
     labels = np.array([lesion % len(LESION_CLASSES) for lesion, _ in where], np.int64)
     images = np.stack([draw_lesion(label, *place, seed, size) for label, place in zip(labels, where)])
-    return ImageSet(images, labels, LESION_CLASSES, np.array([f"lesion{lesion:05d}_{view}" for lesion, view in where]),
-                    np.array([f"lesion{lesion:05d}" for lesion, _ in where]),
+    ids, groups = np.array([(f"lesion{lesion:05d}_{view}", f"lesion{lesion:05d}") for lesion, view in where]).T
+    return ImageSet(images, labels, LESION_CLASSES, ids, groups,
                     info=dict(source=f"built-in lesions (n {n}, seed {seed})"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Splits
+# --- Splits ----------------------------------------------------------------------------------------------------------
 
 def split_by_group(labels, groups, fractions, seed):
     """Part number of each image; every group (lesion) goes to one part as a whole, and each class is shared out alike.
 
-    labels (n,), groups (n,), fractions: size of each part, summing to 1. Returns int (n,). A group with several labels
-    counts under the label of its first image. Within a class the groups come in random order and each goes to
-    the part that is furthest below its share, so the shares are met to within one group.
+    labels (n,), groups (n,), fractions: size of each part, summing to 1. Returns int (n,). A group counts under the
+    label of its first image. Within a class the groups come in random order and each goes to the part that is furthest
+    below its share, so the shares are met to within one group.
     """
     labels, (names, first, member) = np.asarray(labels), np.unique(groups, return_index=True, return_inverse=True)
     sizes, part_of_group = np.bincount(member), np.zeros(len(names), int)
@@ -1329,87 +1323,22 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     copies = (images.split != "test") & np.isin(digests, digests[images.split == "test"])
     images, digests = images.take(~copies), digests[~copies]
     _, first, member = np.unique(digests, return_index=True, return_inverse=True)
-    images = replace(images, groups=images.groups[first][member],
-                     info=dict(images.info, copies_dropped=int(copies.sum())))
-    split = images.split.copy()
-    if test and not (split == "test").any():
-        inside = np.flatnonzero(split != "val")
-        outside = split_by_group(images.labels[inside], images.groups[inside], (1 - test, test), seed)
-        split[inside] = np.where(outside == 1, "test", "train")
-    if val and not (split == "val").any():
-        inside = np.flatnonzero(split != "test")
-        chosen = split_by_group(images.labels[inside], images.groups[inside], (1 - val, val), seed + 1)
-        split[inside] = np.where(chosen == 1, "val", "train")
-    images = replace(images, split=np.where(split == "", "train", split).astype("U5"))
-    for a, b in (("train", "test"), ("train", "val"), ("val", "test")):
-        both = set(images.groups[images.split == a]) & set(images.groups[images.split == b])
+    labels, groups, split = images.labels, images.groups[first][member], images.split.astype("U5")
+    for name, other, share, own_seed in (("test", "val", test, seed), ("val", "test", val, seed + 1)):
+        if share and not (split == name).any():
+            inside = np.flatnonzero(split != other)
+            chosen = split_by_group(labels[inside], groups[inside], (1 - share, share), own_seed)
+            split[inside] = np.where(chosen == 1, name, "train")
+    split[split == ""] = "train"
+    for a, b in itertools.combinations(("train", "val", "test"), 2):
+        both = set(groups[split == a]) & set(groups[split == b])
         if both:
             raise UserError(f"{len(both)} lesions are in both {a} and {b} of {images.info.get('source')}, "
                             f"such as {min(both)}")
-    return images
+    return replace(images, groups=groups, split=split, info=dict(images.info, copies_dropped=int(copies.sum())))
 
 
-def short_name(name):
-    """A class name as the studies write it: "actinic keratosis" and "akiec" are AK; unknown ones in capitals."""
-    key = name.strip().lower().replace(" ", "_")
-    return ABBREVIATIONS.get(key, key.upper())
-
-
-def binary_name(name):
-    if short_name(name) not in BINARY:
-        raise UserError(f"cannot tell whether class {name} is benign or malignant: rename it, or list it in data.py")
-    return BINARY[short_name(name)]
-
-
-def to_binary(images):
-    """The same images under two classes, benign and malignant (BINARY above)."""
-    malignant = np.array([binary_name(name) == "malignant" for name in images.classes])
-    return replace(images, labels=malignant[images.labels].astype(np.int64), classes=TWO)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Enhancement (paper 001)
-
-def bilateral(images, d=9, sigma_color=75.0, sigma_space=75.0):
-    """Smoothing that keeps edges: uint8 (n, h, w, 3) -> the same shape.
-
-    A pixel becomes the mean of its neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space
-    and in colour (|dR| + |dG| + |dB|); mirrored at the border. Equals OpenCV's bilateralFilter to one grey level.
-    """
-    r = d // 2
-    by_colour = np.exp(-0.5 * (np.arange(3 * 256) / sigma_color) ** 2).astype(np.float32)
-    # A weight belongs to a pair of pixels, so half of the neighbours is enough: each weight is used from both ends.
-    half = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1)
-            if (dy, dx) > (0, 0) and dy ** 2 + dx ** 2 <= r ** 2]
-
-    def one(image):
-        h, w = image.shape[:2]
-        padded = np.ascontiguousarray(np.pad(image, ((r, r), (r, r), (0, 0)), "reflect").transpose(2, 0, 1))
-        values = padded.astype(np.float32)
-        total, weight = values[:, r:r + h, r:r + w].copy(), np.ones((h, w), np.float32)
-        for dy, dx in half:
-            left, right = max(dx, 0), max(-dx, 0)
-            a = padded[:, r - dy:r + h, r - left:r + w + right]                             # one end, and the other
-            b = padded[:, r:r + h + dy, r - left + dx:r + w + right + dx]
-            pair = by_colour[(np.maximum(a, b) - np.minimum(a, b)).sum(0, dtype=np.uint16)]
-            pair *= np.exp(-0.5 * (dy ** 2 + dx ** 2) / sigma_space ** 2).astype(np.float32)
-            for y, x, sign in ((dy, left, 1), (0, right, -1)):
-                own = pair[y:y + h, x:x + w]
-                total += own * values[:, r + sign * dy:r + sign * dy + h, r + sign * dx:r + sign * dx + w]
-                weight += own
-        return np.rint(total / weight).astype(np.uint8).transpose(1, 2, 0)
-
-    return np.stack(in_threads(one, images, "bilateral filter"))
-
-
-def enhance(images, gamma=1.5):
-    """Paper 001: bilateral filter (not stated; OpenCV's usual d 9, sigmas 75), then O = I^(1 / gamma), I in [0, 1]."""
-    curve = np.rint(255 * (np.arange(256) / 255) ** (1 / gamma)).astype(np.uint8)
-    return curve[bilateral(images)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Batches on the device
+# --- Batches on the device -------------------------------------------------------------------------------------------
 
 def to_tensor(images, device="cpu"):
     """uint8 (n, h, w, 3) array -> uint8 (n, 3, h, w) tensor on the device, where the whole set stays."""
@@ -1423,9 +1352,7 @@ def scaled(pixels):
 
 class Batches:
     """Endless shuffled batches. Batch number `step` depends only on (seed, step), so a resumed run needs only its step.
-
-    Every epoch is a fresh permutation without its last, incomplete batch.
-    """
+    Every epoch is a fresh permutation without its last, incomplete batch."""
 
     def __init__(self, images, batch, seed, device, least=2):
         if batch < least:
@@ -1464,8 +1391,7 @@ def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightn
     return ((x + 1) * (1 + uniform(brightness)).view(-1, 1, 1, 1) - 1).clamp(-1, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Command line
+# --- Command line ----------------------------------------------------------------------------------------------------
 
 def contact_sheet(rows, tile=96):
     """Pictures, uint8 (n, size, size, 3), in rows {name: pictures} with the names beside them."""
@@ -1507,12 +1433,11 @@ def gather(args, size):
         images = built_in(args.n, size, args.seed) if args.source == "lesions" else load(folder, size)
         names = [images.classes[k] for k in images.labels]
         listed, left = choose(zip(range(len(images)), names, images.groups, images.split), **options)
-        which, names, _, split = zip(*listed)
-        classes = sorted(set(names))
-        images = replace(images.take(list(which)), labels=np.array([classes.index(name) for name in names]),
-                         classes=classes, split=np.array(split, "U5"))
+        which, names, _, split = map(list, zip(*listed))
+        classes, labels = np.unique(names, return_inverse=True)
+        images = replace(images.take(which), labels=labels, classes=classes.tolist(), split=np.array(split, "U5"))
     else:
-        files = set_files(folder, layout)
+        files = find_images(folder, layout)
         listed, left = choose(read_labels(folder, files), **options)
         images = decoded(folder, files, listed, size, args.skip_bad)
     said = dict(left_out=left, stand_in=layouts[layout] if layout else None, limits=dict(args.limit))
@@ -1544,13 +1469,13 @@ def prepare(args):
         with replacing(out / name) as file:
             contact_sheet(rows).save(file, "PNG")
     images.save(out / "images.npz")
-    copies = len(images) - len(set(images.digests()))
-    counts = {part: images.part(part).counts() for part in ("train", "val", "test") if (images.split == part).any()}
+    lesions, copies = len(set(images.groups)), len(images) - len(set(images.digests()))
+    counts = {part: images.part(part).counts() for part in ("train", "val", "test") if part in images.split}
     finish_run(out, config, time.time() - begun, "cpu", counts=counts, data=config["data"], source=images.info,
-               lesions=len(set(images.groups)))
+               lesions=lesions)
     for part, count in counts.items():
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
-    print(f"{out}: {len(images)} images of {len(set(images.groups))} lesions; {images.info['copies_dropped']} copies "
+    print(f"{out}: {len(images)} images of {lesions} lesions; {images.info['copies_dropped']} copies "
           f"of test images dropped, {copies} other copies kept together on one side")
     if images.info.get("stand_in"):
         print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
@@ -1562,19 +1487,16 @@ def main():
     parser = Parser(prog="data.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    p = commands.add_parser("lesions", help="draw built-in lesions")
-    p.add_argument("--n", type=at_least(1), default=960, help="number of images (default %(default)s)")
-    p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
-    p.add_argument("--seed", type=at_least(0), default=0)
-    p.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
+    drawn = commands.add_parser("lesions", help="draw built-in lesions")
+    drawn.set_defaults(run=lambda args: built_in(args.n, args.size, args.seed).save(args.out))
+    drawn.add_argument("--out", required=True, help="a file ending in .npz, or a folder for a tree of PNG")
 
     p = commands.add_parser("prepare", help="decode a set once, split it by lesion, write an image set",
                             description="Photographs become squares: shorter side to --size, centre crop; transparency "
                             "becomes white. Without a lesion_id column every photograph counts as a lesion of its own.")
+    p.set_defaults(run=prepare)
     p.add_argument("source", help="a folder, a .zip, an .npz, or the word lesions for the built-in ones")
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
-    p.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
-    p.add_argument("--n", type=at_least(1), default=960, help="number of built-in lesion images (default %(default)s)")
     kind = p.add_mutually_exclusive_group()
     kind.add_argument("--for", dest="study", choices=SETS, help="find this study's set, or a stand-in, below SOURCE")
     kind.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant")
@@ -1585,24 +1507,26 @@ def main():
     share = at_least(0, float)
     p.add_argument("--val", type=share, default=0.1, help="share of the training lesions for validation (%(default)s)")
     p.add_argument("--test", type=share, default=0.2, help="share of lesions for test, if there is none (%(default)s)")
-    p.add_argument("--seed", type=at_least(0), default=0)
     p.add_argument("--skip-bad", action="store_true", help="go on without unreadable images, and count them")
+    for each in (drawn, p):
+        each.add_argument("--size", type=at_least(8), default=64, help="side in pixels (default %(default)s)")
+        each.add_argument("--n", type=at_least(1), default=960, help="number of built-in images (default %(default)s)")
+        each.add_argument("--seed", type=at_least(0), default=0)
 
     p = commands.add_parser("check", help="look for copies, wrong labels and leaks in every set below a folder")
+    p.set_defaults(run=check)
     p.add_argument("source", help="a data set, or a folder that holds several")
     p.add_argument("--out", help="write what was found to this .json file too")
 
     p = commands.add_parser("download", help="get a public data set; a second start goes on where the first was cut")
+    p.set_defaults(run=download)
     p.add_argument("name", choices=DOWNLOADS)
     p.add_argument("--to", required=True, help="folder in which the set gets a folder of its own name")
     p.add_argument("--full", action="store_true", help="isic_archive: the original files, tens of GB, instead "
                    "of thumbnails of 256 px, which are enough for 64 px but not for 299")
 
     args = parser.parse_args()
-    if args.command == "lesions":
-        built_in(args.n, args.size, args.seed).save(args.out)
-    else:
-        {"prepare": prepare, "check": check, "download": download}[args.command](args)
+    args.run(args)
 
 
 if __name__ == "__main__":
