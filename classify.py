@@ -46,7 +46,7 @@ DERMA = dict(                                                                   
     optimizer=("adam", "text"), lr=(2e-4, "text; released code 1e-3"), beta1=(0.5, "text; released code 0.9"),
     beta2=(0.999, "text"), epochs=(100.0, "text; released code 3,300 and 2,650 steps"),
     batch=(64, "text; released code 30"),
-    augment=("keras", "text: rotation, flip, scaling, colour; ranges of the released code"))
+    augment=("classical", "text: rotation, flip, scaling, colour; ranges ours; the released code's: keras"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's name for those of its first release"),
                 input=("imagenet", "as the weights were trained; unit: pixels / 255, as in 003's released code"))
 FROZEN = IMAGENET | dict(frozen_epochs=(math.inf, "text; epochs that train the head alone, if the base is pretrained"))
@@ -246,7 +246,7 @@ def start_weights(net, args):
         if config.get("width", args.width) != args.width:
             raise UserError(f"--from {args.start} has width {config['width']}: give --width {config['width']}")
         fill(base(net), state, args.start)
-        return f"discriminator of {Path(args.start).name}"
+        return f"discriminator of {Path(args.start).name} ({hash_of(args.start)})"
     wanted = getattr(args, "weights", "none")
     if wanted == "none":
         return "none (from scratch)"
@@ -262,6 +262,14 @@ def start_weights(net, args):
         state = dict(zip((key for key in base(net).state_dict() if "num_batches" not in key), given))
     fill(base(net), state, file)
     return wanted
+
+
+def hash_of(run):
+    """A short hash of a job's weights: its folder's name does not say which weights are in it."""
+    file = Path(run) / "model.pt"
+    if not file.exists():
+        raise UserError(f"{file} does not exist: train first (`train MODEL --out {run}`)")
+    return hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()
 
 
 def fetch(url):
@@ -359,13 +367,12 @@ def load_parts(args):
 def count_leaked(source, args):
     """How many validation and test images the GAN behind a set was trained on; None where that cannot be told.
 
-    Images are compared at the size at which the GAN had them, else by name. Any leak is refused without --allow-leak.
+    Images are compared by their pixels, at the size at which the GAN had them, and by their names. Any leak is refused
+    without --allow-leak.
     """
     made = load_stored(source, args.size)
     real = load_at(args.data, made.images.shape[1])
-    seen = np.isin(real.digests(), made.info.get("digests", []))
-    if not seen.any():
-        seen = np.isin(real.ids, made.info.get("ids", []))
+    seen = np.isin(real.digests(), made.info.get("digests", [])) | np.isin(real.ids, made.info.get("ids", []))
     if not seen.any():
         print(f"{made.info.get('source')} was trained on no image of {args.data}, as far as can be told: no leak check",
               file=sys.stderr)
@@ -393,6 +400,9 @@ def train(args):
     out, begun, runs, device = Path(args.out), time.time(), {}, data.start_device(args)
     ignored = ("out", "data", "synthetic", "start", "each", "stop_after", "device", "checkpoint_every", "frozen_epochs")
     config = {key: value for key, value in vars(args).items() if key not in ignored}
+    config["data"], *config["synthetic"] = (load_stored(source, args.size).fingerprint()
+                                            for source in (args.data, *args.synthetic))
+    config |= dict(start=hash_of(args.start)) if getattr(args, "start", None) else {}
     if data.open_run(out, config):
         return
     chosen = None
@@ -432,6 +442,7 @@ def train_one(args):
 
     net = net.to(device, memory_format=torch.channels_last)     # on a CPU 1.8 x (CNN, MobileNet), 1.1 x (ResNet-18)
     found, fastai = {}, args.model == "resnet50"
+    freeze(net, frozen > 0, norm_learns=fastai)                         # the finder too sees the frozen network
     if fastai and not args.lr and not (out / "checkpoint.pt").exists():
         found = dict(lr_finder=find_lr(net, batches, args))
     optimizer = make_optimizer(net, args, args.lr)
@@ -488,7 +499,7 @@ def make_optimizer(net, args, lr):
         return torch.optim.AdamW([dict(params=matrices), dict(params=vectors, weight_decay=0.0)], lr, betas, eps=1e-5,
                                  weight_decay=0.01)
     if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr)                          # no momentum is mentioned
+        return torch.optim.SGD(parameters, lr, momentum=args.beta1)     # not stated; beta1 as for the GAN
     if args.optimizer == "adagrad":
         return torch.optim.Adagrad(parameters, lr)
     return torch.optim.Adam(parameters, lr, betas)
@@ -648,7 +659,7 @@ def rank(args):
     images = load_stored(args.data, config["size"]).part("train").of_class(args.of_class)
     if args.of_class not in config["classes"]:
         raise UserError(f"--class {args.of_class}: {args.run} knows {', '.join(config['classes'])}")
-    asked = dict(command="rank", run=Path(args.run).name, weights=config["train"], of_class=args.of_class,
+    asked = dict(command="rank", run=Path(args.run).name, weights=hash_of(args.run), of_class=args.of_class,
                  data=images.fingerprint())
     if data.open_run(out, asked):
         return
@@ -684,7 +695,8 @@ def score(args):
     n = min(len(real) // 2, *map(len, sets.values()))
     if n < 4:
         raise UserError(f"score: each set needs 4 images and --data 8, but these have {n} and {len(real)}")
-    config = dict(command="score", net=Path(args.net).name, of_class=args.of_class, n=n, seed=args.seed,
+    judge = args.net if args.net == "inception" else hash_of(args.net)
+    config = dict(command="score", net=judge, of_class=args.of_class, n=n, seed=args.seed,
                   data=real.fingerprint(), sets={str(name): made.fingerprint() for name, made in sets.items()})
     name, how, look = feature_network(args.net, device)     # before the job is begun: its weights may be missing
     if data.open_run(out, config):
