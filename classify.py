@@ -122,11 +122,6 @@ def mobilenet_v1(classes, size=None):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(maps, classes))
 
 
-def resnet18(classes, size=None):
-    """torchvision's ResNet-18 with its 7x7 stem, from random weights: 11,177,538 parameters for 2 classes."""
-    return models.resnet18(weights=None, num_classes=classes)
-
-
 def trunk(classes, size=64, width=64):
     """The DCGAN discriminator of paper 001 as a classifier: 4,316,545 parameters with one output, 4,324,738 with two.
 
@@ -219,9 +214,11 @@ def inception(classes, size=299):
     return net
 
 
-NETWORKS = dict(cnn=cnn, mobilenet=mobilenet_v1, resnet18=resnet18, trunk=trunk, resnet50=resnet50, derma_cnn=derma_cnn,
-                inception=inception, **{name: functools.partial(flat, name) for name in (
-                    "vgg16", "vgg19", "resnet50_flat", "mobilenet_flat", "mobilenet_v2")})
+NETWORKS = dict(
+    cnn=cnn, mobilenet=mobilenet_v1, trunk=trunk, resnet50=resnet50, derma_cnn=derma_cnn, inception=inception,
+    resnet18=lambda classes, size: models.resnet18(num_classes=classes),     # 7x7 stem; 11,177,538 parameters for 2
+    **{name: functools.partial(flat, name) for name in (
+        "vgg16", "vgg19", "resnet50_flat", "mobilenet_flat", "mobilenet_v2")})
 
 
 def build(config):
@@ -240,7 +237,7 @@ def base(net):
 
 def start_weights(net, args):
     """Fill the base of a fresh network as --weights or --from ask. Returns what they were, for the tables."""
-    if getattr(args, "start", None):
+    if args.start:
         saved, config = data.load_model(args.start, ("dcgan_cls",))
         state = {name: value for name, value in saved["discriminator"].items() if name in base(net).state_dict()}
         if config.get("width", args.width) != args.width:
@@ -323,9 +320,7 @@ def freeze(net, frozen, norm_learns):
 @functools.lru_cache(maxsize=8)         # cleared by every command: --vary decodes each set once
 def load_stored(source, size):
     """An image set as it is stored; --size is for folders of image files, which have no size of their own."""
-    files = [Path(source) / name for name in ("images.npz", "samples.npz")]
-    stored = Path(source).suffix == ".npz" or any(file.exists() for file in files)
-    return data.load(source, None if stored else size)
+    return data.load(source, None if data.array_file(source) else size)
 
 
 @functools.lru_cache(maxsize=8)
@@ -353,7 +348,7 @@ def load_parts(args):
         extra.append(made.take(slice(0, used)))
         held_back.append(made.take(slice(len(made) - hold, None)))
     training = data.mix(train, *extra) if extra else train
-    leaked = [count_leaked(source, args) for source in [*args.synthetic, *filter(None, [getattr(args, "start", None)])]]
+    leaked = [count_leaked(source, args) for source in [*args.synthetic, args.start] if source]
     if args.mixed_test:
         tests["mixed"] = data.mix(test, *held_back)
     if args.augmented_test:
@@ -393,7 +388,7 @@ def train(args):
         raise UserError("--mixed-test needs one number for each --synthetic set")
     if args.count is not None and not args.synthetic or args.per and args.count is None and not args.vary:
         raise UserError("--count needs a --synthetic set, and --per a --count")
-    if getattr(args, "frozen_epochs", 0) and args.model == "trunk" and not args.start:
+    if args.frozen_epochs and args.model == "trunk" and not args.start:
         raise UserError("--probe needs --from: a frozen network must have learned something")
     if not args.vary:
         return train_one(args)
@@ -402,7 +397,7 @@ def train(args):
     config = {key: value for key, value in vars(args).items() if key not in ignored}
     config["data"], *config["synthetic"] = (load_stored(source, args.size).fingerprint()
                                             for source in (args.data, *args.synthetic))
-    config |= dict(start=hash_of(args.start)) if getattr(args, "start", None) else {}
+    config |= dict(start=hash_of(args.start)) if args.start else {}
     if data.open_run(out, config):
         return
     chosen = None
@@ -434,7 +429,7 @@ def train_one(args):
     config |= {key: vars(args)[key] for key in extras if vars(args).get(key) is not None}
     net = build(config)
     weights = config["weights"] = start_weights(net, args)
-    share = getattr(args, "frozen_epochs", 0) / args.epochs             # of all steps, however many --steps says
+    share = args.frozen_epochs / args.epochs            # of all steps, however many --steps says
     frozen = config["frozen_steps"] = 0 if weights.startswith("none") else round(steps * min(1, share))
     done_before = data.open_run(out, config)
     if done_before:
@@ -480,7 +475,7 @@ def train_one(args):
     if not args.vary:                               # of a row of dozens only the measures are wanted: 100 MB each
         data.save_model(out, config, net=net.state_dict())
     results = test_and_save(out, net, tests, device)
-    if args.synthetic or getattr(args, "start", None):
+    if args.synthetic or args.start:
         found["leaked"] = leaked                                        # None: could not be told
     result = data.finish_run(
         out, config, spent + time.time() - begun, device, counts=training.counts(), data=config["train"], steps=steps,
@@ -493,9 +488,9 @@ def train_one(args):
 
 
 def make_optimizer(net, args, lr):
-    parameters, betas = net.parameters(), (args.beta1, args.beta2)
+    parameters, betas = list(net.parameters()), (args.beta1, args.beta2)
     if args.optimizer == "adamw":       # as fastai: biases and norms do not decay
-        matrices, vectors = ([p for p in net.parameters() if (p.ndim > 1) == many] for many in (True, False))
+        matrices, vectors = ([p for p in parameters if (p.ndim > 1) == many] for many in (True, False))
         return torch.optim.AdamW([dict(params=matrices), dict(params=vectors, weight_decay=0.0)], lr, betas, eps=1e-5,
                                  weight_decay=0.01)
     if args.optimizer == "sgd":
@@ -737,6 +732,7 @@ def feature_network(net, device):
 # Command line
 
 def add_train_options(p, model, recipe):
+    p.set_defaults(start=None, frozen_epochs=0.0)       # where a network has no such option
     p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
     p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to add")
     p.add_argument("--count", type=data.at_least(0), metavar="N", help="add only the first N of them, in equal shares")
@@ -751,7 +747,7 @@ def add_train_options(p, model, recipe):
                    help="bring every image to PX first: no class can be told by its blur alone")
     if model == "trunk":
         p.add_argument("--from", dest="start", metavar="GAN_JOB", help="start as its discriminator (last layer new)")
-        p.add_argument("--probe", dest="frozen_epochs", action="store_const", const=math.inf, default=0.0,
+        p.add_argument("--probe", dest="frozen_epochs", action="store_const", const=math.inf,
                        help="train the head alone")
     if model == "resnet50":
         p.add_argument("--lr-of", metavar="JOB", help="the learning rate that the finder chose in this job")

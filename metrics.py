@@ -18,15 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.linalg
-import scipy.special
 import scipy.stats
 import torch
 from PIL import Image
 
 import data
 from data import UserError
-
-NAN = float("nan")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -38,26 +35,28 @@ def confusion(labels, predicted, classes):
     return np.bincount(cell, minlength=classes ** 2).reshape(classes, classes)
 
 
-def binary_metrics(matrix, positive=1):
-    """The five measures of a 2 x 2 confusion matrix (row = truth); nan where nothing was predicted or present.
+def matrix_measures(matrix, classes=("benign", "malignant")):
+    """The measures of a confusion matrix (k, k), row = truth, or of b at once (b, k, k), counts or weights:
+    {accuracy, balanced_accuracy, recall:CLASS, precision:CLASS, f1:CLASS: float or (b,)}; nan where undefined.
 
-    matrix: (..., 2, 2) counts or weights, so that a thousand bootstrap matrices are done at once. positive: index of
-    the class that sensitivity, precision and F1 are about.
+    Two classes: also sensitivity, specificity, precision and f1 with malignant (class 1) positive, and the measures as
+    paper 000 computes them, on the transposed matrix with benign positive: printed_sensitivity and so on. Its Tables
+    6-8 have exactly one integer solution each, and in all three the column sums, not the row sums, are the class sizes
+    460 and 404: what it calls sensitivity is the precision for benign.
     """
-    matrix, p, n = np.asarray(matrix, float), positive, 1 - positive
-    tp, fn, fp, tn = matrix[..., p, p], matrix[..., p, n], matrix[..., n, p], matrix[..., n, n]
+    matrix = np.asarray(matrix, float)
+    hits, found, present = matrix.diagonal(0, -2, -1), matrix.sum(-2), matrix.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return dict(sensitivity=tp / (tp + fn), specificity=tn / (tn + fp), precision=tp / (tp + fp),
-                    accuracy=(tp + tn) / (tp + fn + fp + tn), f1=2 * tp / (2 * tp + fp + fn))
-
-
-def as_printed(matrix):
-    """The five measures as paper 000 computes them: on the transposed matrix, with benign (class 0) positive.
-
-    Its Tables 6-8 have exactly one integer solution each, and in all three the column sums, not the row sums, are the
-    class sizes 460 and 404: what it calls sensitivity is the precision for benign, and so on.
-    """
-    return binary_metrics(np.swapaxes(matrix, -1, -2), positive=0)
+        recall, precision, f1 = hits / present, hits / found, 2 * hits / (found + present)
+        values = dict(accuracy=hits.sum(-1) / present.sum(-1),
+                      balanced_accuracy=np.nansum(recall, -1) / (present > 0).sum(-1))
+    for c, name in enumerate(classes):
+        values |= {f"recall:{name}": recall[..., c], f"precision:{name}": precision[..., c], f"f1:{name}": f1[..., c]}
+    if len(classes) == 2:
+        values |= dict(sensitivity=recall[..., 1], specificity=recall[..., 0], precision=precision[..., 1],
+                       f1=f1[..., 1], printed_sensitivity=precision[..., 0], printed_specificity=precision[..., 1],
+                       printed_precision=recall[..., 0], printed_accuracy=values["accuracy"], printed_f1=f1[..., 0])
+    return values
 
 
 def auc(labels, scores, weights=None):
@@ -95,32 +94,21 @@ def lesion_weights(groups, draws, seed=0):
 
 
 def measures(labels, probabilities, weights=None, classes=("benign", "malignant")):
-    """All measures of a test of k classes: accuracy, balanced accuracy, precision:CLASS, recall:CLASS and f1:CLASS.
-
-    Two classes: also those of binary_metrics and the AUC with malignant (class 1) positive, and paper 000's five.
-    labels (n,), probabilities (n, k), weights (b, n) or None, classes: k names. Returns {name: float or (b,)}.
-    """
-    labels, predicted, k = np.asarray(labels), np.asarray(probabilities).argmax(1), len(classes)
-    cell = np.eye(k * k)[labels * k + predicted]                        # which cell of the confusion matrix, one-hot
-    matrix = ((np.ones((1, len(labels))) if weights is None else weights) @ cell).reshape(-1, k, k)
-    hits, found, present = matrix.diagonal(0, 1, 2), matrix.sum(1), matrix.sum(2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall, precision, f1 = hits / present, hits / found, 2 * hits / (found + present)
-        values = dict(accuracy=hits.sum(1) / present.sum(1),
-                      balanced_accuracy=np.nansum(recall, 1) / (present > 0).sum(1))
-    for c, name in enumerate(classes):
-        values |= {f"precision:{name}": precision[:, c], f"recall:{name}": recall[:, c], f"f1:{name}": f1[:, c]}
-    if k == 2:
-        values |= binary_metrics(matrix) | {f"printed_{key}": value for key, value in as_printed(matrix).items()}
-        values["auc"] = np.atleast_1d(auc(labels, np.asarray(probabilities)[:, 1], weights))
-    return {key: value if len(value) > 1 else float(value[0]) for key, value in values.items()}
+    """matrix_measures of labels (n,) and probabilities (n, k), and for two classes the AUC; weights: None or (b, n)."""
+    labels, probabilities, k = np.asarray(labels), np.asarray(probabilities), len(classes)
+    if weights is None:
+        matrix = confusion(labels, probabilities.argmax(1), k)
+    else:
+        matrix = (weights @ np.eye(k * k)[labels * k + probabilities.argmax(1)]).reshape(-1, k, k)
+    values = matrix_measures(matrix, classes)
+    return values | dict(auc=auc(labels, probabilities[:, 1], weights)) if k == 2 else values
 
 
-def summary(runs, classes=("benign", "malignant"), draws=2000, alpha=0.05):
+def summary(runs, classes=("benign", "malignant"), draws=2000):
     """{measure: [mean over seeds, low, high]} of one or more seeds of the same arm, tested on the same images.
 
-    runs: list of (labels, probabilities, groups). The interval is a bootstrap over seeds and, within the test set, over
-    lesions, so it holds both sources of chance.
+    runs: list of (labels, probabilities, groups). The 95 % interval is a bootstrap over seeds and, within the test set,
+    over lesions, so it holds both sources of chance.
     """
     seeds = np.random.default_rng(1).multinomial(len(runs), np.full(len(runs), 1 / len(runs)), draws) / len(runs)
     weights = lesion_weights(runs[0][2], draws)
@@ -128,67 +116,52 @@ def summary(runs, classes=("benign", "malignant"), draws=2000, alpha=0.05):
     spread = [measures(labels, probabilities, weights, classes) for labels, probabilities, _ in runs]
     result = {}
     for key in points[0]:
-        value = np.mean([point[key] for point in points])
-        boot = sum(seeds[:, s] * spread[s][key] for s in range(len(runs)))
-        low, high = np.nanquantile(boot, (alpha / 2, 1 - alpha / 2)) if np.isfinite(boot).any() else (NAN, NAN)
-        result[key] = [float(value), float(low), float(high)]
+        boot = sum(seeds[:, s] * values[key] for s, values in enumerate(spread))
+        interval = np.nanquantile(boot, (0.025, 0.975)) if np.isfinite(boot).any() else (np.nan, np.nan)
+        result[key] = [float(value) for value in (np.mean([point[key] for point in points]), *interval)]
     return result
 
 
-def wilson(successes, n):
-    """95 % Wilson interval of a proportion."""
+def rate(successes, n):
+    """[proportion, low, high] with its 95 % Wilson interval; None where there is nothing to count."""
+    if not n:
+        return None
     interval = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    return [float(successes / n), float(interval.low), float(interval.high)]
 
 
 def evaluate(labels, probabilities, groups, classes):
     """What a classifier's result.json keeps of one test set: the confusion matrix and each measure with its interval.
 
-    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions. More than two classes: accuracy,
-    and precision and sensitivity per class.
+    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions, None where they are undefined. More
+    than two classes: accuracy, and precision and sensitivity per class.
     """
-    labels, probabilities, k = np.asarray(labels), np.asarray(probabilities), len(classes)
-    matrix = confusion(labels, probabilities.argmax(1), k)
-    right = probabilities[np.arange(len(labels)), labels]               # probability given to the true class
-    result = dict(n=len(labels), confusion=matrix.tolist(), loss=float(-np.log(right.clip(1e-12)).mean()),
-                  majority=float(matrix.sum(1).max() / len(labels)), accuracy=rate(np.trace(matrix), len(labels)))
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    matrix = confusion(labels, probabilities.argmax(1), len(classes))
     hits, found, present = np.diag(matrix), matrix.sum(0), matrix.sum(1)
-    result["per_class"] = {name: dict(sensitivity=rate(hits[c], present[c]), precision=rate(hits[c], found[c]))
-                           for c, name in enumerate(classes)}
-    result["balanced_accuracy"] = measures(labels, probabilities, None, classes)["balanced_accuracy"]
-    if k == 2:
+    right = probabilities[np.arange(len(labels)), labels]               # probability given to the true class
+    result = dict(
+        n=len(labels), confusion=matrix.tolist(), loss=float(-np.log(right.clip(1e-12)).mean()),
+        majority=float(present.max() / len(labels)), accuracy=rate(hits.sum(), len(labels)),
+        per_class={name: dict(sensitivity=rate(hits[c], present[c]), precision=rate(hits[c], found[c]))
+                   for c, name in enumerate(classes)},
+        balanced_accuracy=float(matrix_measures(matrix, classes)["balanced_accuracy"]))
+    if len(classes) == 2:
         boot = summary([(labels, probabilities, groups)], classes)
+        boot = {key: None if np.isnan(triple).any() else triple for key, triple in boot.items()}
         result.update(sensitivity=rate(hits[1], present[1]), specificity=rate(hits[0], present[0]),
-                      precision=rate(hits[1], found[1]), f1=plain(boot["f1"]), auc=plain(boot["auc"]),
-                      as_printed={key: plain(boot[f"printed_{key}"]) for key in binary_metrics(matrix)})
+                      precision=rate(hits[1], found[1]), f1=boot["f1"], auc=boot["auc"],
+                      as_printed={key.removeprefix("printed_"): triple for key, triple in boot.items()
+                                  if key.startswith("printed_")})
     return result
 
 
-def rate(successes, n):
-    """[proportion, low, high] with its Wilson interval; None where there is nothing to count."""
-    return [float(successes / n), *wilson(successes, n)] if n else None
+def difference(*pairs, draws=4000):
+    """[mean accuracy gain, low, high] of arms after over arms before, pairs (before, after), on the same test images.
 
-
-def plain(triple):
-    """A [value, low, high] that JSON can hold: None where the value is undefined."""
-    return None if np.isnan(triple).any() else triple
-
-
-def mean_accuracy(runs):
-    return float(np.mean([(probabilities.argmax(1) == labels).mean() for labels, probabilities, _ in runs]))
-
-
-def difference(before, after, draws=4000):
-    """[mean accuracy gain, low, high] of arm `after` over arm `before` on the same test images: paired bootstrap.
-
-    before, after: lists of (labels, probabilities, groups), one per seed. Lesions are drawn once for both arms (that is
-    what pairing means); seeds are drawn for each arm. Images must be the same in the same order.
+    before, after: lists of (labels, probabilities, groups), one per seed, with the images in the same order. A paired
+    bootstrap: lesions are drawn once for all arms, seeds for each arm, so that what two pairs share is drawn once.
     """
-    return mean_difference([(before, after)], draws)
-
-
-def mean_difference(pairs, draws=4000):
-    """The same for the mean gain of several pairs of arms on the same images. What two pairs share is drawn once."""
     first = pairs[0][0][0]
     for run in (run for pair in pairs for runs in pair for run in runs):
         if not np.array_equal(run[0], first[0]) or not np.array_equal(run[2], first[2]):
@@ -244,15 +217,11 @@ def distance_with_floor(x, y, seed=0):
 
 
 def kid(x, y):
-    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD of features (n, d), (m, d), kernel (x.y / d + 1)^3."""
-    def kernel(a, b):
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def within(a):
-        k = kernel(a, a)
-        return (k.sum() - np.trace(k)) / (len(a) * (len(a) - 1))
+    """Kernel distance (Binkowski et al. 2018) of features (n, d), (m, d): unbiased MMD^2, kernel (x.y / d + 1)^3."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+    within_x, within_y, across = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (within_x, within_y))
+    return float(within - 2 * across.mean())
 
 
 def inception_score(probabilities, splits=10):
@@ -263,30 +232,27 @@ def inception_score(probabilities, splits=10):
     p = np.asarray(probabilities, np.float64)
     if len(p) < 4:
         raise UserError(f"an Inception score needs at least 4 images, not {len(p)}")
-    scores = []
-    for part in np.array_split(p, max(2, min(splits, len(p) // 100))):
-        mean = part.mean(0, keepdims=True)
-        scores.append(np.exp(scipy.special.rel_entr(part, mean).sum(1).mean()))
+    parts = np.array_split(p, max(2, min(splits, len(p) // 100)))
+    scores = [np.exp(scipy.stats.entropy(part, part.mean(0, keepdims=True), axis=1).mean()) for part in parts]
     return float(np.mean(scores)), float(np.std(scores, ddof=1))
 
 
-FID_WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+FID_FILE = "pt_inception-2015-12-05-6726825d.pth"
+FID_WEIGHTS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FID_FILE}"
 
 
-def fid_network(weights=None):
+def fid_network(file=None):
     """The Inception of the FID (TensorFlow's of 2015, ported by mseitzer/pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
 
-    weights: None for the published ones (downloaded once into torch's cache and checked), a file, or a state dict.
-    It is torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out the padding,
-    and the last block takes the maximum. `net.head` is the weight of its last layer, for the Inception score.
+    file: None for the published weights (downloaded once into torch's cache and checked). It is torchvision's Inception
+    V3 with 1,008 classes, but for its pooling branches: averages leave out the padding, and the last block takes the
+    maximum. `net.head` is the weight of its last layer, for the Inception score.
     """
     from torchvision.models import inception_v3     # here, because the report has no use for it
+    options = dict(map_location="cpu", weights_only=True)
     try:
-        if weights is None:
-            weights = torch.hub.load_state_dict_from_url(FID_WEIGHTS, map_location="cpu", check_hash=True,
-                                                         weights_only=True)
-        elif not isinstance(weights, dict):
-            weights = torch.load(weights, map_location="cpu", weights_only=True)
+        weights = torch.load(file, **options) if file else torch.hub.load_state_dict_from_url(
+            FID_WEIGHTS, check_hash=True, **options)
     except Exception as problem:                    # no network, a wrong checksum, not a weights file
         where = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {where}, or give --net none") from None
@@ -309,7 +275,7 @@ def replace_pooling(block, pool):
 
 @torch.no_grad()
 def fid_features(images, net, device="cpu", batch=64):
-    """uint8 (n, h, w, 3) -> (features (n, 2048), logits without bias (n, 1008)), float64; resized to 299 px, bilinear."""
+    """uint8 (n, h, w, 3) -> (features (n, 2048), logits without bias (n, 1008)), float64; to 299 px, bilinear."""
     net, features = net.to(device), []
     for some in torch.as_tensor(images).split(batch):
         x = some.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -318,13 +284,16 @@ def fid_features(images, net, device="cpu", batch=64):
     return features.numpy(), (features @ net.head.double().cpu().T).numpy()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table; several jobs
-# share the columns between them. With a `job` for the whole table, a row is: label | measure | printed value. {} in a
 # measure is the row's label, {} in a job the variant's ending, JOB@TEST another test set than the variant's. A letter
 # behind a value points to the reason, in `marks`, why that value cannot be right as it stands; "=" means: not printed,
 # or put right by us from the other values; "-": left open in the paper, or a row that the paper quotes.
 # variants: column title, test set, ending of the job's name. fills: the name of a cell where the row's label is none.
+# A figure: number (none where it is ours) | title | kind of picture | jobs.
+
+def rows_of(text):
+    """[[part, ...], ...] of a text with one row per line and bars between its parts."""
+    return [[" ".join(part.split()) for part in line.split("|")] for line in text.strip().splitlines()]
+
 
 PAPER_000_REPORT = """sensitivity | printed_sensitivity | {}d
                       specificity | printed_specificity | {}d
@@ -361,10 +330,10 @@ PRINTED = {"wgan_gp": dict(
         ("3", "The generator, width 224, z 200", 64, """
             ConvTranspose2d 1792x4x4 5736192 | BatchNorm2d 3584 | ReLU 0 | ConvTranspose2d 896x8x8 25691008
             | BatchNorm2d 1792 | ReLU 0 | ConvTranspose2d 448x16x16 6422976 | BatchNorm2d 896 | ReLU 0
-            | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 448 | ReLU 0 | ConvTranspose2d 3x64x64 10755 | Tanh 0""")),
+            | ConvTranspose2d 224x32x32 1605856 | BatchNorm2d 448 | ReLU 0 | ConvTranspose2d 3x64x64 10755
+            | Tanh 0""")),
     tables=(
-        dict(id="4", title="Trained on real images",
-             columns=("accuracy", "loss", "val_accuracy"), rows="""
+        dict(id="4", title="Trained on real images", columns=("accuracy", "loss", "val_accuracy"), rows="""
             CNN | cnn_real | .8674b .2564 .8900
             MobileNet | mobilenet_real | .9081b .0732 .9200
             ResNet-18 | resnet18_real | .8166c .4212 .9100"""),
@@ -373,35 +342,33 @@ PRINTED = {"wgan_gp": dict(
             CNN | cnn_hybrid | .8634 .2821 .8700
             MobileNet | mobilenet_hybrid | .9167 .1829 .9200
             ResNet-18 | resnet18_hybrid | .9178 .3300 .9100""",
-             note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the real test images of Table 4."),
-        dict(id="6", title="ResNet-18's classification report", job="resnet18_hybrid", variants=BOTH,
-             rows=PAPER_000_REPORT.format(
-                 ".9201", ".9152", ".9261", ".9178", ".9231", ".9084", ".9261", ".9152", ".9118")),
-        dict(id="7", title="MobileNet's classification report", job="mobilenet_hybrid", variants=BOTH,
-             rows=PAPER_000_REPORT.format(
-                 ".9350", ".8971", ".9065", ".9167", ".9205", ".9282", ".9065", ".8971", ".9124")),
-        dict(id="8", title="CNN's classification report", job="cnn_hybrid", variants=BOTH,
-             rows=PAPER_000_REPORT.format(
-                 ".9111", ".8192", ".8239", ".8634", ".8653", ".9084", ".8239", ".8192", ".8615"))),
-    recovered={"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))},    # row = truth
-    figures=(("1", "Images of the training part", "grid", ("data",)),
-             ("2", "GAN images: benign, then malignant", "grid", ("gan_benign", "gan_malignant")),
-             ("3", "ResNet-18 on real and GAN images", "curves", ("resnet18_hybrid",)),
-             ("4", "MobileNet on real and GAN images", "curves", ("mobilenet_hybrid",)),
-             ("5", "CNN on real and GAN images", "curves", ("cnn_hybrid",)),
-             ("", "Ours: the critic's scores and the diversity of the samples", "gan", ("gan_benign", "gan_malignant"))),
+             note="As printed: 204 of the paper's 864 test images are GAN images. Clean: the real test images of "
+                  "Table 4."),
+        *(dict(id=number, title=f"{name}'s classification report", job=job, variants=BOTH,
+               rows=PAPER_000_REPORT.format(*values.split())) for number, name, job, values in (
+            ("6", "ResNet-18", "resnet18_hybrid", ".9201 .9152 .9261 .9178 .9231 .9084 .9261 .9152 .9118"),
+            ("7", "MobileNet", "mobilenet_hybrid", ".9350 .8971 .9065 .9167 .9205 .9282 .9065 .8971 .9124"),
+            ("8", "CNN", "cnn_hybrid", ".9111 .8192 .8239 .8634 .8653 .9084 .8239 .8192 .8615")))),
+    figures=rows_of("""
+        1 | Images of the training part | grid | data
+        2 | GAN images: benign, then malignant | grid | gan_benign gan_malignant
+        3 | ResNet-18 on real and GAN images | curves | resnet18_hybrid
+        4 | MobileNet on real and GAN images | curves | mobilenet_hybrid
+        5 | CNN on real and GAN images | curves | cnn_hybrid
+          | Ours: the critic's scores and the diversity of the samples | gan | gan_benign gan_malignant"""),
     marks=dict(
         a="3 x 64 x 16 = 3,072 has no bias, but every other convolution of the table has one; with it 3,136.",
         b="No k of 660 test images (nor of 864, nor of 2,637 training images) gives this accuracy to four decimals.",
         c="539 of 660 is .81667: .8166 only if cut off instead of rounded.",
-        d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with benign "
-          "positive, exactly one does: what is printed as sensitivity is the precision for benign, and so on. Ours is "
-          "computed in the same way here; the rows put right come from that matrix.")),
+        d="No integer matrix with the true class sizes 460 and 404 gives the table's five values. Transposed, with "
+          "benign positive, exactly one does: what is printed as sensitivity is the precision for benign, and so on. "
+          "Ours is computed in the same way here; the rows put right come from that matrix.")),
 
 "dcgan_cls": dict(
     title="Mutepfe et al.: GAN image synthesis for skin lesion generation and classification (DCGAN)",
     claimed="none printed",
-    claim="The DCGAN's discriminator classifies with 93.5 % accuracy and an AUC of .861 (Tables 4 and 5; the 93.5 % also in the abstract).",
+    claim="The DCGAN's discriminator classifies with 93.5 % accuracy and an AUC of .861 (Tables 4 and 5; the 93.5 % "
+          "also in the abstract).",
     help="pretraining in the DCGAN", sides=("random weights", "pretrained"),
     arms=(("the DCGAN's discriminator", "base_scratch", "base"),),
     tables=(
@@ -427,28 +394,32 @@ PRINTED = {"wgan_gp": dict(
             pretrained in the DCGAN | base | = = = = =
             random weights | base_scratch | = = = = =
             frozen with a linear head | base_probe | = = = = =""")),
-    note="Precision, recall and F1 are those of benign: with the printed matrix (Figure 17) the positive class has 471 of "
-         "851 images, which fits the data's 54.6 % benign, and lies 6.8 standard deviations from its 45.4 % malignant. "
-         "Table 1 of the paper defines these measures and holds no number.",
+    note="Precision, recall and F1 are those of benign: with the printed matrix (Figure 17) the positive class has 471 "
+         "of 851 images, which fits the data's 54.6 % benign, and lies 6.8 standard deviations from its 45.4 % "
+         "malignant. Table 1 of the paper defines these measures and holds no number.",
     matrices={"17": (((395, 76), (42, 338)), ("benign", "malignant"))},
-    figures=(("5", "Images of each class and part", "counts", ("data",)),
-             ("6", "Before and after bilateral filter and gamma correction", "before_after", ("data",)),
-             ("7", "Images of the training part", "grid", ("data",)),
-             ("8", "An image of each class and its augmentations", "augmented", ("data",)),
-             ("11 to 15", "DCGAN images of the same noise: before, at about 13 % and 33 %, and at the end of the training", "steps",
-              ("dcgan_base",)),
-             ("16", "The DCGAN's losses", "gan", ("dcgan_base",)),
-             ("17", "Confusion matrix", "confusion", ("base",)), ("18", "ROC curve", "roc", ("base",)),
-             ("", "Ours: the plain GAN and the LAPGAN of Table 6", "grid", ("plain_gan", "lapgan")),
-             ("", "Ours: the DCGANs of Tables 2 to 4", "gan", ("dcgan_batch100", "dcgan_lr1e3", "dcgan_sgd"))),
+    figures=rows_of("""
+        5 | Images of each class and part | counts | data
+        6 | Before and after bilateral filter and gamma correction | before_after | data
+        7 | Images of the training part | grid | data
+        8 | An image of each class and its augmentations | augmented | data
+        11 to 15 | DCGAN images of the same noise: before, at about 13 % and 33 %, and at the end of the training \
+                 | steps | dcgan_base
+        16 | The DCGAN's losses | gan | dcgan_base
+        17 | Confusion matrix | confusion | base
+        18 | ROC curve | roc | base
+           | Ours: the plain GAN and the LAPGAN of Table 6 | grid | plain_gan lapgan
+           | Ours: the DCGANs of Tables 2 to 4 | gan | dcgan_batch100 dcgan_lr1e3 dcgan_sgd"""),
     marks=dict(
-        a="Not the F1 of the precision and recall printed beside it: those give .842 to .852 (batch 128), and .882 to .892 "
-          "(learning rate .001, and Adam).",
-        b="No k of the 851 test images of Figure 17 gives .903. It is the precision that the paper computes from Figure 17.",
+        a="Not the F1 of the precision and recall printed beside it: those give .842 to .852 (batch 128), and .882 to "
+          ".892 (learning rate .001, and Adam).",
+        b="No k of the 851 test images of Figure 17 gives .903. It is the precision that the paper computes from "
+          "Figure 17.",
         c="Batch 128, learning rate .0002 and Adam are one configuration, printed with three different rows; the only "
           "confusion matrix (Figure 17) gives 733 of 851 = .861.",
-        d="No integer counts of 471 and 380 images (Figure 17), whichever is positive, give this row's accuracy, precision "
-          "and recall. The rows imply shares of positive images between .22 and .48, but there is one test set.",
+        d="No integer counts of 471 and 380 images (Figure 17), whichever is positive, give this row's accuracy, "
+          "precision and recall. The rows imply shares of positive images between .22 and .48, but there is one test "
+          "set.",
         e="The same number as the accuracy of Figure 17, 733 of 851.",
         f="Lower than the plain GAN's, as the paper says, but not than LAPGAN's.",
         q="Quoted from other papers, and measured there on other images.")),
@@ -504,21 +475,23 @@ PRINTED = {"wgan_gp": dict(
                      (6000, ".865 .851 .759 .852 .816 .724a .856 .825 .730 .858 .819 .741"),
                      (7000, ".854 .781 .748 .864 .810 .763 .849 .783 .743 .856 .819 .752"))) + """
             ISIC-0 | isic0 | .856 .823 .721 .856 .823 .721 .856 .823 .721 .856 .823 .721""",
-             note="The shares that the paper prints beside n (.035 to .335) are of the 13,918 nevi and melanomas + n.")),
-    note="n is the paper's number of added images; with fewer real images than the paper's 20,264, as many fewer are added "
-         "(result.json says how many).",
-    figures=(("1 and 7", "Images of each class: real, ACGAN, CycleGAN", "grid", ("data", "acgan", "cyclegan")),
-             ("5", "Images of each class and part", "counts", ("data",)),
-             ("8", "Melanomas that CycleGANs made from nevi: alpha 1/8, 1/4, 1/2, 1", "grid",
-              ("nv2mel_8", "nv2mel_4", "nv2mel_2", "nv2mel_1")),
-             ("", "Ours: the baseline's confusion matrix, announced in the paper but not printed", "confusion", ("isic0",)),
-             ("", "Ours: the baseline's learning-rate finder", "lr_finder", ("isic0",)),
-             ("", "Ours: accuracy and melanoma's recall over the number of synthetic images", "dose",
-              ("acgan_row", "cyclegan_row", "row_8", "row_4", "row_2", "row_1")),
-             ("", "Ours: losses", "gan", ("acgan", "nv2mel_1"))),
+             note="The shares that the paper prints beside n (.035 to .335) are of the 13,918 nevi and melanomas + "
+                  "n.")),
+    note="n is the paper's number of added images; with fewer real images than the paper's 20,264, as many fewer are "
+         "added (result.json says how many).",
+    figures=rows_of("""
+        1 and 7 | Images of each class: real, ACGAN, CycleGAN | grid | data acgan cyclegan
+        5 | Images of each class and part | counts | data
+        8 | Melanomas that CycleGANs made from nevi: alpha 1/8, 1/4, 1/2, 1 | grid | nv2mel_8 nv2mel_4 nv2mel_2 nv2mel_1
+          | Ours: the baseline's confusion matrix, announced in the paper but not printed | confusion | isic0
+          | Ours: the baseline's learning-rate finder | lr_finder | isic0
+          | Ours: accuracy and melanoma's recall over the number of synthetic images | dose \
+          | acgan_row cyclegan_row row_8 row_4 row_2 row_1
+          | Ours: losses | gan | acgan nv2mel_1"""),
     marks=dict(
         a="No k of 452 test melanomas gives this recall to three decimals.",
-        b="No number of images called melanoma gives this precision together with the recall beside it, of 452 melanomas.")),
+        b="No number of images called melanoma gives this precision together with the recall beside it, of 452 "
+          "melanomas.")),
 
 "dermagan": dict(
     title="Sri Sai Teja et al.: DermaGAN",
@@ -541,21 +514,24 @@ PRINTED = {"wgan_gp": dict(
             ResNet50 | resnet50_{} | 47.99a 1.114
             VGG16 | vgg16_{} | 66.75 .844
             VGG19 | vgg19_{} | 65.49a .811""",
-             note="In the released code the pretrained networks, and only they, are tested on randomly sheared, zoomed and "
-                  "flipped test images; so here. Its CNN without GAN images makes fewer steps (2,650 against 3,300) and its "
-                  "GAN saw the test images; fair is neither.")),
-    matrices={"9": (((33, 23, 21, 23), (35, 15, 21, 29), (24, 18, 27, 31), (20, 17, 31, 32)), ("AK", "BCC", "BKL", "MEL"))},
-    figures=(("1", "Images of the training part", "grid", ("data",)),
-             ("5", "Images of each class and part", "counts", ("data",)),
-             ("6", "The CNN's training images, those of the GAN among them", "counts", ("cnn_gan_fair",)),
-             ("7", "GAN images: clean, and as in the released code", "grid", ("gan", "gan_code")),
-             ("8", "Accuracy over the rate of dropout", "dose", ("dropout",)),
-             ("9", "Confusion matrix; the released notebook's is no better than chance (107 of 400 right): it compares "
-              "predictions with classes in another order", "confusion", ("cnn_gan_text", "cnn_gan_code", "cnn_gan_fair")),
-             ("10", "Training curves of the CNN as in the paper's text", "training", ("cnn_gan_text",)),
-             ("", "Ours: losses of the clean GANs", "gan", ("gan/AK", "gan/BCC", "gan/BKL", "gan/MEL"))),
+             note="In the released code the pretrained networks, and only they, are tested on randomly sheared, zoomed "
+                  "and flipped test images; so here. Its CNN without GAN images makes fewer steps (2,650 against "
+                  "3,300) and its GAN saw the test images; fair is neither.")),
+    matrices={"9": (((33, 23, 21, 23), (35, 15, 21, 29), (24, 18, 27, 31), (20, 17, 31, 32)),
+                    ("AK", "BCC", "BKL", "MEL"))},
+    figures=rows_of("""
+        1 | Images of the training part | grid | data
+        5 | Images of each class and part | counts | data
+        6 | The CNN's training images, those of the GAN among them | counts | cnn_gan_fair
+        7 | GAN images: clean, and as in the released code | grid | gan gan_code
+        8 | Accuracy over the rate of dropout | dose | dropout
+        9 | Confusion matrix; the released notebook's is no better than chance (107 of 400 right): it compares \
+            predictions with classes in another order | confusion | cnn_gan_text cnn_gan_code cnn_gan_fair
+        10 | Training curves of the CNN as in the paper's text | training | cnn_gan_text
+           | Ours: losses of the clean GANs | gan | gan/AK gan/BCC gan/BKL gan/MEL"""),
     marks=dict(
-        a="No k of 400 test images gives this. Cut off instead of rounded: 262 of 400 is 65.50 %, 192 of 400 is 48.00 %.",
+        a="No k of 400 test images gives this. Cut off instead of rounded: 262 of 400 is 65.50 %, 192 of 400 is 48.00 "
+          "%.",
         b="Cut off instead of rounded: the released notebook shows .8166.")),
 
 "dcgan_inception": dict(
@@ -574,24 +550,24 @@ PRINTED = {"wgan_gp": dict(
         dict(id="3", title="Accuracy", columns=("accuracy",), variants=OWN_64, rows="""
             original | original{} | .8770a
             augmented | augmented{} | .8875a""")),
-    note="Only malignant images are synthetic, and they have 64 px: at its own resolution the network can tell them by their "
-         "blur. Through 64 px, every image is as blurred as they are.",
-    figures=(("1", "Images of the training part", "grid", ("data_full",)),
-             ("3", "Confusion matrix, trained on real images", "confusion", ("original", "original_64")),
-             ("4", "Confusion matrix, trained on real and GAN images", "confusion", ("augmented", "augmented_64")),
-             ("5", "The DCGAN's losses", "gan", ("dcgan",)),
-             ("6", "Distance to the real images and Inception score while the DCGAN trains", "distance", ("fid_curve",)),
-             ("7", "Real images (at 64 px) beside those of the DCGAN", "grid", ("data", "dcgan"))),
+    note="Only malignant images are synthetic, and they have 64 px: at its own resolution the network can tell them by "
+         "their blur. Through 64 px, every image is as blurred as they are.",
+    figures=rows_of("""
+        1 | Images of the training part | grid | data_full
+        3 | Confusion matrix, trained on real images | confusion | original original_64
+        4 | Confusion matrix, trained on real and GAN images | confusion | augmented augmented_64
+        5 | The DCGAN's losses | gan | dcgan
+        6 | Distance to the real images and Inception score while the DCGAN trains | distance | fid_curve
+        7 | Real images (at 64 px) beside those of the DCGAN | grid | data dcgan"""),
     marks=dict(
-        a="No k of 3,238 to 3,241 images (a 20 % test part) gives this to four decimals. Among about 10 %, 1,618 images fit "
-          "both values (1,419 and 1,436 right), 1,619 to 1,621 neither."))}
+        a="No k of 3,238 to 3,241 images (a 20 % test part) gives this to four decimals. Among about 10 %, 1,618 "
+          "images fit both values (1,419 and 1,436 right), 1,619 to 1,621 neither."))}
 
 
 def cells_of(table, ending=""):
-    """The cells of a printed table: [(row label, [(printed value, job, measure), ...]), ...], for one variant's ending."""
+    """A printed table's cells, for one variant's ending: [(row label, [(printed value, job, measure), ...]), ...]."""
     rows = []
-    for line in table["rows"].strip().splitlines():
-        label, middle, values = (part.strip() for part in line.split("|"))
+    for label, middle, values in rows_of(table["rows"]):
         if "job" in table:
             rows.append((label, [(values, table["job"], middle)]))
         else:
@@ -602,20 +578,23 @@ def cells_of(table, ending=""):
 
 
 def wanted_cells(study):
-    """{printed cell or figure: the one job that fills it}: T2:CNN, T3:original:64, F5; T6 where one job fills all rows."""
+    """{printed cell or figure: the one job that fills it}: T2:CNN, T3:original:64, F5; T6 where one job fills all."""
     paper = PRINTED[study]
-    wanted = {f"T{table}": "networks" for table, *_ in paper.get("layers", ())}
+    wanted = {f"T{number}": "networks" for number, *_ in paper.get("layers", ())}
     for table in paper["tables"]:
         for _, _, ending in table.get("variants", OURS):
-            jobs = [(label, re.split("[@/]", job)[0]) for label, cells in cells_of(table, ending) for _, job, _ in cells]
-            jobs = [(table.get("fills", {}).get(job, label), job) for label, job in jobs if job != "-"]
-            alone = len({job for _, job in jobs}) == 1
-            for label, job in jobs:
-                words = ["ours" if table["id"] == "ours" else f"T{table['id']}", "" if alone else label, ending.strip("_")]
+            filled = {}
+            for label, cells in cells_of(table, ending):
+                for job in (re.split("[@/]", job)[0] for _, job, _ in cells if job != "-"):
+                    filled[table.get("fills", {}).get(job, label)] = job
+            for label, job in filled.items():
+                words = ("ours" if table["id"] == "ours" else f"T{table['id']}",
+                         label if len(set(filled.values())) > 1 else "", ending.strip("_"))
                 wanted[":".join(filter(None, words)).replace(" ", "-")] = job
-    for figure, _, _, names in paper["figures"]:
-        for name in names if figure else ():
-            wanted[f"F{figure}{':' + name.removeprefix('gan_') if len(names) > 1 else ''}".replace(" ", "-")] = name
+    for figure, _, _, jobs in paper["figures"]:
+        for job in jobs.split() if figure else ():
+            ending = ":" + job.removeprefix("gan_") if " " in jobs else ""
+            wanted[f"F{figure}{ending}".replace(" ", "-")] = job
     return wanted
 
 
@@ -634,7 +613,7 @@ def layers_of(text):
 class Results:
     """The finished jobs below a results folder.
 
-    jobs: "study/job-s0" or "study/job-s0/sub" -> its result.json; arms: "study/job/sub" -> the names in jobs, one per seed.
+    jobs: "study/job-s0" or "study/job-s0/sub" -> its result.json; arms: "study/job/sub" -> names in jobs, one per seed.
     """
 
     def __init__(self, out):
@@ -649,15 +628,15 @@ class Results:
         return [self.jobs[name] for name in self.arms.get(arm, ())]
 
     def predictions(self, arm, test):
-        """([(labels, probabilities, groups)] per seed, class names) on one of the job's test sets, from predictions.csv."""
+        """([(labels, probabilities, groups)] per seed, class names) of one test set of an arm."""
         runs, classes = [], []
         for job in self.arms.get(arm, ()):
             with open(self.out / job / "predictions.csv", newline="") as file:
                 header, *rows = csv.reader(file)
             rows, classes = [row for row in rows if row[0] == test], header[4:]
-            labels = np.array([classes.index(row[3]) for row in rows])
             if rows:
-                runs.append((labels, np.array([row[4:] for row in rows], float), np.array([row[2] for row in rows])))
+                _, _, groups, labels, *chances = map(np.array, zip(*rows))
+                runs.append((np.array([classes.index(label) for label in labels]), np.array(chances, float).T, groups))
         return runs, classes
 
     def value(self, arm, test, measure):
@@ -732,7 +711,7 @@ class Page:
         self.html.append(f'<p class="{kind}">{html.escape(text)}</p>')
 
     def table(self, caption, header, rows, notes=()):
-        """header: column names; rows: lists of texts, the row's name first. An interval [a, b] and later lines are small."""
+        """header: column names; rows: texts, the row's name first. An interval [a, b] and later lines are small."""
         def cell(text, tag):
             value, *small = re.sub(r" \[(?=.*,)", "\n[", str(text)).split("\n")     # an interval below its value
             kind = ' class="long"' if len(value) > 60 else ' class="words"' if re.match("no[t ]", value) else ""
@@ -778,13 +757,14 @@ def embedded(path, limit=200_000):
 
 def svg(title, parts, height=220):
     title = html.escape(title)
-    return (f'<svg viewBox="0 0 340 {height:.0f}" role="img" aria-label="{title}"><text x="8" y="14" class="t">{title}</text>'
-            + "".join(parts) + "</svg>")
+    return (f'<svg viewBox="0 0 340 {height:.0f}" role="img" aria-label="{title}">'
+            f'<text x="8" y="14" class="t">{title}</text>{"".join(parts)}</svg>')
 
 
 def svg_text(x, y, text, style=""):
     text = str(text)
-    return f'<text x="{x:.0f}" y="{y:.0f}" class="{style}">{html.escape(text if len(text) < 28 else text[:26] + "…")}</text>'
+    text = html.escape(text if len(text) < 28 else text[:26] + "…")
+    return f'<text x="{x:.0f}" y="{y:.0f}" class="{style}">{text}</text>'
 
 
 def svg_lines(title, series, x_label, y_range=None):
@@ -828,7 +808,8 @@ def svg_matrix(title, matrix, classes):
     side, left, size = max(33, 150 / k), 112 if k < 5 else 56, "n" if k < 5 else "k"
     parts = []
     for r, name in enumerate(classes):
-        parts += [svg_text(left, 48 + side * (r + 0.5), name, "e"), svg_text(left + 8 + side * (r + 0.5), 38, name, "m")]
+        middle = side * (r + 0.5)
+        parts += [svg_text(left, 48 + middle, name, "e"), svg_text(left + 8 + middle, 38, name, "m")]
         for c, count in enumerate(matrix[r]):
             share, x, y = count / max(matrix[r].sum(), 1), left + 8 + side * c, 44 + side * r
             parts += [f'<rect x="{x:.1f}" y="{y:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" class="c" '
@@ -854,8 +835,8 @@ p{max-width:48em}.lead{font-size:1.15rem;font-weight:500}.note{margin:.2em 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 .caption{font-weight:600;margin:1.8em 0 .4em}
 th,td{padding:.38em 1.1em .38em 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}td,tbody th{white-space:nowrap}
-tr>:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
+thead th{color:var(--soft);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}
+td,tbody th{white-space:nowrap}tr>:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
 td.long{white-space:normal;overflow-wrap:break-word;min-width:24em;text-align:left;font:.85em ui-monospace,monospace}
 small{color:var(--soft);display:block}tbody th small{white-space:normal;font-weight:400}
 td.words{white-space:normal;min-width:6em}
@@ -900,38 +881,36 @@ def report(out):
         gan_table(page, results, study)
         layer_tables(page, results, study)
     page.heading(2, "Every job", "jobs")
-    page.text("To rerun a cell, delete its job's folder and give its command with the Python that `bash run_all.sh list` "
-              "shows, or start run_all.sh again.")
+    page.text("To rerun a cell, delete its job's folder and give its command with the Python that `bash run_all.sh "
+              "list` shows, or start run_all.sh again.")
     page.table("Finished jobs", ["job", "seconds", "optimiser steps", "command"],
                [[name, job["seconds"], job.get("steps", "none"), job.get("command", "not recorded")]
                 for name, job in results.jobs.items()])
-    with data.replacing(results.out / "report.md") as file:
-        file.write("\n".join(page.markdown).encode())
-    with data.replacing(results.out / "report.html") as file:
-        head = ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
-                f'content="width=device-width,initial-scale=1"><title>Do GAN images help?</title><style>{STYLE}</style><main>')
-        file.write("\n".join([head, *page.html, "</main></html>"]).encode())
+    head = ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
+            f'initial-scale=1"><title>Do GAN images help?</title><style>{STYLE}</style><main>')
+    for name, lines in (("report.md", page.markdown), ("report.html", [head, *page.html, "</main></html>"])):
+        with data.replacing(results.out / name) as file:
+            file.write("\n".join(lines).encode())
     return results.out / "report.html"
 
 
 def what_was_run(page, results, scale):
     jobs = list(results.jobs.values())
-
-    def all_of(key):
-        return "; ".join(sorted({job[key] for job in jobs}))
     infos = [job["source"] for job in jobs if isinstance(job.get("source"), dict)]
     sources = sorted({info["source"] for info in infos})
-    versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
+    copies = sum(info.get("copies_dropped", 0) for info in infos)
     parents = {name.rsplit("/", 1)[0] for name in results.jobs}         # their seconds are those of their sub-folders
     work = data.readable_time(sum(job["seconds"] for name, job in results.jobs.items() if name not in parents))
-    copies = sum(info.get("copies_dropped", 0) for info in infos)
+    versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
+    devices, commits = ("; ".join(sorted({job[key] for job in jobs})) for key in ("device", "commit"))
     page.text(f"Scale: {scale}. Data: {', '.join(sources) or 'none yet'}"
-              f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of job time in all. "
-              f"Machine: {all_of('device')}. {versions}. Code: {all_of('commit')}. "
+              f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of job "
+              f"time in all. Machine: {devices}. {versions}. Code: {commits}. "
               f"Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
     if any(source.startswith("built-in") for source in sources):
-        page.text("These are computer-drawn lesions, not photographs: where this page says real images, it means drawn ones, "
-                  "as against those of a GAN. The numbers show that the code runs, and nothing about skin.", "warn")
+        page.text("These are computer-drawn lesions, not photographs: where this page says real images, it means drawn "
+                  "ones, as against those of a GAN. The numbers show that the code runs, and nothing about skin.",
+                  "warn")
     if scale == "quick":
         page.text("Quick scale: narrow networks and few steps, to show that everything works. "
                   "No number here can be compared with a printed one.", "warn")
@@ -962,44 +941,50 @@ def the_answer(page, arms, scale):
         what = ", ".join(label for label, *_ in pairs) if len(pairs) < 4 else f"{len(pairs)} classifiers"
         what = f"{paper.get('help', 'GAN images')}; {'mean of ' if len(pairs) > 1 else ''}{what}"
         what += f" ({len(done)} of {len(pairs)} have run)" if len(done) < len(pairs) else ""
-        result = gain_and_verdict(mean_difference(done), scale) if done else ["not run"] * 2
+        result = gain_and_verdict(difference(*done), scale) if done else ["not run"] * 2
         rows.append([f"{paper['title'].split(':')[0]}\n{what}", *result, paper["claimed"]])
     page.table(f"Gain in accuracy on real test images ({scale} scale)",
                ["study, and what was compared", "gain here", "verdict", "printed gain"], rows,
-               ["95 % intervals over test lesions and classifier seeds. As in the papers, most classifiers with GAN images also make "
-                "more optimiser steps, which leans towards the GAN; each section below says which, and has every comparison."])
+               ["95 % intervals over test lesions and classifier seeds. As in the papers, most classifiers with GAN "
+                "images also make more optimiser steps, which leans towards the GAN; each section below says which, "
+                "and has every comparison."])
+
+
+def mean_accuracy(runs):
+    return np.mean([(probabilities.argmax(1) == labels).mean() for labels, probabilities, _ in runs])
 
 
 def the_question(page, results, study, scale, pairs):
     """Real images against real and GAN images (or what else the study adds), on the same real test images."""
-    paper, rows, test = PRINTED[study], [], np.zeros(0, int)
+    paper, rows, verdicts, longer, test = PRINTED[study], [], [], [], np.zeros(0, int)
     helper, sides = paper.get("help", "GAN images"), paper.get("sides", ("real", "real + GAN"))
-    mixed = any("variants" in table and table["variants"] == BOTH for table in paper["tables"])
+    mixed = any(table.get("variants") == BOTH for table in paper["tables"])
     for label, names, runs in pairs:
         shown, flattered = ["not run"] * 2, "not run"
         if runs:
-            test, shown = runs[0][0][0], gain_and_verdict(difference(*runs), scale)
+            test, shown = runs[0][0][0], gain_and_verdict(difference(runs), scale)
+            verdicts.append(shown[1])
             seen = results.predictions(f"{study}/{names[1]}", "mixed")[0]
             flattered = f"{100 * (mean_accuracy(seen) - mean_accuracy(runs[0])):+.1f} points" if seen else "none"
+            without, with_gan = (results.seeds(f"{study}/{name}")[0]["steps"] for name in names)
+            longer += [label] * (with_gan > without)
         accuracies = [results.value(f"{study}/{name}", "real", "accuracy") for name in names]
         rows.append([label, *shown, *[flattered] * mixed, *accuracies])
     page.text(f"Printed claim: {paper['claim']}")
-    judged = [row[2] for row in rows if row[2] in ("better", "worse", "no difference shown")]
-    if judged:
-        page.text(f"Here, on real test images only: with {helper} {judged.count('better')} of {len(judged)} classifiers got "
-                  f"better, {judged.count('worse')} worse, and for {judged.count('no difference shown')} no difference is "
-                  "shown.", "lead")
-    notes = ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one GAN "
-             f"of each kind. By chance alone, {len(rows) / 20:.2g} of {len(rows)} such intervals would miss a true zero."]
+    if verdicts and scale != "quick":
+        page.text(f"Here, on real test images only: with {helper} {verdicts.count('better')} of {len(verdicts)} "
+                  f"classifiers got better, {verdicts.count('worse')} worse, and for "
+                  f"{verdicts.count('no difference shown')} no difference is shown.", "lead")
+    notes = ["95 % intervals: bootstrap over lesions and classifier seeds, paired by lesion for the gain; there is one "
+             f"GAN of each kind. By chance alone, {len(rows) / 20:.2g} of {len(rows)} such intervals would miss a true "
+             "zero."]
     if mixed:
-        notes += ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN images too, "
-                  "the other one on the real test. The difference between the two gains is what that test adds."]
-    longer = []
-    for label, names, runs in pairs:
-        without, with_gan = (results.seeds(f"{study}/{name}")[0]["steps"] if runs else 0 for name in names)
-        longer += [label] * (with_gan > without)
+        notes += ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN "
+                  "images too, the other one on the real test. The difference between the two gains is what that test "
+                  "adds."]
     if longer:
-        notes.append(f"With {helper} there were more optimiser steps, so the comparison leans that way: {', '.join(longer)}.")
+        notes += [f"With {helper} there were more optimiser steps, so the comparison leans that way: "
+                  f"{', '.join(longer)}."]
     if len(test):
         largest = number(np.bincount(test).max() / len(test))
         rows.append(["always the larger class", "+0.0 points", "by definition", *["none"] * mixed, largest, largest])
@@ -1009,9 +994,11 @@ def the_question(page, results, study, scale, pairs):
 
 
 def provenance(results, study, arms):
-    """Notes on what the shown arms had to replace (data, pretrained weights), and on test images that a GAN has seen."""
-    sources = [job["source"].get("stand_in") for name in ("data", "data_full") for job in results.seeds(f"{study}/{name}")]
-    notes = [f"Stand-in data: {source}" for source in sources if source]
+    """Notes on what the shown arms had to replace (data, weights), and on test images that a GAN has seen."""
+    notes = []
+    for job in results.seeds(f"{study}/data") + results.seeds(f"{study}/data_full"):
+        if job["source"].get("stand_in"):
+            notes.append(f"Stand-in data: {job['source']['stand_in']}")
     jobs = {arm.split("/")[0]: job for arm in arms for job in results.seeds(f"{study}/{arm}")[:1]}
     scratch = [arm for arm, job in jobs.items() if job["config"].get("model") in PRETRAINED
                and job.get("weights", "").startswith("none")]
@@ -1019,8 +1006,8 @@ def provenance(results, study, arms):
         notes.append(f"Trained from random weights, not from ImageNet's: {', '.join(scratch)}.")
     for arm, job in jobs.items():
         if job.get("leaked", 0) != 0:
-            notes.append(f"{arm}: its GAN was trained on {job['leaked'] or 'nobody knows how many'} of the validation and "
-                         "test images.")
+            notes.append(f"{arm}: its GAN was trained on {job['leaked'] or 'nobody knows how many'} of the validation "
+                         "and test images.")
         if "floor_n" in job:
             notes.append(f"{job['net']}: {job['provenance']}; noise floor (real images against each other) "
                          f"{job['floor']:.2f} at n {job['floor_n']}.")
@@ -1031,19 +1018,21 @@ def layer_tables(page, results, study):
     """The printed layer tables beside the networks as built."""
     if "layers" not in PRINTED[study]:
         return
-    built = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
-    missing = "not run: networks"
+    tables = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
     for table, title, px, text in PRINTED[study]["layers"]:
-        ours = next((rows for name, rows in built.items() if name.startswith(f"Table {table}")), [])
-        printed = layers_of(text)
-        rows = [[layer, shape.replace("x", "×"), "×".join(map(str, ours[k][1])) if ours else missing,
-                 printed_value(count), f"{ours[k][2]:,}" if ours else missing] for k, (layer, shape, count) in enumerate(printed)]
-        rows.append(["total", f"{px} px image", "64 px image", f"{sum(int(count.rstrip('abcd')) for *_, count in printed):,}",
-                     f"{sum(row[2] for row in ours):,}" if ours else missing])
-        page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"], rows,
-                   explain(study, (count for *_, count in printed)))
-    page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 makes "
-              "64 px.", "note")
+        printed, missing = layers_of(text), "not run: networks"
+        built = next((rows for name, rows in tables.items() if name.startswith(f"Table {table}")), [])
+        ours = [("×".join(map(str, shape)), f"{count:,}") for _, shape, count in built]
+        ours = ours or [(missing, missing)] * len(printed)
+        rows = [[layer, shape.replace("x", "×"), our_shape, printed_value(count), our_count]
+                for (layer, shape, count), (our_shape, our_count) in zip(printed, ours)]
+        total = sum(int(count.rstrip("abcd")) for *_, count in printed)
+        rows.append(["total", f"{px} px image", "64 px image", f"{total:,}",
+                     f"{sum(count for *_, count in built):,}" if built else missing])
+        page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"],
+                   rows, explain(study, (count for *_, count in printed)))
+    page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 "
+              "makes 64 px.", "note")
 
 
 def explain(study, values):
@@ -1056,28 +1045,28 @@ def printed_tables(page, results, study, scale):
     """Each printed table in the paper's shape, ours beside printed, in each protocol that it has."""
     for table in PRINTED[study]["tables"]:
         variants = [(title, test, cells_of(table, ending)) for title, test, ending in table.get("variants", OURS)]
-        columns, wide, rows, values, arms = table.get("columns", ("",)), table.get("wide"), [], [], []
+        columns, heads, rows, values, arms = table.get("columns", ("",)), table.get("heads", ("",)), [], [], []
+        header = ["measure" if "job" in table else ""]
+        for c, column in enumerate(columns):
+            what = re.sub("count:|:?{}", "", column).replace("_", " ").replace(":", " ").replace("%", " in %")
+            what = f"{heads[c * len(heads) // len(columns)]}: {what}".removeprefix(": ")
+            titles = ["printed", *(title for title, *_ in variants)][:2 if column == "val_accuracy" else None]
+            header += [what] if "wide" in table else [f"{what}, {title}".strip(", ") for title in titles]
         for r, (label, printed) in enumerate(variants[0][2]):
             row = [label]
             for c, (value, _, measure) in enumerate(printed):
                 shown = []
-                for _, test, cells in variants[:1] if measure == "val_accuracy" else variants:      # there it is always real
+                for _, test, cells in variants[:1 if measure == "val_accuracy" else None]:      # always a real one
                     arm, _, own_test = cells[r][1][c][1].partition("@")
                     arms.append(arm)
                     shown.append(results.value(f"{study}/{arm}", own_test or test, measure))
                 values.append(value)
                 text = printed_value(value)
-                row += [f"{shown[0]}\n{'printed ' * (text[0] != 'n')}{text}"] if wide else [text, *shown]
+                row += [f"{shown[0]}\n{'printed ' * (text[0] != 'n')}{text}"] if "wide" in table else [text, *shown]
             rows.append(row)
-        header = ["measure" if "job" in table else ""]
-        for c, column in enumerate(columns):
-            group = f"{table['heads'][c * len(table['heads']) // len(columns)]}: " if "heads" in table else ""
-            what = group + re.sub("count:|:?{}", "", column).replace("_", " ").replace(":", " ").replace("%", " in %")
-            titles = [title for title, *_ in variants[:1 if column == "val_accuracy" else None]]
-            header += [what] if wide else [f"{what}, {word}".strip(", ") for word in ("printed", *titles)]
         caption = "Ours" if table["id"] == "ours" else f"Table {table['id']}"
-        page.table(f"{caption}. {table['title']} (ours: {scale} scale)", header, rows,
-                   explain(study, values) + [table.get("note", "")] * ("note" in table) + provenance(results, study, arms))
+        notes = [*explain(study, values), *filter(None, [table.get("note")]), *provenance(results, study, arms)]
+        page.table(f"{caption}. {table['title']} (ours: {scale} scale)", header, rows, notes)
     if "note" in PRINTED[study]:
         page.text(PRINTED[study]["note"], "note")
 
@@ -1100,54 +1089,42 @@ def gan_table(page, results, study):
             losses = [f"{SCORES.get(key, key)} {values[key]:.2f}" for key in loss_curves(job)] or ["one GAN per class"]
             rows.append([name.split("/", 1)[1], job["steps"], f"{losses[0]}\n{', '.join(losses[1:])}".strip(),
                          number(values["diversity"], 2), distance, "COLLAPSED" if values["collapsed"] else "no"])
-    page.table("The GANs (ours)", ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "collapsed"],
-               rows or [["not run"] * 6],
-               ["D(x), D(G(z)): the critic's mean score of real and of GAN images. Diversity: mean distance between two samples "
-                "over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet distance to the training "
-                "images in the mean colours of an 8 x 8 grid, which needs no network and is no FID; the noise floor is the "
-                "distance of the real images to each other at the same n."])
+    header = ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "collapsed"]
+    page.table("The GANs (ours)", header, rows or [["not run"] * 6],
+               ["D(x), D(G(z)): the critic's mean score of real and of GAN images. Diversity: mean distance between "
+                "two samples over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet "
+                "distance to the training images in the mean colours of an 8 x 8 grid, which needs no network and is "
+                "no FID; the noise floor is the distance of the real images to each other at the same n."])
 
 
 def figures(page, results, study):
     for figure, title, kind, names in PRINTED[study]["figures"]:
         caption, parts = f"Figure {figure}. {title}" if figure else title, []
-        for name in names:
+        for name in names.split():
             jobs = results.arms.get(f"{study}/{name}")
-            shown = ()
-            if jobs:
-                shown = drawn(results, study, name, kind) if kind in DRAWN else pictures(results.out, jobs, kind)
+            shown = drawn(results, study, name, kind) if jobs else []
             caption += "" if shown else f" ({'nothing to show of' if jobs else 'not run:'} {name})"
             parts += shown
-        matrix, classes = PRINTED[study].get("matrices", {}).get(figure, (None, None))
-        if matrix:
-            parts.append(svg_matrix("printed", matrix, classes))
+        if figure in PRINTED[study].get("matrices", ()):
+            parts.append(svg_matrix("printed", *PRINTED[study]["matrices"][figure]))
         page.figure(caption, *parts)
 
 
-def pictures(out, jobs, kind):
-    """The PNG files of a job (its first seed); of its steps the first, those nearest 13 % and 33 %, and the last."""
-    files = sorted((out / jobs[0]).glob("grid_*.png" if kind == "steps" else f"{kind}.png"))
-    if kind == "steps" and files:
-        steps = [int(file.stem.split("_")[1]) for file in files]
-        nearest = (min(steps, key=lambda step: abs(step - share * steps[-1])) for share in (0, 0.13, 0.33, 1))
-        files = [files[steps.index(step)] for step in dict.fromkeys(nearest)]
-    return [(file, file.relative_to(out).as_posix()) for file in files]
-
-
-DRAWN = ("counts", "gan", "lr_finder", "distance", "dose", "curves", "training", "confusion", "roc")
-
-
 def drawn(results, study, name, kind):
-    """The charts of one job (of its first seed)."""
+    """The charts of one job, or else its pictures (of its first seed)."""
     job = results.seeds(f"{study}/{name}")[0]
     if kind == "gan":
         return gan_curves(name, job)
     if kind == "dose":
         return dose_chart(results, study, name)
+    if kind in ("curves", "training", "confusion", "roc"):
+        charts = classifier_curves(results, study, name, job)
+        return sum(charts.values(), []) if kind == "curves" else charts[kind]
     if kind == "counts":
         counts = job["counts"] if "train" in job["counts"] else {"train": job["counts"]}
         classes = dict.fromkeys(label for part in counts.values() for label in part)
-        return [svg_bars("images", [(label, {part: n.get(label, 0) for part, n in counts.items()}) for label in classes])]
+        rows = [(label, {part: n.get(label, 0) for part, n in counts.items()}) for label in classes]
+        return [svg_bars("images", rows)]
     if kind == "lr_finder":
         found = job.get("lr_finder")
         if not found:                           # the learning rate was given
@@ -1155,14 +1132,18 @@ def drawn(results, study, name, kind):
         line = ("loss", np.log10(found["lrs"]), found["losses"])
         return [svg_lines(f"chosen: {found['chosen']:.2g}", [line], "log10 of the learning rate")]
     if kind == "distance":
-        rows = job["rows"]
+        net, rows = job["net"], job["rows"]
         steps = [int(re.sub(r"\D", "", str(row["set"]))) for row in rows]
-        lines = [(job["net"], steps, [row["distance"] for row in rows]), ("noise floor", steps, [job["floor"]] * len(rows))]
-        score = "Inception score" if job["net"] == "FID" else job["net"].replace("FD", "IS", 1)
-        return [svg_lines(f"{job['net']} to the real images", lines, "generator step"),
+        lines = [(net, steps, [row["distance"] for row in rows]), ("noise floor", steps, [job["floor"]] * len(rows))]
+        score = "Inception score" if net == "FID" else net.replace("FD", "IS", 1)
+        return [svg_lines(f"{net} to the real images", lines, "generator step"),
                 svg_lines(score, [("score", steps, [row["is"][0] for row in rows])], "generator step")]
-    charts = classifier_curves(results, study, name, job)
-    return sum(charts.values(), []) if kind == "curves" else charts[kind]
+    files = sorted((results.out / results.arms[f"{study}/{name}"][0]).glob(f"{kind.replace('steps', 'grid_*')}.png"))
+    if kind == "steps" and files:               # the first, those nearest 13 % and 33 %, and the last
+        steps = [int(file.stem.split("_")[1]) for file in files]
+        nearest = [min(steps, key=lambda step: abs(step - share * steps[-1])) for share in (0, 0.13, 0.33, 1)]
+        files = [files[steps.index(step)] for step in dict.fromkeys(nearest)]
+    return [(file, file.relative_to(results.out).as_posix()) for file in files]
 
 
 def classifier_curves(results, study, name, job):
@@ -1184,7 +1165,7 @@ def classifier_curves(results, study, name, job):
 
 
 def dose_chart(results, study, name):
-    """Accuracy, and melanoma's recall where it is one of many classes, over the value that the job's sub-folders vary."""
+    """Accuracy, and melanoma's recall where it is one of many classes, over what the job's sub-folders vary."""
     points, shown = [], ["accuracy"]
     for arm in (arm for arm in results.arms if arm.startswith(f"{study}/{name}/")):
         runs, classes = results.predictions(arm, "real")
@@ -1214,15 +1195,15 @@ def gan_curves(name, job):
 def read_features(path, size, net):
     """(features, name of the distance, side of the images) of an image set, or of a feature array."""
     path = Path(path)
-    if path.suffix != ".npy":
-        images = data.load(path, size if path.suffix != ".npz" else None).images
-        if net is None:
-            return colour_features(images), "FD-8x8", images.shape[1]
-        return fid_features(images, net)[0], "FID", images.shape[1]
-    try:
-        return np.load(path, allow_pickle=False), "FD", None
-    except (OSError, ValueError, EOFError) as problem:
-        raise UserError(f"{path} is not a feature array ({problem})") from None
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False), "FD", None
+        except (OSError, ValueError, EOFError) as problem:
+            raise UserError(f"{path} is not a feature array ({problem})") from None
+    images = data.load(path, size if path.suffix != ".npz" else None).images
+    if net is None:
+        return colour_features(images), "FD-8x8", images.shape[1]
+    return fid_features(images, net)[0], "FID", images.shape[1]
 
 
 def fid_command(args):
@@ -1230,10 +1211,10 @@ def fid_command(args):
     net = None if arrays or args.net == "none" else fid_network(args.net if args.net != "inception" else None)
     (a, name, side), (b, other, other_side) = (read_features(path, args.size, net) for path in (args.a, args.b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or (name, side) != (other, other_side):
-        raise UserError(f"{args.a} gives {name} features of shape {a.shape} (images of {side} px), {args.b} {other} of shape "
-                        f"{b.shape} ({other_side} px): they cannot be compared")
+        raise UserError(f"{args.a} gives {name} features of shape {a.shape} (images of {side} px), {args.b} {other} of "
+                        f"shape {b.shape} ({other_side} px): they cannot be compared")
     distance, floor, n = distance_with_floor(a, b)
-    weights = Path(FID_WEIGHTS).name if args.net == "inception" else args.net
+    weights = FID_FILE if args.net == "inception" else args.net
     meaning = {"FD-8x8": "mean colours of an 8 x 8 grid; not an FID", "FD": "of the given features",
                "FID": f"weights {weights}; images of {side} px, resized to 299 (bilinear)"}[name]
     print(f"{name} {distance:.4f}   noise floor {floor:.4f} (A against itself)   n {n} a side   "
@@ -1247,13 +1228,14 @@ def main():
     p.add_argument("a", help="real images: folder, zip, image set, or feature array (.npy, n x d)")
     p.add_argument("b", help="generated images, likewise")
     p.add_argument("--net", default="inception", help="inception (default): FID; none: FD-8x8; or a weights file")
-    p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (default %(default)s)")
+    p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (%(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
     p.add_argument("out", help="results folder")
     args = parser.parse_args()
     if args.command == "report":
-        return print(f"report: {report(args.out)}")
-    fid_command(args)
+        print(f"report: {report(args.out)}")
+    else:
+        fid_command(args)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def synthetic(tmp_path, lesions):
     return folders
 
 
-@pytest.mark.parametrize("model, parameters", [("mobilenet", 3_206_976 + 2 * 1024 + 2), ("resnet18", 11_177_538), ("cnn", 93_248 + 8192 * 128 + 128 + 258)])
+@pytest.mark.parametrize("model, parameters", [("mobilenet", 3_206_976 + 2 * 1024 + 2), ("resnet18", 11_177_538),
+                                               ("cnn", 93_248 + 8192 * 128 + 128 + 258)])
 def test_parameter_counts_and_shape(model, parameters):
     net = classify.NETWORKS[model](2, 64).eval()
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -57,7 +58,7 @@ def test_mobilenet_halves_the_image_five_times():
 
 
 def test_it_learns(tmp_path, cli, prepared):
-    """Built-in lesions are learnable: a few epochs of the small CNN beat the larger class by far on its training images."""
+    """Built-in lesions are learnable: a few epochs of the small CNN beat the larger class by far on training images."""
     train(cli, prepared, tmp_path / "run", "--lr", 2e-3, steps=60)
     result = result_of(tmp_path / "run")
     assert result["curves"]["accuracy"][-1] > 0.75 and result["curves"]["loss"][-1] < result["curves"]["loss"][0]
@@ -82,7 +83,8 @@ def test_batchnorm_is_trained_in_every_step(tmp_path, cli, prepared):
     assert {int(value) for name, value in net.items() if name.endswith("num_batches_tracked")} == {12}
 
 
-def test_curves_are_means_over_an_epoch_and_validation_is_the_validation_part(tmp_path, cli, prepared, lesions, monkeypatch):
+def test_curves_are_means_over_an_epoch_and_validation_is_the_validation_part(tmp_path, cli, prepared, lesions,
+                                                                              monkeypatch):
     step = classify.train_step
     numbers = iter(range(100))
 
@@ -103,7 +105,7 @@ def test_curves_are_means_over_an_epoch_and_validation_is_the_validation_part(tm
 
 def test_options_reach_the_training(tmp_path, cli, prepared, monkeypatch):
     rates, adam = [], torch.optim.Adam
-    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, betas: rates.append(lr) or adam(parameters, lr, betas))
+    monkeypatch.setattr(torch.optim, "Adam", lambda weights, lr, betas: rates.append(lr) or adam(weights, lr, betas))
     train(cli, prepared, tmp_path / "plain", "--lr", 0.02)
     train(cli, prepared, tmp_path / "augmented", "--lr", 0.02, "--augment", "classical")
     train(cli, prepared, tmp_path / "half", "--precision", "bf16")
@@ -127,7 +129,8 @@ def test_hybrid_training_and_both_test_sets(tmp_path, cli, prepared, lesions, sy
     status, _, err = train(cli, prepared, tmp_path / "run", "--synthetic", *synthetic, "--mixed-test", 3, 5)
     assert status == 0, err
     result, made = result_of(tmp_path / "run"), [data.load(path) for path in synthetic]
-    expected = {name: count + len(m) - held for (name, count), m, held in zip(lesions.part("train").counts().items(), made, (3, 5))}
+    counts = lesions.part("train").counts()
+    expected = {name: counts[name] + len(m) - held for name, m, held in zip(counts, made, (3, 5))}
     assert result["counts"] == expected
     real, mixed = result["metrics"]["real"], result["metrics"]["mixed"]
     assert real["n"] == len(lesions.part("test")) and mixed["n"] == real["n"] + 8
@@ -166,9 +169,11 @@ def test_bad_classifier_options(tmp_path, prepared, synthetic, refused, lesions)
     refused(["too few for a batch of 9999"], *start, "--batch", 9999)
     refused(["invalid choice", "hugenet"], "classify", "train", "hugenet")
     lesions.of_class("benign").save(tmp_path / "one.npz")
-    refused(["at least two classes"], "classify", "train", "cnn", "--data", tmp_path / "one.npz", "--out", tmp_path / "run")
+    refused(["at least two classes"], "classify", "train", "cnn", "--data", tmp_path / "one.npz",
+            "--out", tmp_path / "run")
     data.built_in(8, 64).save(tmp_path / "unsplit.npz")
-    refused(["no images marked 'train'", "prepare"], "classify", "train", "cnn", "--data", tmp_path / "unsplit.npz", "--out", tmp_path / "run")
+    refused(["no images marked 'train'", "prepare"], "classify", "train", "cnn", "--data", tmp_path / "unsplit.npz",
+            "--out", tmp_path / "run")
     data.open_run(tmp_path / "gan", {})
     refused(["gan", "has not made its images yet"], *start, "--synthetic", tmp_path / "gan")
     odd = data.load(synthetic[0])
@@ -180,7 +185,8 @@ def test_bad_classifier_options(tmp_path, prepared, synthetic, refused, lesions)
 
 def test_changed_option_on_a_half_done_job(tmp_path, cli, prepared, refused):
     train(cli, prepared, tmp_path / "run", "--stop-after", 2)
-    refused(["lr 0.001 -> 0.01"], "classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "run", "--steps", 4, *TINY, "--lr", 0.01)
+    refused(["lr 0.001 -> 0.01"], "classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "run",
+            "--steps", 4, *TINY, "--lr", 0.01)
     assert (tmp_path / "run/checkpoint.pt").exists()
 
 
@@ -212,10 +218,11 @@ def size_of(net, running=False):
     return sum(value.numel() for value in values)
 
 
-@pytest.mark.parametrize("model, keras, biases", [("vgg16", 15_272_644, 0), ("vgg19", 20_582_340, 0), ("mobilenet_flat", 4_311_108, 0),
-                                                  ("mobilenet_v2", 3_602_372, 0), ("resnet50_flat", 25_718_532, 26_560)])
+@pytest.mark.parametrize("model, keras, biases", [
+    ("vgg16", 15_272_644, 0), ("vgg19", 20_582_340, 0), ("mobilenet_flat", 4_311_108, 0),
+    ("mobilenet_v2", 3_602_372, 0), ("resnet50_flat", 25_718_532, 26_560)])
 def test_flat_networks_have_the_papers_counts(model, keras, biases):
-    """Keras counts running statistics too, and its ResNet-50 has biases before each BatchNorm (26,560), where they do nothing."""
+    """Keras counts running statistics too, and its ResNet-50 has 26,560 biases that do nothing, before BatchNorms."""
     net = classify.NETWORKS[model](4, 64)
     assert size_of(net, running=True) + biases == keras
     assert size_of(net.head) == keras - size_of(net.body, running=True) - biases
@@ -225,7 +232,8 @@ def test_flat_networks_have_the_papers_counts(model, keras, biases):
 def test_derma_cnn_and_fastai_head():
     assert size_of(classify.derma_cnn(4)) == 521_758
     assert classify.derma_cnn(4, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert [layer.p for layer in classify.derma_cnn(4, dropout=0.4) if isinstance(layer, torch.nn.Dropout)] == [0.4, 0.4]
+    dropouts = [layer.p for layer in classify.derma_cnn(4, dropout=0.4) if isinstance(layer, torch.nn.Dropout)]
+    assert dropouts == [0.4, 0.4]
     net = classify.resnet50(8, 32).eval()
     assert size_of(net.head) == 2_110_464 and size_of(net.body) == 23_508_032
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 8)
@@ -237,7 +245,8 @@ def test_derma_cnn_and_fastai_head():
 def test_inception_also_below_299_px():
     net = classify.inception(2, 80)
     assert size_of(net) == 24_348_900
-    assert [logits.shape for logits in net(torch.zeros(2, 3, 80, 80))] == [(2, 2), (2, 2)]       # training: main, auxiliary
+    # training: main, auxiliary
+    assert [logits.shape for logits in net(torch.zeros(2, 3, 80, 80))] == [(2, 2), (2, 2)]
     with pytest.raises(data.UserError, match="at least 75"):
         classify.inception(2, 64)
 
@@ -274,7 +283,8 @@ def hub(tmp_path, monkeypatch):
 def test_published_mobilenet(tmp_path, cli, prepared, hub, monkeypatch, refused):
     """A zip of a .pth with foreign names in the same order, as it is published; its base stays frozen in training."""
     state = classify.mobilenet_v1(1000).state_dict()
-    torch.save({("output." if name.startswith("84") else "features.unit.") + name: value for name, value in state.items()}, tmp_path / "plain.pth")
+    renamed = {("output." if name.startswith("84") else "unit.") + name: value for name, value in state.items()}
+    torch.save(renamed, tmp_path / "plain.pth")
     raw = (tmp_path / "plain.pth").read_bytes()
     archive = tmp_path / f"mobilenet_w1-0895-{hashlib.sha1(raw).hexdigest()[:8]}.pth.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -294,13 +304,17 @@ def test_published_mobilenet(tmp_path, cli, prepared, hub, monkeypatch, refused)
 def test_torchvision_weights(tmp_path, cli, prepared, hub, monkeypatch, refused):
     body = classify.imagenet_body("mobilenet_v2")
     torch.save(dict(body.state_dict(), **{"classifier.1.weight": torch.zeros(1000, 1280)}), tmp_path / "v2.pth")
-    assert train(cli, prepared, tmp_path / "run", "--size", 32, "--weights", tmp_path / "v2.pth", model="mobilenet_v2", steps=2)[0] == 0
+    assert train(cli, prepared, tmp_path / "run", "--size", 32, "--weights", tmp_path / "v2.pth", model="mobilenet_v2",
+                 steps=2)[0] == 0
     saved = torch.load(tmp_path / "run/model.pt", weights_only=True)["net"]
     assert all(torch.equal(saved["body." + name], value) for name, value in body.state_dict().items())
     start = ["classify", "train", "mobilenet_v2", "--data", prepared, "--out", tmp_path / "no"]
     refused(["v2.pth does not fit", "features.0"], *start[:2], "vgg16", *start[3:], "--weights", tmp_path / "v2.pth")
     refused(["IMAGENET1K_V1", "V9"], *start, "--weights", "V9")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(urllib.error.URLError("no network")))
+
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     refused(["cannot download", "no network", str(hub), "--weights none"], *start)
     assert not (tmp_path / "no").exists()
     hub.mkdir(parents=True, exist_ok=True)
@@ -325,7 +339,7 @@ def small_body(*_):
 
 @pytest.fixture
 def small_resnet(monkeypatch, tmp_path):
-    """resnet50 with a body of one convolution and 8 maps: all of its training, quickly. Returns the file of its weights."""
+    """resnet50 with a body of one convolution and 8 maps: all of its training, quickly. Returns its weights' file."""
     head = classify.nn.BatchNorm1d, classify.nn.Linear
     monkeypatch.setattr(classify, "imagenet_body", small_body)
     monkeypatch.setattr(classify.nn, "BatchNorm1d", lambda n: head[0](16 if n == 4096 else n))
@@ -339,7 +353,8 @@ def test_one_cycle_is_torchs():
     for part, rate, momentum in ((0, 0.04, 0.95), (0.25, 1, 0.85), (1, 1e-5, 0.95)):
         assert classify.one_cycle(part, 1) == (pytest.approx(rate), pytest.approx(momentum))
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1.0, (0.9, 0.99))
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=2000, pct_start=0.25, div_factor=25, final_div_factor=4000)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=2000, pct_start=0.25, div_factor=25,
+                                                 final_div_factor=4000)
     for step in range(2000):
         rate, momentum = classify.one_cycle(step / 2000, 1.0)
         group = optimizer.param_groups[0]
@@ -360,23 +375,27 @@ def test_lr_finder_changes_nothing_and_finds_a_rate_that_works():
     net = classify.cnn(2, 16)
     before, random = [p.clone() for p in net.parameters()], torch.get_rng_state()
     found = classify.find_lr(net, batches, args)
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters())) and torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+    assert torch.equal(random, torch.get_rng_state())
     lrs, losses = found["lrs"], found["losses"]
     assert len(lrs) == len(losses) and lrs[0] == pytest.approx(1e-7) and losses[-1] > 1.1 * min(losses)
     assert 1e-4 < found["chosen"] < lrs[int(np.argmin(losses))] < 0.5
     linear = classify.find_lr(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2)), batches, args)
-    assert len(linear["losses"]) < 100 and linear["losses"][-1] > 4 * min(linear["losses"])     # stopped when it exploded
+    # stopped when it exploded
+    assert len(linear["losses"]) < 100 and linear["losses"][-1] > 4 * min(linear["losses"])
     result = {}
     for rate in (found["chosen"], 1e-6, 1.0):
         trial = copy.deepcopy(net)
         optimizer = classify.make_optimizer(trial, args, rate)
-        result[rate] = np.mean([float(classify.train_step(trial, optimizer, *batches(k), args)[0]) for k in range(60)][40:])
+        result[rate] = np.mean([float(classify.train_step(trial, optimizer, *batches(k), args)[0])
+                                for k in range(60)][40:])
     assert result[found["chosen"]] < 0.5 < 0.65 < min(result[1e-6], result[1.0])
 
 
 def test_resnet_finds_its_rate_and_follows_the_cycle(tmp_path, cli, prepared, small_resnet, monkeypatch):
     rates, real = [], classify.set_rate
-    monkeypatch.setattr(classify, "set_rate", lambda optimizer, *values: rates.append(values) or real(optimizer, *values))
+    monkeypatch.setattr(classify, "set_rate", lambda optimizer, *values: rates.append(values)
+                        or real(optimizer, *values))
     run = ["--size", 16, "--weights", small_resnet, "--checkpoint-every", 1]
     status, _, err = train(cli, prepared, tmp_path / "once", *run, model="resnet50", steps=22)
     assert status == 0, err
@@ -397,7 +416,8 @@ def test_resnet_finds_its_rate_and_follows_the_cycle(tmp_path, cli, prepared, sm
 
 def test_frozen_epoch_trains_the_head_and_batchnorm_alone(tmp_path, cli, prepared, small_resnet):
     before = torch.load(small_resnet, weights_only=True)
-    train(cli, prepared, tmp_path / "run", "--size", 16, "--weights", small_resnet, "--lr", 0.01, "--frozen-epochs", 11, model="resnet50", steps=3)
+    train(cli, prepared, tmp_path / "run", "--size", 16, "--weights", small_resnet, "--lr", 0.01, "--frozen-epochs", 11,
+          model="resnet50", steps=3)
     after = torch.load(tmp_path / "run/model.pt", weights_only=True)["net"]
     same = {name for name, value in before.items() if torch.equal(value, after["body." + name])}
     assert same == {"0.weight", "0.bias"}
@@ -423,7 +443,8 @@ def test_vary_count(tmp_path, cli, prepared, lesions, synthetic, monkeypatch, re
     assert len(loads) == 3                                              # each set is read once for all runs
     result = result_of(tmp_path / "row")
     assert [sum(run["counts"].values()) - n for run in result["runs"].values()] == [0, 7, 40]
-    assert list(result["runs"]) == ["count0", "count7", "count40"] and result_of(tmp_path / "row/count7")["config"]["count"] == 7
+    assert list(result["runs"]) == ["count0", "count7", "count40"]
+    assert result_of(tmp_path / "row/count7")["config"]["count"] == 7
     few, many = (ids[n:] for ids in (seen[n + 7], seen[n + 40]))
     assert few == [*many[:4], *many[20:23]]                             # nested: the first of each set, shared evenly
     alone = train(cli, prepared, tmp_path / "alone", "--synthetic", *synthetic, "--count", 7)
@@ -449,7 +470,8 @@ def test_vary_any_option_and_count_per(tmp_path, cli, prepared, lesions, synthet
 
 
 def test_lr_finder_runs_once_for_a_row(tmp_path, cli, prepared, small_resnet):
-    train(cli, prepared, tmp_path / "row", "--size", 16, "--weights", "none", "--vary", "seed", 0, 1, model="resnet50", steps=2)
+    train(cli, prepared, tmp_path / "row", "--size", 16, "--weights", "none", "--vary", "seed", 0, 1, model="resnet50",
+          steps=2)
     first, second = (result_of(tmp_path / f"row/seed{seed}") for seed in (0, 1))
     assert second["config"]["lr"] == first["lr_finder"]["chosen"] and second["config"]["lr_from"] == "seed0"
     assert "lr_finder" not in second
@@ -461,8 +483,9 @@ def dcgan(tmp_path, lesions):
     import gan
     net = gan.dcgan_discriminator(8)
     data.save_model(tmp_path / "dcgan", dict(model="dcgan_cls", width=8), discriminator=net.state_dict())
-    data.ImageSet(lesions.images[:9], lesions.labels[:9] * 0, ["unlabelled"], lesions.ids[:9], lesions.ids[:9],
-                  info=dict(source="dcgan", digests=lesions.part("train").digests())).save(tmp_path / "dcgan/samples.npz")
+    made = data.ImageSet(lesions.images[:9], lesions.labels[:9] * 0, ["unlabelled"], lesions.ids[:9], lesions.ids[:9],
+                         info=dict(source="dcgan", digests=lesions.part("train").digests()))
+    made.save(tmp_path / "dcgan/samples.npz")
     return tmp_path / "dcgan", net.state_dict()
 
 
@@ -494,7 +517,8 @@ def test_a_leak_can_be_allowed_and_is_counted(tmp_path, cli, prepared, lesions, 
     assert status == 0 and result_of(tmp_path / "run")["leaked"] == n and f"saw {n} of" in out
     assert train(cli, prepared, tmp_path / "other", "--synthetic", synthetic[1])[0] == 0
     assert result_of(tmp_path / "other")["leaked"] is None              # foreign digests: it cannot be told
-    start = ["classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "no", *TINY, "--synthetic", synthetic[0]]
+    start = ["classify", "train", "cnn", "--data", prepared, "--out", tmp_path / "no", *TINY,
+             "--synthetic", synthetic[0]]
     made.info["digests"] = data.resized(lesions, 32).digests()          # a GAN of 32 px is compared at 32 px
     data.resized(made, 32).save(synthetic[0])
     status, _, err = cli(*start)
@@ -509,14 +533,16 @@ def test_a_leak_can_be_allowed_and_is_counted(tmp_path, cli, prepared, lesions, 
 
 
 def test_through_a_smaller_size_and_augmented_test(tmp_path, cli, prepared, lesions, synthetic):
-    args = SimpleNamespace(data=str(prepared), size=64, through=16, synthetic=[str(synthetic[0])], mixed_test=None, count=None, per=None,
-                           augmented_test=True, allow_leak=False, seed=0)
+    args = SimpleNamespace(data=str(prepared), size=64, through=16, synthetic=[str(synthetic[0])], mixed_test=None,
+                           count=None, per=None, start=None, augmented_test=True, allow_leak=False, seed=0)
     training, val, tests, _ = classify.load_parts(args)
     expected = data.resized(data.resized(lesions, 16), 64)
-    assert np.array_equal(val.images, expected.part("val").images) and np.array_equal(tests["real"].images, expected.part("test").images)
+    assert np.array_equal(val.images, expected.part("val").images)
+    assert np.array_equal(tests["real"].images, expected.part("test").images)
     made = data.resized(data.resized(data.load(synthetic[0]), 16), 64)
     assert np.array_equal(training.images, np.concatenate([expected.part("train").images, made.images]))
-    assert tests["augmented"].images.shape == tests["real"].images.shape and (tests["augmented"].images != tests["real"].images).any()
+    assert tests["augmented"].images.shape == tests["real"].images.shape
+    assert (tests["augmented"].images != tests["real"].images).any()
     assert np.array_equal(tests["augmented"].images, classify.load_parts(args)[2]["augmented"].images)
 
 
@@ -541,13 +567,15 @@ def test_every_optimizer_and_augmentation(lesions):
 
 def test_rank(tmp_path, cli, prepared, lesions, refused):
     train(cli, prepared, tmp_path / "run")
-    status, _, err = cli("classify", "rank", tmp_path / "run", "--data", prepared, "--class", "malignant", "--out", tmp_path / "ranked")
+    status, _, err = cli("classify", "rank", tmp_path / "run", "--data", prepared, "--class", "malignant",
+                         "--out", tmp_path / "ranked")
     assert status == 0, err
     ranked, net = data.load(tmp_path / "ranked"), classify.load_net(tmp_path / "run")[0]
     sure = classify.probabilities(net, ranked.images, "cpu")[:, 1]
     assert set(ranked.ids) == set(lesions.part("train").of_class("malignant").ids) and (np.diff(sure) <= 1e-9).all()
     assert result_of(tmp_path / "ranked")["probability"] == pytest.approx(sure.tolist())
-    refused(["no class 'wart'"], "classify", "rank", tmp_path / "run", "--data", prepared, "--class", "wart", "--out", tmp_path / "no")
+    refused(["no class 'wart'"], "classify", "rank", tmp_path / "run", "--data", prepared, "--class", "wart",
+            "--out", tmp_path / "no")
 
 
 def test_score(tmp_path, cli, prepared, lesions, synthetic, refused):
@@ -574,7 +602,8 @@ def test_score(tmp_path, cli, prepared, lesions, synthetic, refused):
     assert row["kid"] == pytest.approx(metrics.kid(x[:n], y))
     order = np.random.default_rng(0)
     order.permutation(len(x))
-    assert row["is"] == pytest.approx(metrics.inception_score(chances[order.permutation(len(made))[:n]])) and "bicubic" in result["provenance"]
+    assert row["is"] == pytest.approx(metrics.inception_score(chances[order.permutation(len(made))[:n]]))
+    assert "bicubic" in result["provenance"]
     cli(*command, synthetic[0], "--class", "benign", "--out", tmp_path / "one class")
     assert "class benign" in result_of(tmp_path / "one class")["provenance"]
     refused(["no class 'malignant'"], *command, synthetic[0], "--class", "malignant", "--out", tmp_path / "no")
@@ -588,7 +617,8 @@ def test_score_with_the_fids_inception(tmp_path, cli, prepared, synthetic, monke
     def offline():
         raise data.UserError("no FID weights")
     monkeypatch.setattr(metrics, "fid_network", offline)
-    refused(["no FID weights", "a classifier job"], "classify", "score", "inception", "--data", prepared, synthetic[0], "--out", tmp_path / "fid")
+    refused(["no FID weights", "a classifier job"], "classify", "score", "inception", "--data", prepared, synthetic[0],
+            "--out", tmp_path / "fid")
     assert not (tmp_path / "fid").exists()
     monkeypatch.setattr(metrics, "fid_network", lambda: "the network")
     looks = []
