@@ -700,6 +700,9 @@ def score(args):
     x = look(real.take(rng.permutation(len(real))))[0]
     for label, made in sets.items():
         y, chances = look(made.take(rng.permutation(len(made))[:n]))
+        if not max(np.abs(x).max(), np.abs(y).max()) < 1e9:             # also where they are not numbers
+            raise UserError(f"score: the features of {args.net} are too large to be compared: train it for longer, or "
+                            "take another network")
         draws = [metrics.distance_with_floor(x, y, args.seed + draw)[:2] for draw in range(5)]
         (distance, floor), (spread, _) = np.mean(draws, 0).tolist(), np.std(draws, 0, ddof=1).tolist()
         rows.append({"set": label, "distance": distance, "spread": spread, "kid": metrics.kid(x[:n], y),

@@ -54,11 +54,12 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   local n=3297 gan="" plain="" lapgan="" fit="" samples=1300 net=inception
   local t_data=- t_gan=- t_plain=- t_lapgan=- t_fit=- t_probe=- t_fid=-
   case $SCALE in
-    quick) n=480 samples=160 gan="--width 16 --steps 200" plain="--width 300 --steps 150" lapgan="--width 16 --steps 20"
+    quick) n=480 samples=160 gan="--width 16 --steps 120" plain="--width 300 --steps 150" lapgan="--width 16 --steps 20"
            fit="--width 16 --steps 16"
-           t_data=12 t_gan=14 t_plain=8 t_lapgan=12 t_fit=9 t_probe=8 t_fid=10 ;;
+           t_data=5 t_gan=26 t_plain=12 t_lapgan=16 t_fit=6 t_probe=5 t_fid=6 ;;
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
-           fit="--width 32 --epochs 12 $BF16" ;;
+           fit="--width 32 --epochs 12 $BF16"
+           t_data=11 t_gan=300 t_plain=210 t_lapgan=420 t_fit=60 t_probe=30 t_fid=8 ;;
   esac
   [ -z "$SCRATCH" ] || net=@base_scratch-s0       # not the DCGAN's own discriminator, which would judge it kindly
   stage "images"
@@ -92,7 +93,7 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
            [ -z "$DATA" ] || limit="--limit NV=60 MEL=60 BCC=60 BKL=60 AK=60"
            acgan="--size 32 --width 16 --batch 32 --steps 200" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 60"
            resnet="--size 32 --batch 16 --steps 8"
-           t_data=6 t_acgan=12 t_cyclegans=16 t_nv2mel=7 t_resnet=10 t_row5=20 t_row8=28 t_rank=8 ;;
+           t_data=4 t_acgan=10 t_cyclegans=20 t_nv2mel=7 t_resnet=20 t_row5=12 t_row8=17 t_rank=5 ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # leaves 1,984 images of HAM10000
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
            cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
@@ -131,9 +132,9 @@ dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as i
   case $SCALE in
     quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 80 --batch 16" code=$gan
            text="--steps 20" fair="--steps 20" nets="--steps 4" real_code="--steps 20" gan_code="--steps 25" nets_code="--steps 5"
-           t_data=6 t_gan=9 t_cnn=8 t_net=10 t_dropout=11 ;;
-    small) gan="--width 32 --steps 600 $BF16" code="--width 32 --steps 1500 $BF16 --batch 16" text="--epochs 30" fair="--steps 800" nets="--steps 40 $BF16"
-           real_code="--steps 800" gan_code="--steps 1000" nets_code="--steps 60 $BF16" ;;
+           t_data=5 t_gan=12 t_cnn=6 t_net=7 t_dropout=15 ;;
+    small) gan="--width 32 --steps 600 $BF16" code="--width 32 --steps 1500 $BF16 --batch 16" text="--epochs 15" fair="--steps 300" nets="--steps 40 $BF16"
+           real_code="--steps 300" gan_code="--steps 374" nets_code="--steps 60 $BF16" ;;
   esac
   local slow="--lr 2e-4 --beta1 0.5 --batch 64 --augment classical" keras="--lr 1e-3 --beta1 0.9 --batch 30 --augment keras"
   local cnn="classify.py train derma_cnn --data @data" leak="--synthetic @gan_code --allow-leak"
@@ -163,8 +164,8 @@ dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller
   local n=16194 limit="" full=299 gan="" fit="" net=inception snapshots=2000
   local t_data=- t_gan=- t_fit=- t_fid=-
   case $SCALE in
-    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 120" fit="--size 80 --batch 8 --steps 5"
-           t_data=6 t_gan=12 t_fit=17 t_fid=14 ;;
+    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 120" fit="--size 80 --batch 8 --steps 25"
+           t_data=4 t_gan=10 t_fit=12 t_fid=12 ;;
     small) full=96 snapshots=500 gan="--width 32 --steps 800 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) fit="--size 299" ;;
   esac

@@ -613,6 +613,12 @@ def test_score(tmp_path, cli, prepared, lesions, synthetic, refused):
     refused(["snapshots"], *command, "--over-steps", tmp_path / "run", "--out", tmp_path / "no")
 
 
+def test_score_refuses_features_that_are_no_numbers(tmp_path, cli, prepared, synthetic, monkeypatch, refused):
+    train(cli, prepared, tmp_path / "net")
+    monkeypatch.setattr(classify, "features", lambda net, images, device: (np.full((len(images), 4), np.inf), np.full((len(images), 2), 0.5)))
+    refused(["too large to be compared"], "classify", "score", tmp_path / "net", synthetic[0], "--data", prepared, "--out", tmp_path / "score")
+
+
 def test_score_with_the_fids_inception(tmp_path, cli, prepared, synthetic, monkeypatch, refused):
     def offline():
         raise data.UserError("no FID weights")
