@@ -379,7 +379,7 @@ def test_lr_finder_changes_nothing_and_finds_a_rate_that_works():
     assert torch.equal(random, torch.get_rng_state())
     lrs, losses = found["lrs"], found["losses"]
     assert len(lrs) == len(losses) and lrs[0] == pytest.approx(1e-7) and losses[-1] > 1.1 * min(losses)
-    assert 1e-4 < found["chosen"] < lrs[int(np.argmin(losses))] < 0.5
+    assert found["chosen"] == pytest.approx(lrs[int(np.argmin(losses))] / 10) and 1e-4 < found["chosen"] < 0.05
     linear = classify.find_lr(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2)), batches, args)
     # stopped when it exploded
     assert len(linear["losses"]) < 100 and linear["losses"][-1] > 4 * min(linear["losses"])
