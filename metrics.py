@@ -516,7 +516,8 @@ PRINTED = {"wgan_gp": dict(
             VGG19 | vgg19_{} | 65.49a .811""",
              note="In the released code the pretrained networks, and only they, are tested on randomly sheared, zoomed "
                   "and flipped test images; so here. Its CNN without GAN images makes fewer steps (2,650 against "
-                  "3,300) and its GAN saw the test images; fair is neither.")),
+                  "3,300) and its GAN saw the test images; fair is neither. Below paper scale the pretrained networks "
+                  "make fewer steps than the CNN (see Every job).")),
     matrices={"9": (((33, 23, 21, 23), (35, 15, 21, 29), (24, 18, 27, 31), (20, 17, 31, 32)),
                     ("AK", "BCC", "BKL", "MEL"))},
     figures=rows_of("""
