@@ -125,15 +125,15 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
 }
 
 dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as its notebooks do; fair: equal steps, no leak
-  local n=3952 samples=100 gan="" code="--batch 16" size="" p net model
+  local n=3952 samples=100 gan="" code="--batch 16 --lr 1e-4" size="" p net model
   local text="--epochs 100" fair="--steps 3000" nets="--steps 3000"         # fair: about 100 epochs for both
   local real_code="--steps 2650" gan_code="--steps 3300" nets_code="--steps 3300"   # what the notebooks' generators gave
   local t_data=- t_gan=- t_cnn=- t_net=- t_dropout=-
   case $SCALE in
-    quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 80 --batch 16" code=$gan
+    quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 150 --batch 16 --lr 1e-3" code=$gan
            text="--steps 20" fair="--steps 20" nets="--steps 4" real_code="--steps 20" gan_code="--steps 25" nets_code="--steps 5"
            t_data=5 t_gan=12 t_cnn=6 t_net=7 t_dropout=15 ;;
-    small) gan="--width 32 --steps 600 $BF16" code="--width 32 --steps 1500 $BF16 --batch 16" text="--epochs 15" fair="--steps 300" nets="--steps 40 $BF16"
+    small) gan="--width 32 --steps 600 $BF16" code="--width 32 --steps 1500 $BF16 --batch 16 --lr 1e-4" text="--epochs 15" fair="--steps 300" nets="--steps 40 $BF16"
            real_code="--steps 300" gan_code="--steps 374" nets_code="--steps 60 $BF16" ;;
   esac
   local slow="--lr 2e-4 --beta1 0.5 --batch 64 --augment classical" keras="--lr 1e-3 --beta1 0.9 --batch 30 --augment keras"
@@ -143,7 +143,7 @@ dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as i
                               --limit MEL=509 BKL=513 AK=456 BCC=498
   stage "GANs and classifiers on real images"
   job gan      F7:gan  $t_gan gan.py train dermagan --data @data --each-class --samples $samples $gan
-  job gan_code F7:code $t_gan gan.py train dermagan --data @data --each-class --samples $samples --leak --latents 5 $code --lr 1e-4
+  job gan_code F7:code $t_gan gan.py train dermagan --data @data --each-class --samples $samples --leak --latents 5 $code
   each_seed cnn_real_text T2:without-GAN-images:text $t_cnn $cnn $slow $text
   each_seed cnn_real_code T2:without-GAN-images:code $t_cnn $cnn $keras $real_code
   each_seed cnn_real_fair T2:without-GAN-images:fair $t_cnn $cnn $slow $fair
@@ -164,7 +164,7 @@ dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller
   local n=16194 limit="" full=299 gan="" fit="" net=inception snapshots=2000
   local t_data=- t_gan=- t_fit=- t_fid=-
   case $SCALE in
-    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 120" fit="--size 80 --batch 8 --steps 25"
+    quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 150 --lr 1e-3" fit="--size 80 --batch 8 --steps 25"
            t_data=4 t_gan=10 t_fit=12 t_fid=12 ;;
     small) full=96 snapshots=500 gan="--width 32 --steps 800 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) fit="--size 299" ;;
