@@ -815,7 +815,7 @@ def check(args):
         print(f"  {topic:11} {text}")
 
     reports, folders = {}, sets_below(args.source)
-    print(f"{args.source}: {len(folders)} data sets")
+    print(f"{args.source}: {len(folders)} data set{'s' * (len(folders) != 1)}")
     for folder in folders:
         reports[str(folder)] = report = examine(folder)
         print(f"\n{folder}")

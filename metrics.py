@@ -676,7 +676,7 @@ class Results:
 def number(value, digits=3):
     """A number or a [value, low, high] as text."""
     if np.isnan(np.ravel(value)[0]):
-        return "undefined: class never predicted"
+        return "never predicted"
     if np.ndim(value) == 0:
         return f"{value:.{digits}f}"
     return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
