@@ -398,6 +398,7 @@ def train(args):
     config["data"], *config["synthetic"] = (load_stored(source, args.size).fingerprint()
                                             for source in (args.data, *args.synthetic))
     config |= dict(start=hash_of(args.start)) if args.start else {}
+    config |= dict(lr_of=found_lr(args.lr_of)) if getattr(args, "lr_of", None) else {}
     if data.open_run(out, config):
         return
     chosen = None

@@ -93,6 +93,7 @@ RECIPES = {
         lr=(2e-4, "not stated; DCGAN paper")),
 }
 SIZES = dict(acgan=128, cyclegan=256)       # default side, "methods"; the others' networks make 64 px only
+ROUNDS = 160                # how often --latents draws: after epochs 41 to 200 in paper 003's notebooks
 COLLAPSE = 0.35             # alarm: samples differ from each other less than this fraction of what real images do
 
 
@@ -259,7 +260,7 @@ class TwoHeads(nn.Module):
 
 
 def acgan_discriminator(classes=8, width=64, size=128):
-    """2,352,505 parameters for 8 classes at 128 px. Image (n, 3, size, size) -> logit (n,), class logits (n, classes)."""
+    """2,352,505 parameters for 8 classes at 128 px. Image (n, 3, size, size) -> (logit (n,), class logits)."""
     layers, maps, side = [], 3, size
     for k, wide in enumerate((1, 2, 4, 8, 16, 32)):                     # strides 2, 1, ...: 64, 62, 31, 29, 15, 13 px
         wide, stride, pad = wide * width // 4, 2 - k % 2, 1 - k % 2
@@ -533,24 +534,22 @@ class FiveLatents(nn.Module):
     statistics of this small batch. A module so that the candidates travel with the checkpoint.
     """
 
-    def __init__(self, latents, z_dim, size, rounds=160):
+    def __init__(self, latents, z_dim, size):
         super().__init__()
         self.register_buffer("z", torch.randn(latents, z_dim, 1, 1))
-        self.register_buffer("images", torch.zeros(rounds, latents, 3, size, size, dtype=torch.uint8))
+        self.register_buffer("images", torch.zeros(ROUNDS, latents, 3, size, size, dtype=torch.uint8))
 
     @torch.no_grad()
     def __call__(self, generator, step, steps):
         """After `step` of `steps`: draw if one of the 160 rounds falls on it (short runs draw several at once)."""
-        rounds, begin = len(self.images), steps / 5
-        first, last = (int(max(0, done - begin) / (steps - begin) * rounds) for done in (step - 1, step))
+        begin = steps / 5
+        first, last = (int(max(0, done - begin) / (steps - begin) * ROUNDS) for done in (step - 1, step))
         for k in range(first, last):
             self.images[k] = generator(self.z).float().add(1).mul(127.5).round().byte()
 
     def choose(self, n, seed):
         """n of the candidates, at random."""
         candidates = self.images.flatten(0, 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        if n > len(candidates):
-            raise UserError(f"--samples {n}: --latents {len(self.z)} gives {len(candidates)} candidates only")
         return candidates[np.random.default_rng(seed).permutation(len(candidates))[:n]]
 
 
@@ -614,17 +613,15 @@ def train_one(args, out, of_class):
     classes = len(images.classes) if args.model == "acgan" else 1
     source = source_images(args, of_class) if args.model == "cyclegan" else None
     samples = number_of_samples(args, of_class, source)
+    if args.latents and samples > args.latents * ROUNDS:
+        raise UserError(f"--samples {samples}: --latents {args.latents} gives {args.latents * ROUNDS} candidates only")
     batches = data.Batches(images, args.batch, args.seed, device, least=2 if source is None else 1)
     per_step = getattr(args, "n_critic", 1)
     per_epoch = batches.per_epoch if source is None else max(batches.per_epoch, len(source) // args.batch)
     steps = args.steps or math.ceil(args.epochs * per_epoch / per_step)
     log_every = args.log_every or min(50, max(1, steps // 5))
-    config = {key: getattr(args, key) for key in RECIPES[args.model] if key != "epochs"}      # steps stands for epochs
-    config |= {key: getattr(args, key) for key in ("model", "seed", "size", "optimizer", "leak", "precision")}
-    config |= dict(of_class=of_class, steps=steps, samples=samples, log_every=log_every, data=images.fingerprint())
-    config |= dict(classes=images.classes) if args.model == "acgan" else {}
-    config |= {key: getattr(args, key) for key in ("latents", "snapshots") if getattr(args, key)}
-    config |= dict(source=source.fingerprint(), keep=args.keep) if source is not None else {}
+    config = run_config(args, images, source)
+    config |= dict(of_class=of_class, steps=steps, samples=samples, log_every=log_every)
     if data.open_run(out, config):
         return
 
@@ -642,11 +639,7 @@ def train_one(args, out, of_class):
         shown, labels = z[:16], torch.zeros(len(z), dtype=torch.long)
     if args.latents:
         parts["latents"] = FiveLatents(args.latents, args.z_dim, args.size).to(device)
-
-    seen = dict(digests=set(images.digests()), ids=set(map(str, images.ids)))
-    if source is not None:                                              # a GAN's images bring what that GAN has seen
-        seen["digests"] |= set(source.info.get("digests") or source.digests())
-        seen["ids"] |= set(source.info.get("ids") or map(str, source.ids))
+    seen = images_seen(images, source)
 
     saved = data.load_checkpoint(out, parts)
     first, spent = saved.get("step", 0), saved.get("seconds", 0.0)
@@ -665,8 +658,7 @@ def train_one(args, out, of_class):
         if done % log_every == 0 or done == steps:                      # only here the loop waits for the device
             log(done, log_every, lambda: draw(average, shown))
         if args.snapshots and done * 30 // steps > step * 30 // steps:  # thirty in all, for distances over the training
-            rng = np.random.default_rng(args.seed + 2)
-            some, their = noise(args.model, args.snapshots, args.z_dim, classes, rng, device)
+            some, their = noise(args.model, args.snapshots, args.z_dim, classes, np.random.default_rng(args.seed + 2))
             snapshot = sample_set(out, config, draw(average, some), their, seen, f"step{done}")
             snapshot.save(out / f"snapshots/{done:06d}.npz")
         if done % args.checkpoint_every == 0 or done == last < steps:
@@ -681,13 +673,37 @@ def train_one(args, out, of_class):
     made = sample_set(out, config, pictures, labels, seen, str(args.seed + 1))
     made.save(out / "samples.npz")
     result = log.result()
-    if len(images) >= 4 and len(made) >= 2:
-        real, fake = (metrics.colour_features(some.images) for some in (images, made))
-        result["metrics"].update(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
+    result["metrics"] |= colour_distance(images, made)
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
                     steps=steps, images_seen=steps * per_step * args.batch, **result)
     spread = result["metrics"]["diversity"]
     print(f"{out}: {steps} steps, {len(made)} samples, diversity {spread:.2f}; see {out}/grid.png")
+
+
+def run_config(args, images, source):
+    """The options that decide a run's result, as they stand in config.json; steps stands for epochs."""
+    keys = {*RECIPES[args.model], "model", "seed", "size", "optimizer", "leak", "precision"} - {"epochs"}
+    config = {key: getattr(args, key) for key in sorted(keys)} | dict(data=images.fingerprint())
+    config |= dict(classes=images.classes) if args.model == "acgan" else {}
+    config |= {key: getattr(args, key) for key in ("latents", "snapshots") if getattr(args, key)}
+    return config | (dict(source=source.fingerprint(), keep=args.keep) if source is not None else {})
+
+
+def images_seen(images, source):
+    """Digests and ids of what a GAN is trained on. A source made by another GAN brings what that one has seen."""
+    seen = dict(digests=set(images.digests()), ids=set(map(str, images.ids)))
+    if source is not None:
+        seen["digests"] |= set(source.info.get("digests") or source.digests())
+        seen["ids"] |= set(source.info.get("ids") or map(str, source.ids))
+    return seen
+
+
+def colour_distance(images, made):
+    """FD-8x8 of the samples, its noise floor and n; nothing where there are too few images for it."""
+    if len(images) < 4 or len(made) < 2:
+        return {}
+    real, fake = (metrics.colour_features(some.images) for some in (images, made))
+    return dict(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
 
 
 def adam(config, *nets):
@@ -750,8 +766,8 @@ def cyclegan_update(config, parts, source, batches, steps, device, autocast):
 class Log:
     """A GAN's record: statistics of every step, kept on the device; grids, diversity and alarms at log points.
 
-    names: {key in result.json: name in the log line} of the statistics; real: some real images of each class, to compare
-    diversity within it: an ACGAN with one picture per class has collapsed too, though its pictures differ.
+    names: {key in result.json: name in the log line} of the statistics; real: some real images of each class, to
+    compare diversity within it: an ACGAN with one picture per class has collapsed too, though its pictures differ.
     """
 
     def __init__(self, out, steps, names, real, saved, device):
@@ -817,7 +833,8 @@ def number_of_samples(args, of_class, source):
         if max(counts.values()) > counts.get(of_class, math.inf):
             return max(counts.values()) - counts[of_class]
     if isinstance(args.samples, str):
-        raise UserError(f"--samples {args.samples}: balance needs --class and more images of another class, all a --source")
+        raise UserError(f"--samples {args.samples}: balance needs --class and more images of another "
+                        "class, all a --source")
     if not args.per:
         return args.samples
     real = data.load(args.data if source is None else args.source, args.size).part("train")
