@@ -4,6 +4,7 @@
     python classify.py train cnn --data runs/data --synthetic runs/gan_benign runs/gan_malignant --out runs/cnn_hybrid
     python classify.py train trunk --data runs/data --from runs/dcgan --out runs/base     from a DCGAN's discriminator
     python classify.py train resnet50 --data runs/data --synthetic runs/acgan --vary count 2000 4000 --out runs/row
+    python classify.py train cnn --data runs/data --steps 400 --arm real --arm gan synthetic=runs/gan --out runs/arms
     python classify.py predict runs/cnn_hybrid photo.jpg                                  one's own photo
     python classify.py rank runs/resnet --data runs/data --class MEL --out runs/ranked    surest melanomas first
     python classify.py score inception runs/dcgan --data runs/data --out runs/fid         FID, KID, inception score
@@ -333,9 +334,11 @@ def load_parts(args):
     """(training, validation, {name: test}, leaked): test "real" is real images only, "mixed" adds held-back synthetic
     ones, "augmented" is distorted at random. leaked: see count_leaked, of all synthetic sets and of --from."""
     real = load_at(args.data, args.size, args.through)
-    train, val, test = real.part("train"), real.part("val"), real.part("test")
+    train, val, test = real.part("train").share(args.share), real.part("val"), real.part("test")
     if min(train.counts().values()) == 0 or len(train.classes) < 2:
         raise UserError(f"{args.data}: training needs images of at least two classes, it has {train.counts()}")
+    if (args.shuffle or args.alone) and not args.synthetic:
+        raise UserError("--shuffle and --alone need a --synthetic set")
     count = args.count if not args.per else round((args.count or 0) * len(train) / args.per)
     tests, extra, held_back, sets = {"real": test}, [], [], len(args.synthetic)
     for k, (source, hold) in enumerate(zip(args.synthetic, args.mixed_test or [0] * sets)):
@@ -346,8 +349,11 @@ def load_parts(args):
         if used > len(made) - hold:
             raise UserError(f"--count {count}: {used} images of {source}, which has only {len(made) - hold}")
         extra.append(made.take(slice(0, used)))
+        if args.shuffle:
+            extra[-1].labels = np.random.default_rng(args.seed).permutation(extra[-1].labels)
         held_back.append(made.take(slice(len(made) - hold, None)))
-    training = data.mix(train, *extra) if extra else train
+    first = train.take(slice(0, 0)) if args.alone else train
+    training = data.mix(first, *[train] * args.copies, *extra)
     leaked = [count_leaked(source, args) for source in [*args.synthetic, args.start] if source]
     if args.mixed_test:
         tests["mixed"] = data.mix(test, *held_back)
@@ -383,35 +389,38 @@ def count_leaked(source, args):
 # Training
 
 def train(args):
-    """One classifier, or with --vary one for each value, and a result.json over them."""
+    """One classifier, or with --vary or --arm one for each value or arm, and a result.json over them."""
     if args.mixed_test and len(args.mixed_test) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
     if args.count is not None and not args.synthetic or args.per and args.count is None and not args.vary:
         raise UserError("--count needs a --synthetic set, and --per a --count")
     if args.frozen_epochs and args.model == "trunk" and not args.start:
         raise UserError("--probe needs --from: a frozen network must have learned something")
-    if not args.vary:
+    if not args.each:
         return train_one(args)
     out, begun, runs, device = Path(args.out), time.time(), {}, data.start_device(args)
-    ignored = ("out", "data", "synthetic", "start", "each", "stop_after", "device", "checkpoint_every", "frozen_epochs")
+    ignored = ("out", "data", "synthetic", "start", "each", "arm", "stop_after", "device", "checkpoint_every",
+               "frozen_epochs")
     config = {key: value for key, value in vars(args).items() if key not in ignored}
     config["data"], *config["synthetic"] = (load_stored(source, args.size).fingerprint()
                                             for source in (args.data, *args.synthetic))
+    config |= dict(arms={name: [load_stored(source, args.size).fingerprint() for source in options.synthetic]
+                         for name, options in args.each.items()}) if args.arm else {}
     config |= dict(start=hash_of(args.start)) if args.start else {}
     config |= dict(lr_of=found_lr(args.lr_of)) if getattr(args, "lr_of", None) else {}
     if data.open_run(out, config):
         return
     chosen = None
-    for value, options in args.each.items():
-        options.out = str(out / f"{args.vary[0]}{value}")
+    for name, options in args.each.items():
+        options.out = str(out / name)
         if chosen and not options.lr:
             options.lr, options.lr_from = chosen
         result = train_one(options)
         if result is None:
             return                                  # stopped as asked
         if "lr_finder" in result:                   # once, for all values: else they would differ in two things
-            chosen = result["lr_finder"]["chosen"], Path(options.out).name
-        runs[Path(options.out).name] = dict(accuracy=result["metrics"]["real"]["accuracy"], counts=result["counts"])
+            chosen = result["lr_finder"]["chosen"], name
+        runs[name] = dict(accuracy=result["metrics"]["real"]["accuracy"], counts=result["counts"])
     data.finish_run(out, config, time.time() - begun, device, runs=runs)
 
 
@@ -426,8 +435,9 @@ def train_one(args):
     config |= dict(model=args.model, steps=steps, seed=args.seed, precision=args.precision, size=args.size,
                    classes=training.classes, train=training.fingerprint(),
                    tests={name: test.fingerprint() for name, test in tests.items()})
-    extras = ("count", "per", "through", "lr_from")
-    config |= {key: vars(args)[key] for key in extras if vars(args).get(key) is not None}
+    extras = ("count", "per", "through", "lr_from", "copies", "shuffle", "alone")
+    config |= {key: vars(args)[key] for key in extras if vars(args).get(key)}
+    config |= dict(share=args.share) if args.share < 1 else {}
     net = build(config)
     weights = config["weights"] = start_weights(net, args)
     share = args.frozen_epochs / args.epochs            # of all steps, however many --steps says
@@ -473,7 +483,7 @@ def train_one(args):
     if last < steps:
         return print(f"{out}: stopped after step {last} as asked")
 
-    if not args.vary:                               # of a row of dozens only the measures are wanted: 100 MB each
+    if not args.in_row:                             # of a row of dozens only the measures are wanted: 100 MB each
         data.save_model(out, config, net=net.state_dict())
     results = test_and_save(out, net, tests, device)
     if args.synthetic or args.start:
@@ -734,12 +744,19 @@ def feature_network(net, device):
 # Command line
 
 def add_train_options(p, model, recipe):
-    p.set_defaults(start=None, frozen_epochs=0.0)       # where a network has no such option
+    p.set_defaults(start=None, frozen_epochs=0.0, each={}, in_row=False)        # where a network has no such option
     p.add_argument("--data", required=True, help="split image set: a `prepare` job, an .npz or a tree")
     p.add_argument("--synthetic", nargs="*", default=[], metavar="SET", help="GAN jobs or image sets to add")
     p.add_argument("--count", type=data.at_least(0), metavar="N", help="add only the first N of them, in equal shares")
     p.add_argument("--per", type=data.at_least(1), metavar="M", help="N is for M training images: scale it to ours")
     p.add_argument("--vary", nargs="+", metavar=("OPTION", "V"), help="a run for each value V of --OPTION: OUT/OPTIONV")
+    p.add_argument("--arm", nargs="+", action="append", metavar=("NAME", "OPTION=V"),
+                   help="a run with these options beside the others: OUT/NAME; again for each arm")
+    p.add_argument("--share", type=data.at_least(0, float), default=1.0, help="train on this share of each class, whole "
+                   "lesions; a larger share holds a smaller one (default %(default)s)")
+    p.add_argument("--copies", type=data.at_least(0), default=0, metavar="N", help="each training image N times more")
+    p.add_argument("--shuffle", action="store_true", help="permute the labels of the synthetic images: a placebo")
+    p.add_argument("--alone", action="store_true", help="train on the synthetic images alone")
     p.add_argument("--mixed-test", nargs="*", type=data.at_least(0), metavar="N",
                    help="hold back the last N images of each SET for a second, mixed test")
     p.add_argument("--augmented-test", action="store_true",
@@ -797,7 +814,16 @@ def main():
         option, *values = args.vary
         if not values or any("/" in value for value in values):
             raise UserError("--vary: give an option and its values, such as --vary count 2000 4000")
-        args.each = {value: parser.parse_args([*sys.argv[1:], "--" + option, value]) for value in values}
+        row = {option + value: [f"--{option}={value}"] for value in values}
+    else:
+        arms = vars(args).get("arm") or ()
+        row = {name: [f"--{option}" for option in options] for name, *options in arms}
+        if len(row) < len(arms) or any("/" in name for name in row):
+            raise UserError(f"--arm: give each arm a name of its own, without a slash, not {' '.join(a[0] for a in arms)}")
+    if row:
+        args.each = {name: parser.parse_args([*sys.argv[1:], *words]) for name, words in row.items()}
+        for options in args.each.values():
+            options.in_row = True
     load_stored.cache_clear(), load_at.cache_clear()
     {"train": train, "predict": predict, "rank": rank, "score": score}[args.command](args)
 

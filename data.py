@@ -86,7 +86,8 @@ SETS = {
         for layout, what in (("isic2019", "ISIC 2019"), ("ham10000", "HAM10000"), ("isic9", NINE))}),
     "dcgan_inception": (TWO, {
         "isic_archive": None, "kaggle_binary": "Kaggle's 3,297 images instead of 16,194 of the ISIC archive",
-        "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive"})}
+        "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive"}),
+    "controls": (TWO, dict.fromkeys(("isic2019", "isic_archive", "ham10000", "kaggle_binary", "binary_folders")))}
 
 # --- Errors, files and jobs ------------------------------------------------------------------------------------------
 
@@ -378,6 +379,13 @@ class ImageSet:
     def digests(self):
         """One short hash per image, over its pixels: equal pictures have equal digests, whatever they are called."""
         return [hash_of(image.tobytes()) for image in self.images]
+
+    def share(self, share):
+        """This share of each class: whole lesions in a fixed random order, so that a larger share holds a smaller."""
+        lots = np.array([hash_of(str(group).encode()) for group in self.groups])
+        order = np.argsort(lots, kind="stable")
+        by_class = [order[self.labels[order] == k] for k in range(len(self.classes))]
+        return self.take(np.sort(np.concatenate([mine[:round(share * len(mine))] for mine in by_class])))
 
     def fingerprint(self):
         """One hash of everything that decides a result: pixels, labels, class names and the split."""
@@ -745,14 +753,18 @@ def sets_below(root):
 
 
 def look_at(raw):
-    """(width, height, digest of the RGB pixels, dHash) of an image file. dHash: does each pixel of a 9x8 grey thumbnail
-    (not rounded, so that no sign hangs on a tie) get brighter to the right? 64 signs, float32 -1 or 1."""
+    """(width, height, digest of the RGB pixels, dHash) of an image file."""
     with Image.open(io.BytesIO(raw)) as image:
         width, height = image.size
     picture = open_rgb(raw, 256)
-    digest = hash_of(picture.tobytes() + str(picture.size).encode())
+    return width, height, hash_of(picture.tobytes() + str(picture.size).encode()), dhash(picture)
+
+
+def dhash(picture):
+    """64 signs, float32 -1 or 1: does each pixel of a 9x8 grey thumbnail of a Pillow image get brighter to the right?
+    The thumbnail is not rounded, so that no sign hangs on a tie."""
     grey = np.asarray(picture.convert("L").convert("F").resize((9, 8), Image.Resampling.LANCZOS))
-    return width, height, digest, np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel()
+    return np.where(np.diff(grey) > 0, np.float32(1), np.float32(-1)).ravel()
 
 
 def near_pairs(signs, most=2, chunk=2048):
@@ -762,6 +774,14 @@ def near_pairs(signs, most=2, chunk=2048):
         a, b = np.nonzero(signs[start:start + chunk] @ signs[start:].T >= signs.shape[1] - 2 * most)
         pairs.append(np.stack([a, b])[:, a < b] + start)
     return np.concatenate(pairs, 1)
+
+
+def near_test(images):
+    """Mask of the training and validation images that look like a test image: their dHashes differ in at most 2 bits."""
+    a, b = near_pairs(np.stack([dhash(Image.fromarray(image)) for image in images.images]))
+    test, near = images.split == "test", np.zeros(len(images), bool)
+    near[np.concatenate([a[test[b] & ~test[a]], b[test[a] & ~test[b]]])] = True
+    return near
 
 
 def examine(folder):
@@ -1455,9 +1475,14 @@ def prepare(args):
         images = resized(images, args.size)
         images.info["enhanced"] = f"bilateral filter (d 9, sigmas 75) and gamma 1.5 at {2 * args.size} px"
     images = with_split(images, args.val, args.test, args.seed)
+    near = near_test(images)
+    images.info["near_test"] = int(near.sum())
+    if args.drop_near:
+        images = images.take(~near)
     config = dict(command="prepare", size=args.size, val=args.val, test=args.test, binary=args.binary, seed=args.seed,
                   source=images.info["source"], data=images.fingerprint())
-    extra = dict(study=args.study, resplit=args.resplit, limit=dict(args.limit), enhance=args.enhance)
+    extra = dict(study=args.study, resplit=args.resplit, limit=dict(args.limit), enhance=args.enhance,
+                 drop_near=args.drop_near)
     config |= {key: value for key, value in extra.items() if value}
     if open_run(out, config):
         return
@@ -1476,7 +1501,8 @@ def prepare(args):
     for part, count in counts.items():
         print(f"{part:6}" + "  ".join(f"{name} {k}" for name, k in count.items()))
     print(f"{out}: {len(images)} images of {lesions} lesions; {images.info['copies_dropped']} copies "
-          f"of test images dropped, {copies} other copies kept together on one side")
+          f"of test images dropped, {copies} other copies kept together on one side; {near.sum()} near copies of test "
+          f"images {'dropped' if args.drop_near else 'kept (--drop-near leaves them out)'}")
     if images.info.get("stand_in"):
         print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
     if images.classes == ["unlabelled"]:
@@ -1503,6 +1529,8 @@ def main():
     p.add_argument("--resplit", action="store_true", help="forget the split that comes with the set")
     p.add_argument("--limit", type=class_number, nargs="+", default=[], metavar="CLASS=N",
                    help="at most N images of this class, whole lesions")
+    p.add_argument("--drop-near", action="store_true", help="leave out training images that look like a test image: "
+                   "their dHashes differ in at most 2 of 64 bits")
     p.add_argument("--enhance", action="store_true", help="bilateral filter and gamma 1.5 (paper 001)")
     share = at_least(0, float)
     p.add_argument("--val", type=share, default=0.1, help="share of the training lesions for validation (%(default)s)")

@@ -612,7 +612,7 @@ def train_one(args, out, of_class):
     images = training_images(args, of_class)
     classes = len(images.classes) if args.model == "acgan" else 1
     source = source_images(args, of_class) if args.model == "cyclegan" else None
-    samples = number_of_samples(args, of_class, source)
+    samples = number_of_samples(args, of_class, images, source)
     if args.latents and samples > args.latents * ROUNDS:
         raise UserError(f"--samples {samples}: --latents {args.latents} gives {args.latents * ROUNDS} candidates only")
     batches = data.Batches(images, args.batch, args.seed, device, least=2 if source is None else 1)
@@ -674,8 +674,9 @@ def train_one(args, out, of_class):
     made.save(out / "samples.npz")
     result = log.result()
     result["metrics"] |= colour_distance(images, made)
+    copied = copying(args, images, made, out)
     data.finish_run(out, config, spent + time.time() - begun, device, counts=images.counts(), data=config["data"],
-                    steps=steps, images_seen=steps * per_step * args.batch, **result)
+                    steps=steps, images_seen=steps * per_step * args.batch, **copied, **result)
     spread = result["metrics"]["diversity"]
     print(f"{out}: {steps} steps, {len(made)} samples, diversity {spread:.2f}; see {out}/grid.png")
 
@@ -704,6 +705,23 @@ def colour_distance(images, made):
         return {}
     real, fake = (metrics.colour_features(some.images) for some in (images, made))
     return dict(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
+
+
+def copying(args, images, made, out):
+    """dict(copying=metrics.nearest(...)) of samples against training and test images, and nearest.png: the ten samples
+    closest to a training image, above that image. Nothing where no test image was kept from the GAN."""
+    whole = data.load(args.data, args.size)
+    if args.leak or "test" not in whole.split:
+        return {}
+    held_out = whole.part("test").take(np.isin(whole.part("test").labels, images.labels))
+    if min(map(len, (held_out, images))) < 2:
+        return {}
+    found = metrics.nearest(made.images, images.images, held_out.images, args.seed)
+    mine, theirs, _ = zip(*found["pairs"])
+    with data.replacing(out / "nearest.png") as file:
+        rows = {"GAN": made.images[list(mine)], "nearest real": images.images[list(theirs)]}
+        data.contact_sheet(rows).save(file, "PNG")
+    return dict(copying=found)
 
 
 def adam(config, *nets):
@@ -814,7 +832,7 @@ def training_images(args, of_class):
     if args.leak:
         print("--leak: validation and test images are used for training too", file=sys.stderr)
     elif (images.split != "").any():
-        images = images.part("train")
+        images = images.part("train").share(args.share)
     else:
         print(f"{args.data} has no split: this GAN sees every image, so no classifier can be tested on them "
               "(`python data.py prepare` makes a split)", file=sys.stderr)
@@ -824,17 +842,17 @@ def training_images(args, of_class):
     return images.take(slice(0, max(1, int(args.keep * len(images)))))   # CycleGAN: the best of a ranked set
 
 
-def number_of_samples(args, of_class, source):
-    """--samples as a number: balance by the classes of --data, all by the source, N --per M by the training part."""
-    if args.samples == "all" and source is not None:
-        return len(source)
+def number_of_samples(args, of_class, images, source):
+    """--samples as a number: balance by the classes of --data, all by the source or else the training images, N --per M
+    by the training part."""
+    if args.samples == "all":
+        return len(images if source is None else source)
     if args.samples == "balance":
         counts = data.load(args.data, args.size).part("train").counts()
         if max(counts.values()) > counts.get(of_class, math.inf):
             return max(counts.values()) - counts[of_class]
     if isinstance(args.samples, str):
-        raise UserError(f"--samples {args.samples}: balance needs --class and more images of another "
-                        "class, all a --source")
+        raise UserError(f"--samples {args.samples}: balance needs --class and more images of another class")
     if not args.per:
         return args.samples
     real = data.load(args.data if source is None else args.source, args.size).part("train")
@@ -948,8 +966,11 @@ def add_train_options(p, model, recipe):
     p.add_argument("--class", dest="of_class", help="train on this class alone")
     p.add_argument("--each-class", action="store_true", help="one GAN per class, in sub-folders of --out")
     p.add_argument("--samples", type=count_or_word, default=64, help="images to draw at the end (default %(default)s);"
-                   " balance: as many as --class has fewer than the largest class; all: one of each --source image")
+                   " balance: as many as --class has fewer than the largest class; all: one for each training image, "
+                   "or of each --source image")
     p.add_argument("--per", type=count, metavar="M", help="--samples is meant for M training images: scale it to ours")
+    p.add_argument("--share", type=data.at_least(0, float), default=1.0, help="train on this share of each class, whole "
+                   "lesions; a larger share holds a smaller one (default %(default)s)")
     p.add_argument("--snapshots", type=count, help="thirty times over the training keep this many samples")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too, as 003's code did")
     p.add_argument("--latents", type=count, help="draw from so many latents over the training, as that code")

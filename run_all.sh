@@ -14,9 +14,9 @@
 #   --weights none              networks that a paper takes pretrained start from random weights (always so at quick scale)
 #
 # Jobs that are done are skipped, jobs that were cut off go on. Studies:
-# wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception (one per paper).
+# wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception (one per paper), controls (what one GAN image is worth).
 set -u
-STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception"
+STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The experiments. job NAME WHAT-IT-FILLS SECONDS COMMAND: seconds measured on 2 CPU cores with two jobs at once
@@ -187,6 +187,53 @@ dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller
   job fid_curve F6 $t_fid classify.py score $net --data @data --class malignant --over-steps @dcgan
 }
 
+controls() {   # ours: what is one GAN image worth? All arms make the same steps and are tested on the same real images
+  # The training part is the 200 %. Of 25, 50 and 100 % the rest is held back, so that the real arm of the next size
+  # shows what as many further real images would give.
+  local n=25331 limit="" fit="--steps 20000 --batch 32 $BF16" size share gan net arms
+  local wgan_gp="--width 64 --steps 20000" dcgan="--steps 20000 $BF16" acgan="--size 64 --steps 40000 $BF16"
+  local cyclegan="--size 64 --blocks 6 --steps 20000 $BF16" dermagan=$dcgan
+  local t_data=- t_wgan_gp=- t_dcgan=- t_acgan=- t_dermagan=- t_cyclegan=- t_cnn=- t_resnet18=-
+  case $SCALE in
+    quick) n=960 fit="--steps 60 --batch 32"
+           [ -z "$DATA" ] || limit="--limit benign=480 malignant=480"
+           wgan_gp="--width 8 --batch 8 --lr 1e-3 --steps 60" dcgan="--width 8 --batch 8 --lr 1e-3 --steps 80" dermagan=$dcgan
+           acgan="--size 32 --width 8 --batch 16 --lr 1e-3 --steps 100" cyclegan="--size 32 --width 8 --blocks 2 --steps 40" ;;
+    small) limit="--limit benign=1500 malignant=1500" fit="--steps 400 --batch 32 $BF16"
+           wgan_gp="--width 32 --batch 16 --lr 2e-4 --steps 300 $BF16" dcgan="--width 32 --batch 32 --steps 500 $BF16"
+           dermagan="--width 32 --batch 16 --steps 1000 $BF16" acgan="--size 64 --width 32 --batch 32 --steps 800 $BF16"
+           cyclegan="--size 64 --width 32 --blocks 6 --steps 300 $BF16" ;;
+  esac
+  stage "images"
+  job data - $t_data data.py prepare "${DATA:-lesions}" --for controls $(built_in $n) --size 64 --resplit --drop-near --val 0.05 --test 0.4 $limit
+  stage "GANs"
+  for size in 25=0.125 50=0.25 100=0.5; do
+    share="--data @data --share ${size#*=} --samples all" size=${size%=*}
+    job wgan_gp_$size         wgan_gp:$size         $t_wgan_gp  gan.py train wgan_gp         $share --each-class $wgan_gp
+    job dcgan_cls_$size       dcgan_cls:$size       $t_dcgan    gan.py train dcgan_cls       $share --each-class $dcgan
+    job acgan_$size           acgan:$size           $t_acgan    gan.py train acgan           $share $acgan
+    job dermagan_$size        dermagan:$size        $t_dermagan gan.py train dermagan        $share --each-class $dermagan
+    job dcgan_inception_$size dcgan_inception:$size $t_dcgan    gan.py train dcgan_inception $share --each-class $dcgan
+  done
+  stage "CycleGANs upon the ACGANs"
+  for size in 25=0.125 50=0.25 100=0.5; do
+    share="--data @data --share ${size#*=} --samples all" size=${size%=*}
+    job cyclegan_$size cyclegan:$size $t_cyclegan gan.py train cyclegan --source @acgan_$size $share --each-class $cyclegan
+  done
+  stage "classifiers"
+  for size in cnn_25=0.125 cnn_50=0.25 cnn_100=0.5 cnn_200=1 resnet18_100=0.5 resnet18_200=1; do
+    share="--data @data --share ${size#*=}" net=${size%=*} size=${net#*_} net=${net%_*} arms="--arm real"
+    if [ $size != 200 ]; then
+      arms+=" --arm classical augment=classical --arm copies copies=1"
+      for gan in wgan_gp dcgan_cls acgan cyclegan dermagan dcgan_inception; do
+        arms+=" --arm $gan synthetic=@${gan}_$size"
+        [ $net = resnet18 ] || arms+=" --arm ${gan}_shuffled shuffle synthetic=@${gan}_$size --arm ${gan}_alone alone synthetic=@${gan}_$size"
+      done
+    fi
+    each_seed ${net}_$size $net:$size - classify.py train $net $share $fit $arms
+  done
+}
+
 built_in() { [ "$DATA" ] || echo "--n $1"; }      # how many lesions to draw where there are no photographs
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +246,10 @@ stage() { STAGE=$((STAGE + 1)); }      # what follows needs the stages before it
 job() {   # job NAME FILLS SECONDS FILE ARGUMENTS...; @other stands for the folder of job `other` of the same study
   local name="$STUDY/$1" fills="$2" seconds="$3" word command="env OMP_NUM_THREADS=$THREADS $PYTHON"; shift 3
   for word in "$@" --out "@${name#*/}"; do
-    case $word in @*) word="$OUT/$STUDY/${word#@}" ;; esac
+    case $word in
+      @*) word="$OUT/$STUDY/${word#@}" ;;
+      synthetic=@*) word="synthetic=$OUT/$STUDY/${word#*@}" ;;
+    esac
     command+=" $(printf %q "$word")"
   done
   NAMES+=("$name") FILLS+=("$fills") TIMES+=("$seconds") STAGES+=("$STAGE") COMMANDS+=("$command")

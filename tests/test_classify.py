@@ -3,6 +3,7 @@ import csv
 import hashlib
 import urllib.error
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -467,6 +468,37 @@ def test_vary_any_option_and_count_per(tmp_path, cli, prepared, lesions, synthet
     refused(["--vary"], *start, "--vary", "lr")
     refused(["--count 500", "only 31"], *start, "--synthetic", *synthetic, "--count", 500)
     refused(["--count needs a --synthetic"], *start, "--count", 5)
+
+
+def test_arms_differ_in_their_images_alone(tmp_path, cli, prepared, lesions, synthetic, monkeypatch, refused):
+    seen, batches = [], data.Batches
+    monkeypatch.setattr(data, "Batches", lambda images, *rest: seen.append(images) or batches(images, *rest))
+    both = data.mix(replace(data.load(synthetic[0]), classes=lesions.classes), data.load(synthetic[1]))
+    both.save(tmp_path / "both.npz")
+    both = tmp_path / "both.npz"
+    arms = ["--arm", "real", "--arm", "classical", "augment=classical", "--arm", "copies", "copies=1", "--arm", "gan", f"synthetic={both}",
+            "--arm", "placebo", "shuffle", f"synthetic={both}", "--arm", "alone", "alone", f"synthetic={both}"]
+    status, _, err = train(cli, prepared, tmp_path / "arms", "--share", 0.5, *arms)
+    assert status == 0, err
+    part, made = lesions.part("train").share(0.5), data.load(both)
+    real, classical, copies, gan_arm, placebo, alone = seen
+    assert list(real.ids) == list(classical.ids) == list(part.ids) and list(copies.ids) == [*part.ids, *part.ids]
+    assert list(gan_arm.ids) == list(placebo.ids) == [*part.ids, *made.ids] and list(alone.ids) == list(made.ids)
+    assert (placebo.labels[:len(part)] == part.labels).all()
+    shuffled = placebo.labels[len(part):]
+    assert (shuffled != made.labels).any() and sorted(shuffled) == sorted(made.labels)
+    results = {name: result_of(tmp_path / "arms" / name) for name in ("real", "classical", "copies", "gan", "placebo", "alone")}
+    assert len({result["steps"] for result in results.values()}) == len({result["config"]["tests"]["real"] for result in results.values()}) == 1
+    assert results["classical"]["config"]["augment"] == "classical" and results["real"]["config"]["augment"] == "none"
+    assert not list((tmp_path / "arms").rglob("model.pt")) and list(result_of(tmp_path / "arms")["runs"]) == list(results)
+    single = train(cli, prepared, tmp_path / "single", "--share", 0.5, "--synthetic", both)
+    assert single[0] == 0 and result_of(tmp_path / "single") == results["gan"]          # an arm is an ordinary run
+    other = [word.replace(str(both), str(synthetic[0])) for word in arms]
+    start = ["classify", "train", "cnn", "--data", prepared, "--steps", 4, *TINY]
+    refused(["begun with other options", "arms"], *start, "--out", tmp_path / "arms", "--share", 0.5, *other)
+    refused(["--alone need a --synthetic"], *start, "--out", tmp_path / "no", "--arm", "x", "alone")
+    refused(["name of its own"], *start, "--out", tmp_path / "no", "--arm", "x", "--arm", "x", "copies=1")
+    refused(["unrecognized", "colour"], *start, "--out", tmp_path / "no", "--arm", "x", "colour=red")
 
 
 def test_lr_finder_runs_once_for_a_row(tmp_path, cli, prepared, small_resnet):

@@ -206,6 +206,38 @@ def test_a_given_test_part_is_kept_and_a_lesion_on_both_sides_is_refused(lesions
         data.with_split(lesions)
 
 
+def test_shares_are_nested_and_hold_whole_lesions_of_each_class(lesions):
+    train = lesions.part("train")
+    parts = [train.share(share) for share in (0.125, 0.25, 0.5, 1)]
+    assert list(parts[-1].ids) == list(train.ids)
+    for share, part, larger in zip((0.125, 0.25, 0.5), parts, parts[1:]):
+        assert set(part.ids) < set(larger.ids)
+        assert part.counts() == {name: round(share * n) for name, n in train.counts().items()}
+        left = train.take(~np.isin(train.ids, part.ids))
+        assert len(set(part.groups) & set(left.groups)) <= 2            # at most the last lesion of each class is cut
+    alone = lesions.take(lesions.labels == 0)                           # a lesion's lot does not depend on the others
+    assert set(alone.share(0.3).groups) == set(lesions.share(0.3).of_class("benign").groups)
+
+
+def test_near_copies_of_test_images_are_counted_and_left_out(tmp_path, cli, lesions):
+    images = lesions.take(slice(None))
+    train, test = np.flatnonzero(images.split == "train"), np.flatnonzero(images.split == "test")
+    before = int(data.near_test(images).sum())
+    images.images = images.images.copy()
+    for k in range(3):                                                  # nearly the same picture under another lesion's name
+        images.images[train[k]] = np.minimum(images.images[test[k]].astype(int) + 1 + k, 255)
+    near = data.near_test(images)
+    assert near[train[:3]].all() and not near[test].any() and before <= near.sum() <= before + 3
+    images.save(tmp_path / "set.npz")
+    for extra, dropped in (([], 0), (["--drop-near"], near.sum())):
+        out = tmp_path / f"out{len(extra)}"
+        status, text, err = cli("data", "prepare", tmp_path / "set.npz", *extra, "--out", out)
+        assert status == 0, err
+        assert json.loads((out / "result.json").read_text())["source"]["near_test"] == near.sum() and str(near.sum()) in text
+        assert len(data.load(out)) == len(images) - dropped
+    assert not data.near_test(data.load(tmp_path / "out1")).any()
+
+
 def test_mix_goes_by_class_name(lesions):
     fake = data.built_in(8, 64, seed=9).of_class("MEL")
     fake.labels, fake.classes = np.zeros(len(fake), np.int64), ["malignant"]
@@ -587,8 +619,8 @@ def test_check_finds_copies_wrong_labels_and_leaks(tmp_path, cli):
     assert split["equal_across"] == 1 and split["near_across"] == 2
     assert split["lesions_across"] == 2 and split["test_images_of_train_lesions"] == 2      # L3 (c), L2 (d)
     assert split["counts"]["train"] == {"melanoma": 2, "nevus": 2} and report["width"] == [32, 32, 32]
-    assert list(found[str(tmp_path / "d/kaggle")]["studies"]) == ["wgan_gp", "dcgan_cls", "dcgan_inception"]
-    assert list(found[str(tmp_path / "d/ham")]["studies"]) == ["acgan_cyclegan", "dermagan"]
+    assert list(found[str(tmp_path / "d/kaggle")]["studies"]) == ["wgan_gp", "dcgan_cls", "dcgan_inception", "controls"]
+    assert list(found[str(tmp_path / "d/ham")]["studies"]) == ["acgan_cyclegan", "dermagan", "controls"]
     for folder, word in [("wrong", "gone.png"), ("odd", "labels.csv: not readable"), ("zips", "bad.zip")]:
         assert word in found[str(tmp_path / "d" / folder)]["problem"]
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import data
@@ -661,6 +662,29 @@ def test_sources_come_again_turned_and_mirrored():
     assert all(sorted(z[k].flatten().tolist()) == sorted(z[k % 5].flatten().tolist()) for k in range(40))
     with pytest.raises(data.UserError, match="--samples 41"):
         gan.sources(images, 41)
+
+
+def test_a_share_of_the_training_part_and_one_sample_for_each_of_its_images(tmp_path, cli, prepared, lesions):
+    part = lesions.part("train").share(0.5)
+    cli("gan", "train", "dermagan", "--data", prepared, "--share", 0.5, "--samples", "all", "--each-class", "--steps", 1, "--width", 4, "--z-dim", 8,
+        "--out", tmp_path / "run", *SMALL)
+    made = data.load(tmp_path / "run")
+    assert made.counts() == part.counts() and set(made.info["ids"]) == set(part.ids) and set(made.info["digests"]) == set(part.digests())
+
+
+def test_copying_is_measured_against_test_images_of_the_same_class(tmp_path, cli, prepared, lesions, monkeypatch):
+    options = ["--data", prepared, "--class", "benign", "--steps", 1, "--samples", 20, "--width", 4, "--z-dim", 8, *SMALL]
+    cli("gan", "train", "dermagan", "--out", tmp_path / "run", *options)
+    found = result_of(tmp_path / "run")["copying"]
+    assert found["n"] == 20 and found["per_side"] == min(len(lesions.part(name).of_class("benign")) for name in ("train", "test"))
+    assert len(found["pairs"]) == 10 and Image.open(tmp_path / "run/nearest.png").width > 900
+    train_part = lesions.part("train").of_class("benign")
+    monkeypatch.setattr(gan, "draw", lambda generator, z: train_part.images[:len(z)])           # a GAN that only copies
+    cli("gan", "train", "dermagan", "--out", tmp_path / "thief", *options)
+    stolen = result_of(tmp_path / "thief")["copying"]
+    assert stolen["closer_to_train"][1] > 0.5 and stolen["pairs"][0][2] == 0
+    cli("gan", "train", "dermagan", "--leak", "--out", tmp_path / "leak", *options)             # it has seen the test images
+    assert "copying" not in result_of(tmp_path / "leak")
 
 
 def test_balance_fills_the_smaller_class_up(tmp_path, cli, prepared, lesions, refused):

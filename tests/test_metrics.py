@@ -6,19 +6,20 @@ import shutil
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from PIL import Image
 
 import data
 import metrics
-from metrics import PRINTED, cells_of
+from metrics import PRINTED, cells_of, counts
 
 PAPER = PRINTED["wgan_gp"]
-REPORTS = {table["id"]: [float(cell.strip("=d")) for _, [(cell, _, _)] in cells_of(table) if cell != "="]
+REPORTS = {table["id"]: [cell.strip("=d") for _, [(cell, _, _)] in cells_of(table) if cell != "="]
            for table in PAPER["tables"] if "job" in table}          # the five printed values, then four put right
 RECOVERED = {"6": ((426, 34), (37, 367)), "7": ((417, 43), (29, 375)), "8": ((379, 81), (37, 367))}     # row = truth
 
-# 40 labels and scores with ties; the constants below are scikit-learn 1.7's answers for them.
+# 40 labels and scores with ties; the constants below are scikit-learn's answers for them (1.7 and 1.9.1).
 LABELS = np.array([1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 1, 1, 1, 1,
                    1, 1, 1, 1, 0, 1])
 SCORES = np.array([4, 3, 6, 3, 3, 6, 5, 6, 4, 3, 3, 4, 3, 1, 4, 4, 2, 3, 5, 1, 4, 5, 3, 5, 6, 4, 3, 3, 3, 8, 5, 6, 3, 5,
@@ -33,10 +34,15 @@ CHANCES = np.stack([1 - SCORES, SCORES + 1e-9], 1)                              
 def test_measures_equal_scikit_learn():
     ours = metrics.measures(LABELS, CHANCES)
     for name, value in dict(precision=0.6875, sensitivity=0.4583333333333333, f1=0.55, specificity=0.6875,
-                            accuracy=0.55, auc=0.6471354166666666).items():
+                            accuracy=0.55, auc=0.6471354166666666,
+                            balanced_accuracy=0.5729166666666666, sensitivity_at_90=0.08333333333333333).items():
         assert ours[name] == pytest.approx(value, abs=1e-12), name
     weighted = metrics.auc(LABELS, SCORES, np.stack([WEIGHTS, np.ones(40)]))
     assert weighted[0] == pytest.approx(0.6304347826086957, abs=1e-12)
+    # from its roc_curve, the first point with a false positive rate of .1, .2 or (weighted) .1 at most
+    assert metrics.sensitivity_at(LABELS, SCORES, 0.8) == pytest.approx(0.2916666666666667)
+    assert metrics.sensitivity_at(LABELS, SCORES, 0.9, np.stack([WEIGHTS, WEIGHTS]))[1] == pytest.approx(10 / 37)
+    assert np.isnan(metrics.sensitivity_at([1, 1], [.2, .3])) and np.isnan(metrics.sensitivity_at([0, 0], [.2, .3]))
     x, y = metrics.roc_curve(LABELS, SCORES)
     assert x == pytest.approx([0, 0, 0, .125, .3125, .5, .8125, .875, 1])
     assert y == pytest.approx([0, 1 / 24, 2 / 24, 7 / 24, 11 / 24, 16 / 24, 1, 1, 1])
@@ -66,6 +72,8 @@ def test_wilson_interval_in_closed_form():
     centre, shrink = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
     half = shrink * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     assert metrics.rate(45, 50) == pytest.approx([p, centre - half, centre + half]) and metrics.rate(0, 0) is None
+    # statsmodels 0.15.0, proportion_confint(3, 17, method="wilson")
+    assert metrics.rate(3, 17) == pytest.approx([3 / 17, 0.061911266376209945, 0.4102945856883413])
 
 
 def test_measures_of_three_classes_by_hand():
@@ -129,29 +137,174 @@ def test_difference_of_an_arm_with_itself_is_zero_and_a_planted_one_is_found():
     def arm(accuracy, seeds=3):
         return [(labels, np.eye(2)[np.where(rng.random(400) < accuracy, labels, 1 - labels)], groups)
                 for _ in range(seeds)]
-    same = arm(0.8, seeds=1)
-    assert metrics.difference((same, same)) == [0, 0, 0]
-    gain, low, high = metrics.difference((arm(0.7), arm(0.85)))
-    assert low > 0 and low < 0.15 < high and gain == pytest.approx(0.15, abs=0.05)
-    gains = [metrics.difference((arm(0.8), arm(0.8)), draws=300) for _ in range(100)]
-    assert sum(not (low <= 0 <= high) for _, low, high in gains) <= 12     # 5 expected; more than 12: probability .002
+    same = arm(0.8)
+    assert metrics.difference((same, same)) == [0, 0, 0, 1]
+    gain, low, high, p = metrics.difference((arm(0.7), arm(0.85)))
+    assert p < .05 and 0 < low < 0.15 < high and gain == pytest.approx(0.15, abs=0.05)
+    bad, good = arm(0.6), arm(0.8)
+    area = metrics.difference((bad, good), measure="auc", draws=200)
+    assert area[0] == pytest.approx(np.mean([metrics.auc(labels, chances[:, 1]) for _, chances, _ in good])
+                                    - np.mean([metrics.auc(labels, chances[:, 1]) for _, chances, _ in bad]))
+    one, both = metrics.difference((bad, good)), metrics.difference((bad, good), (bad, good))
+    assert both == pytest.approx(one)                              # the same pair twice is no further evidence
+    assert metrics.difference((bad, good), (good, bad))[0] == pytest.approx(0)
+    chance = (0.02, 20)                                            # eight gains over one baseline hang together
+    shared = metrics.difference(*((bad, arm(0.8)) for _ in range(8)), chance=chance)
+    own = metrics.difference(*((arm(0.6), arm(0.8)) for _ in range(8)), chance=chance)
+    assert shared[2] - shared[1] > 1.2 * (own[2] - own[1])
     with pytest.raises(data.UserError, match="same test images"):
         metrics.difference((same, [(1 - labels, same[0][1], groups)]))
 
 
-def test_difference_pairs_the_lesions_of_all_arms():
-    rng = np.random.default_rng(5)
-    labels, groups = rng.integers(0, 2, 300), np.arange(300)
+# --- statistics
 
-    def arm(accuracy):
-        return [(labels, np.eye(2)[np.where(rng.random(300) < accuracy, labels, 1 - labels)], groups) for _ in range(3)]
-    bad, good = arm(0.6), arm(0.8)
-    one, both = metrics.difference((bad, good)), metrics.difference((bad, good), (bad, good))
-    assert both == pytest.approx(one)                              # the same pair twice is no further evidence
-    assert metrics.difference((bad, good), (good, bad))[0] == pytest.approx(0)
-    shared = metrics.difference(*((bad, arm(0.8)) for _ in range(8)))
-    own = metrics.difference(*((arm(0.6), arm(0.8)) for _ in range(8)))
-    assert shared[2] - shared[1] > 1.2 * (own[2] - own[1])         # eight gains over one baseline hang together
+def flat(values, variance=0.0, lesions=100):
+    """An Arm with these values, whose lesions are worth a given variance of its mean."""
+    draws = np.random.default_rng(len(values)).normal(size=1000)
+    return metrics.Arm(np.array(values), np.tile((draws - draws.mean()) / draws.std() * variance ** .5, (len(values), 1)),
+                       lesions)
+
+
+def test_contrast_in_closed_form():
+    x, y = np.array([.81, .84, .80]), np.array([.86, .88, .85])
+    arms = flat(x), flat(y)
+    # only the trainings: Student's t-test with pooled variance
+    expected = scipy.stats.ttest_ind(y, x)
+    assert metrics.training_chance(arms) == pytest.approx((((x.var(ddof=1) + y.var(ddof=1)) / 2) ** .5, 4))
+    ours = metrics.contrast([(-1, arms[0]), (1, arms[1])], metrics.training_chance(arms))
+    assert ours[1:3] == pytest.approx(list(expected.confidence_interval())) and ours[3] == pytest.approx(expected.pvalue)
+    # lesions and trainings: Welch's, whose two variances are theirs
+    a, b = np.array([.3, .9, .5, .8, .6]), np.array([.2, .4, .1])
+    expected = scipy.stats.ttest_ind(a, b, equal_var=False)
+    one = flat([a.mean() - b.mean()] * 3, a.var(ddof=1) / 5, lesions=5)
+    ours = metrics.contrast([(1, one)], (b.std(ddof=1), 2))
+    assert ours[1:3] == pytest.approx(list(expected.confidence_interval())) and ours[3] == pytest.approx(expected.pvalue)
+    assert metrics.contrast([(1, one), (-1, one)], (.1, 2)) == [0, 0, 0, 1]     # one arm, not two
+    assert metrics.training_chance([flat([.8]), flat([.9])]) == (0, 0)
+    assert metrics.contrast([(1, flat([.8]))], (0, 0)) == [.8, .8, .8, 0]
+
+
+def simulated(rng, arms, seeds=3, images=300, lesions=200):
+    """Runs of arms of given accuracies: hard and easy lesions, good and bad trainings, and each training's own errors."""
+    groups, labels = rng.integers(0, lesions, images), rng.integers(0, 2, images)
+    easy, spread = rng.normal(size=lesions)[groups], (1 + .05 ** 2 + .5 ** 2) ** .5
+    runs = []
+    for accuracy in arms:
+        scores = [easy + spread * scipy.stats.norm.ppf(accuracy) + .05 * rng.normal() + .5 * rng.normal(size=images)
+                  for _ in range(seeds)]
+        runs.append([(labels, np.eye(2)[np.where(score > 0, labels, 1 - labels)], groups) for score in scores])
+    return runs
+
+
+def test_no_more_and_no_fewer_false_alarms_than_announced_and_eight_points_are_found():
+    rng, alarms, verdicts = np.random.default_rng(0), 0, []
+    for _ in range(200):
+        both = sum(simulated(rng, [.78, .78]), [])                 # six trainings of one kind, dealt to two arms
+        dealt = [both[k] for k in rng.permutation(6)]
+        *gain, p = metrics.difference((dealt[:3], dealt[3:]), draws=200)
+        alarms += p < .05
+        assert (p < .05) == (not gain[1] <= 0 <= gain[2])
+        verdicts.append(metrics.verdict(.03, gain, p, "small"))
+    fewest, most = scipy.stats.binom(200, .05).ppf([.0005, .9995])
+    assert fewest <= alarms <= most and 1 <= fewest
+    assert verdicts.count("reproduced") <= scipy.stats.binom(200, .025).ppf(.9995)
+    found = sum(metrics.difference(simulated(rng, [.78, .86]), draws=200)[1] > 0 for _ in range(100))
+    assert found >= 90
+
+
+def test_worth_of_gan_images():
+    rng = np.random.default_rng(2)
+    real, gan, oracle = simulated(rng, [.70, .75, .80], images=4000, lesions=3000)
+    x, low, high = metrics.worth([(real, gan, oracle)], draws=500)
+    assert low < .5 < high and low < x < high and 0 < low and high < 1
+    assert metrics.worth([(real, real, oracle)])[0] == 0           # worthless, with an interval around it
+    assert metrics.worth([(real, oracle, oracle)]) == pytest.approx([1, 1, 1])
+    # sizes that follow each other: the oracle of one is the real arm of the next, and cancels out
+    assert metrics.worth([(real, gan, gan), (gan, oracle, oracle)]) == pytest.approx([1, 1, 1])
+    two = metrics.worth([(real, gan, gan), (gan, gan, oracle)])
+    gain, total = metrics.difference((real, gan))[0], metrics.difference((real, oracle))[0]
+    assert two[0] == pytest.approx(gain / total) and two[1] < two[0] < two[2]
+    # one training each: Fieller's quadratic, from the bootstrap's covariance of the two gains
+    runs = [arm[:1] for arm in (real, gan, oracle)]
+    a, b, c = (metrics.arm(run) for run in runs)
+    gains = np.array([b.values[0] - a.values[0], c.values[0] - a.values[0]])
+    limit = np.outer(gains, gains) - scipy.stats.t(a.lesions - 1).ppf(.975) ** 2 * np.cov(
+        [b.boot[0] - a.boot[0], c.boot[0] - a.boot[0]], ddof=0)
+    roots = sorted(np.roots([limit[1, 1], -2 * limit[0, 1], limit[0, 0]]))
+    assert metrics.worth([runs]) == pytest.approx([gains[0] / gains[1], *roots])
+    # further real images that do not help: no bounds
+    assert metrics.worth([(real, gan, real)])[1:] == [-np.inf, np.inf]
+    assert metrics.worth([(oracle, gan, real)])[1:] == [-np.inf, np.inf]
+
+
+def test_mcnemar_and_holm_equal_statsmodels():
+    """statsmodels 0.15.0: mcnemar([[30, 12], [5, 20]], exact=True) and multipletests(method="holm")."""
+    a, b = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [30, 12, 5, 20], axis=0).astype(bool).T
+    assert metrics.mcnemar(a, b) == metrics.mcnemar(b, a) == pytest.approx(0.143463134765625)
+    assert metrics.mcnemar(a, a) == 1
+    assert metrics.holm([.01, .04, .03, .005, .2]) == pytest.approx([.04, .09, .09, .025, .2])
+    assert metrics.holm([.001, None, .3, .3, .02, .9]) == pytest.approx([.005, None, .9, .9, .08, .9])
+    assert metrics.holm([None]) == [None] and metrics.holm([]) == []
+
+
+def test_delong_equals_mlstatkit_and_brute_force():
+    other = np.array([5, 6, 9, 3, 4, 6, 7, 6, 5, 0, 5, 5, 5, 1, 3, 6, 3, 4, 5, 2, 4, 3, 4, 4, 4, 3, 3, 1, 1, 9, 7, 7, 3,
+                      7, 6, 4, 9, 8, 6, 6]) / 10
+    gain, error, p = metrics.delong(LABELS, SCORES, other)         # MLstatkit 0.1.91, Delong_test
+    assert (gain, error ** 2, p) == pytest.approx((0.8111979166666667 - 0.6471354166666667, 0.004082023387177939,
+                                                   0.010232805798890026))
+    labels, a, b = [1, 1, 1, 0, 0], np.array([3, 2, 1, 2, 0]), np.array([1, 5, 2, 1, 4])
+    above = [[[(x > y) + (x == y) / 2 for y in scores[3:]] for x in scores[:3]] for scores in (a, b)]
+    more = np.array(above[1]) - above[0]
+    assert metrics.delong(labels, a, b)[:2] == pytest.approx(
+        (more.mean(), (more.mean(1).var(ddof=1) / 3 + more.mean(0).var(ddof=1) / 2) ** .5))
+    assert metrics.delong(LABELS, SCORES, SCORES) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("gain, p, expected", [
+    ([.09, .05, .13], .001, "reproduced"), ([.05, .02, .08], .01, "same direction"),
+    ([.01, -.03, .05], .6, "not reproduced"), ([-.06, -.09, -.03], .01, "not reproduced"),
+    ([.04, -.03, .11], .2, "cannot be tested here"), ([.05, .005, .11], .06, "cannot be tested here"),   # Holm's p
+    (None, None, "cannot be tested here")])
+def test_verdicts_on_a_claim_of_ten_points(gain, p, expected):
+    assert metrics.verdict(.1, gain, p, "small") == expected
+    assert metrics.verdict(-.1, gain and [-gain[0], -gain[2], -gain[1]], p, "paper") == expected
+    assert metrics.verdict(.1, gain, p, "quick") == "cannot be tested here"
+
+
+@pytest.mark.parametrize("gain, p, expected", [
+    ([.002, -.008, .009], .7, "reproduced"), ([.006, .003, .009], .001, "reproduced"),
+    ([.03, .01, .05], .01, "not reproduced"), ([.03, -.02, .05], .2, "cannot be tested here"),
+    ([.008, .004, .012], .01, "cannot be tested here"), (None, None, "cannot be tested here")])
+def test_verdicts_on_a_claim_of_no_effect(gain, p, expected):
+    assert metrics.verdict(("none", .01), gain, p, "small") == expected
+
+
+# --- copying
+
+def blobs(rng, n, side=32):
+    """Smooth random images, uint8 (n, side, side, 3)."""
+    return rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8).repeat(side // 4, 1).repeat(side // 4, 2)
+
+
+def test_nearest_finds_copies_and_nothing_else():
+    rng = np.random.default_rng(0)
+    train, held_out, made = blobs(rng, 300), blobs(rng, 100), blobs(rng, 620)
+    fair = metrics.nearest(made, train, held_out)
+    share, low, high = fair["closer_to_train"]
+    assert low < .5 < high and (fair["n"], fair["per_side"]) == (620, 100)     # though train has three times as many
+    assert fair["distance_train"] == pytest.approx(fair["distance_held_out"], rel=.05) and fair["distance_train"] > 20
+    assert metrics.nearest(made, train, held_out) == fair != metrics.nearest(made, train, held_out, seed=1)
+    json.dumps(fair, allow_nan=False)
+    copies = metrics.nearest(train[::-1][:100], train, blobs(rng, 300))
+    assert copies["closer_to_train"][0] == 1 and copies["distance_train"] == pytest.approx(0, abs=1e-4)
+    made[7] = train[11] // 2 + train[11] // 2                      # one copy, off by a grey level here and there
+    (which, of, distance), *others = metrics.nearest(made, train, held_out)["pairs"]
+    assert (which, of) == (7, 11) and distance < 1 and len(others) == 9 and min(others, key=lambda x: x[2])[2] > 10
+    gap = metrics.nearest(np.full((1, 40, 40, 3), 9, np.uint8), *np.full((2, 3, 40, 40, 3), 4, np.uint8))   # 16 x 2.5
+    assert gap["pairs"][0] == (0, 0, 5) and gap["closer_to_train"] is None and gap["distance_held_out"] == 5
+    with pytest.raises(data.UserError, match="none"):
+        metrics.nearest(made, train, held_out[:0])
 
 
 # --- paper 000's numbers
@@ -161,39 +314,47 @@ def test_the_recovered_matrices_give_the_printed_tables_digit_by_digit(table):
     values = metrics.matrix_measures(RECOVERED[table])
     names = [f"printed_{name}" for name in ("sensitivity", "specificity", "precision", "accuracy", "f1")]
     names += ["sensitivity", "specificity", "precision", "f1"]
-    assert [round(float(values[name]), 4) for name in names] == REPORTS[table]
+    assert [f"{values[name]:.4f}".lstrip("0") for name in names] == REPORTS[table]
     assert np.sum(RECOVERED[table], 1).tolist() == [460, 404]
-
-
-def matches(tp, fn, fp, tn, printed):
-    """Where all five measures of these counts round to the printed values."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = (tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), (tp + tn) / (tp + fn + fp + tn),
-                  2 * tp / (2 * tp + fp + fn))
-    return np.all([np.abs(v - p) <= 5.0001e-5 for v, p in zip(values, printed)], axis=0)
 
 
 @pytest.mark.parametrize("table", ["6", "7", "8"])
 def test_mark_d_by_integer_search(table):
-    printed = REPORTS[table][:5]
-    # with the true class sizes: none, whichever class is positive
-    for positives, negatives in ((460, 404), (404, 460)):
-        tp, tn = np.mgrid[:positives + 1, :negatives + 1]
-        assert not matches(tp, positives - tp, negatives - tn, tn, printed).any()
-    found = []                                                     # with any class sizes that sum to 864: exactly one
-    for correct in (k for k in range(865) if abs(k / 864 - printed[3]) <= 5.0001e-5):
-        tp, fn = np.mgrid[:correct + 1, :864 - correct + 1]
-        hit = matches(tp, fn, 864 - correct - fn, correct - tp, printed)
-        found += [(int(a), int(b), 864 - correct - int(b), correct - int(a)) for a, b in zip(tp[hit], fn[hit])]
-    (right_b, wrong_b), (wrong_m, right_m) = RECOVERED[table]
-    # transposed: what is called FN are the malignant ones
-    assert found == [(right_b, wrong_m, wrong_b, right_m)]
+    printed = dict(zip(("sensitivity", "specificity", "precision", "accuracy", "f1"), REPORTS[table]))
+    for sizes in ((460, 404), (404, 460)):                         # the true class sizes, whichever class is positive
+        assert not [*metrics.matrices(printed, sizes=sizes), *metrics.matrices(printed, sizes=sizes, cut=True)]
+    (right_b, wrong_b), (wrong_m, right_m) = RECOVERED[table]      # any sizes: one, and its columns are the true sizes
+    assert list(metrics.matrices(printed, n=864)) == [(right_b, wrong_m, wrong_b, right_m)]
 
 
-def test_marks_b_and_c_by_search():
-    for value in (0.8674, 0.9081):
-        assert not any(abs(k / n - value) <= 5.0001e-5 for n in (660, 864, 2637) for k in range(n + 1))
-    assert not any(abs(k / 660 - 0.8166) <= 5.0001e-5 for k in range(661)) and int(539 / 660 * 10 ** 4) == 8166
+def says(study, *texts):
+    """Assert that the study's audit holds each text; texts without a leading zero, as in the papers."""
+    lines = "\n".join(PRINTED[study]["audit"])
+    for text in texts:
+        assert text.replace("0.", ".") in lines.replace("0.", "."), text
+
+
+def z_and_p(k, n, other_k, other_n):
+    """Two shares, unpaired: z and its two-sided p."""
+    both = (k + other_k) / (n + other_n)
+    z = (k / n - other_k / other_n) / (both * (1 - both) * (1 / n + 1 / other_n)) ** .5
+    return z, 2 * scipy.stats.norm.sf(abs(z))
+
+
+def test_the_other_marks_and_the_audit_of_paper_000():
+    real, hybrid = (dict(table_of("wgan_gp", number)) for number in "45")
+    for name, ((accuracy, marks), _, (validation, other)) in real.items():
+        fits = [counts(accuracy, n, cut) for n in (660, 864, 2637) for cut in (False, True)]
+        assert ("b" in marks) == (not any(fits)) and ("c" in marks) == (fits[0] == [] and fits[1] == [539])
+        gain, same = float(hybrid[name][0][0]) - float(accuracy), hybrid[name][2][0] == validation
+        assert (other == "e") == (hybrid[name][2][1] == "e") == (same and round(gain, 3) == .101)
+    right = [counts(cells[0][0], 864) for cells in hybrid.values()]
+    assert right == [[746], [792], [793]]                          # Table 5 is the mixed test: 660 has none of them
+    fewer = [(k - 204) / 660 for k, in right]
+    assert [share < float(cells[0][0]) for share, cells in zip(fewer, real.values())] == [True, True, False]
+    assert counts(".8600", 864) == [743] and not counts(".8600", 660) and real["CNN"][0][0] > hybrid["CNN"][0][0]
+    says("wgan_gp", f"2,219 + 460 - 1,800 = {2219 + 460 - 1800}", f"1,981 + 404 - 1,497 = {1981 + 404 - 1497}",
+         f"{460 - 360} benign, {404 - 300} malignant", f"{864 - 660} of the hybrid set", *(f"{x:.4f}" for x in fewer))
 
 
 def test_printed_layer_tables_sum_to_the_printed_totals():
@@ -203,7 +364,7 @@ def test_printed_layer_tables_sum_to_the_printed_totals():
     assert 3 * 64 * 16 == 3072                                     # mark a: the printed first row has no bias
 
 
-# --- the other papers' numbers: each mark, and each value without one, by integer search
+# --- the other papers' numbers: each mark, each value without one, and each line of the audit
 
 def fits(value, printed, digits=3):
     """Where a value rounds to the printed one, either way at a tie."""
@@ -221,23 +382,21 @@ def table_of(study, number):
     return [(label, [split_mark(value) for value, *_ in cells]) for label, cells in cells_of(table)]
 
 
-ROWS_001 = [(f"{number}: {label}", [float(value) for value, _ in cells], [marks for _, marks in cells])
+ROWS_001 = [(f"{number}: {label}", [value for value, _ in cells], [marks for _, marks in cells])
             for number in "234" for label, cells in table_of("dcgan_cls", number)]
 
 
 @pytest.mark.parametrize("label, values, marks", ROWS_001, ids=[row[0] for row in ROWS_001])
 def test_the_marks_of_paper_001_row_by_row(label, values, marks):
-    accuracy, precision, recall, f1, area = values
+    printed = dict(zip(("accuracy", "precision", "sensitivity"), values))
+    accuracy, precision, recall, f1, area = map(float, values)
     p, r = np.meshgrid([precision - .005, precision + .005], [recall - .005, recall + .005])
     possible = 2 * p * r / (p + r)
     assert ("a" in marks[3]) == (not possible.min() - .005 <= f1 <= possible.max() + .005)
-    assert ("b" in marks[0]) == (not any(fits(k / 851, accuracy) for k in range(852)))
+    assert ("b" in marks[0]) == (not counts(values[0], 851))
     assert ("c" in marks[0]) == (label in ("2: 128", "3: 0.0002", "4: Adam"))
-    for positive, negative in ((471, 380), (380, 471)):            # d: whichever class is positive
-        tp, tn = np.mgrid[1:positive + 1, :negative + 1]
-        hit = (fits((tp + tn) / 851, accuracy) & fits(tp / (tp + negative - tn), precision, 2)
-               & fits(tp / positive, recall, 2))
-        assert not hit.any() and "d" in marks[0]
+    for sizes in ((471, 380), (380, 471)):                         # d: whichever class is positive
+        assert not list(metrics.matrices(printed, sizes=sizes)) and "d" in marks[0]
     assert ("e" in marks[4]) == (area == round(733 / 851, 3))
     share = [(1 - a) / (1 - rr + rr * (1 - pp) / pp) for a in (accuracy - .0005, accuracy + .0005)
              for pp, rr in zip(p.flat, r.flat)]
@@ -255,16 +414,25 @@ def test_the_other_marks_of_paper_001():
     share = 1800 / 3297                                            # benign; a random test part without replacement:
     spread = (851 * share * (1 - share) * (3297 - 851) / 3296) ** .5
     assert [round((positive + wrong - 851 * p) / spread, 1) for p in (share, 1 - share)] == [.5, 6.8]
+    before, after = (dict(((row[0], row) for row in ROWS_001))[f"3: {rate}"] for rate in ("0.001", "0.0002"))
+    assert [mark == "g" for mark in after[2]] == [float(b) < float(a) for a, b in zip(before[1], after[1])]
     distances = {label: float(cells[0][0].split("±")[0]) for label, cells in table_of("dcgan_cls", "6")}
     assert distances["LAPGAN [16]"] < distances["DCGAN"] < distances["GAN [21]"]         # f
+    assert f"{positive / (positive + wrong):.3f}" == "0.839"
+    says("dcgan_cls", f"1,800 + 1,497 = {1800 + 1497:,}, exactly {3597 - 3297} fewer",
+         f"{85100 / 3297:.1f} % of 3,297, or {85100 / 3597:.1f} % of 3,597",
+         "{:.1f} [{:.1f}, {:.1f}] %".format(*np.multiply(100, metrics.rate(positive + negative, 851))),
+         f"{negative} of {missed + negative} malignant", f"({negative / (missed + negative):.3f})",
+         f"{negative / (negative + wrong):.3f}")
 
 
 TEST_002 = {label: int(cells[2][0]) for label, cells in table_of("acgan_cyclegan", "1")}
 
 
 def possible(precision, recall, n):
-    """[k] such that recall is k / n and precision k / m for some m, to the three decimals printed."""
-    return [k for k in range(n + 1) if fits(k / n, recall) and fits(k / np.arange(max(k, 1), 2535), precision).any()]
+    """{k} such that recall is k / n and precision k / m for some m, to the three decimals printed (.88 is .880)."""
+    printed = {name: f"{float(text):.3f}" for name, text in (("precision", precision), ("sensitivity", recall))}
+    return {tp for tp, *_ in metrics.matrices(printed, sizes=(n, 2534 - n))}
 
 
 def test_table_1_of_paper_002_adds_up():
@@ -275,11 +443,11 @@ def test_table_1_of_paper_002_adds_up():
 def test_every_cell_of_table_2_of_paper_002_is_possible_on_its_test_part():
     classes, checked = "MEL NV BCC AK BKL DF VASC SCC".split(), 0
     for label, cells in table_of("acgan_cyclegan", "2"):
-        values = [float(value) for value, _ in cells]
+        values = [value for value, _ in cells]
         right = [possible(p, r, TEST_002[name]) for name, p, r in zip(classes, values[0:16:2], values[1:16:2])]
         assert all(right) and not any(marks for _, marks in cells), label
         low, high = (sum(pick(ks) for ks in right) / 2534 for pick in (min, max))
-        assert low - .0005 <= values[16] <= high + .0005, label    # and the hits add up to the printed accuracy
+        assert low - .0005 <= float(values[16]) <= high + .0005, label    # and the hits add up to the printed accuracy
         checked += len(right)
     assert checked == 88
 
@@ -289,8 +457,8 @@ def test_the_six_marked_cells_of_table_3_of_paper_002_are_the_impossible_ones():
     for label, cells in table_of("acgan_cyclegan", "3")[:-1]:
         for k in (0, 3, 6, 9):
             (_, mark), (precision, mark_p), (recall, mark_r) = cells[k:k + 3]
-            assert bool(mark_p or mark_r) == (not possible(float(precision), float(recall), 452)), (label, k)
-            assert ("a" in mark_r) == (not any(fits(k / 452, float(recall)) for k in range(453))) and not mark
+            assert bool(mark_p or mark_r) == (not possible(precision, recall, 452)), (label, k)
+            assert ("a" in mark_r) == (not counts(recall, 452)) and not mark
             marked += [label] if mark_p or mark_r else []
     assert marked == ["500", "3000", "3000", "4000", "4000", "6000"]
     for label, cells in table_of("acgan_cyclegan", "3")[:-1]:      # the note's denominator
@@ -298,10 +466,25 @@ def test_the_six_marked_cells_of_table_3_of_paper_002_are_the_impossible_ones():
                    for share in (.035, .067, .1256, .177, .223, .264, .301, .335))
 
 
+def test_the_audit_of_paper_002():
+    baseline, best = (counts(text, 2534) for text in (".856", ".865"))
+    z, p = z_and_p(np.mean(best), 2534, np.mean(baseline), 2534)
+    rows = [(label, [float(value) for value, _ in cells]) for label, cells in table_of("acgan_cyclegan", "3")[:-1]]
+    n = np.repeat([int(label) for label, _ in rows], 4)
+    accuracy, precision, recall = np.array([values for _, values in rows]).reshape(-1, 3).T
+    with_gan = np.array([float(cells[16][0]) for _, cells in table_of("acgan_cyclegan", "2")[:-1]])
+    assert len(with_gan) + len(n) == 42 and accuracy.max() == .865 > with_gan.max()
+    trends = [scipy.stats.spearmanr(n, values) for values in (recall, precision, accuracy)]
+    says("acgan_cyclegan", f"z = {z:.2f}, p = {p:.2f}", f"deviation of {accuracy.std(ddof=1):.4f}",
+         f"{(.856 * .144 / 2534) ** .5:.4f}", f"{with_gan.mean():.4f} (standard deviation {with_gan.std(ddof=1):.4f})",
+         f"Spearman {trends[0][0]:.2f}, p = {trends[0][1]:.0e}".replace("e-0", "e-"),
+         f"p = {trends[1][1]:.2f}, {trends[2][1]:.2f}".replace(", 0", ", "))
+
+
 def test_the_accuracies_of_paper_003_are_counts_of_400_cut_off():
     for number in "23":
         for _, ((accuracy, mark), (loss, other)) in table_of("dermagan", number):
-            whole = any(fits(100 * k / 400, float(accuracy), 2) for k in range(401))
+            whole = bool(counts(f"{float(accuracy):.2f}%", 400))
             assert whole == ("a" not in mark)
             nearest = min(range(401), key=lambda k: abs(k / 4 - float(accuracy)))
             single = float(np.float32(nearest / 400)) * 1e4        # float32(.655) is .65499997
@@ -310,15 +493,43 @@ def test_the_accuracies_of_paper_003_are_counts_of_400_cut_off():
     assert dict(table_of("dermagan", "2"))["without GAN images"][1] == (".816", "b")
     matrix = np.array(PRINTED["dermagan"]["matrices"]["9"][0])
     assert matrix.sum(1).tolist() == [100] * 4 and np.trace(matrix) == 107
+    z, p = z_and_p(288, 400, 262, 400)
+    exact = scipy.stats.fisher_exact([[288, 112], [262, 138]]).pvalue
+    pooled = [(64 - 1) - 2, (64 - 1) - 2 - 4]                      # sides after pool 2, 3 x 3 and pool 5, stride 1
+    weights = [4 * 60 + (9 * 60 + 1) * 50 + (cells * 50 + 1) * 256 + 257 * 128 + 129 * 4 for cells in (pooled[1] ** 2, 6 ** 2)]
+    says("dermagan", f"z = {z:.2f}, p = {p:.3f} (Fisher's exact test: {exact:.3f})", f"{330000 / 2650 - 100:.1f} % more",
+         f"274 of 400 is p = {z_and_p(288, 400, 274, 400)[1]:.2f}", f"{weights[0]:,} parameters", f"{weights[1]:,}",
+         f"chi-squared: p = {scipy.stats.chi2_contingency(matrix).pvalue:.2f}")
 
 
-def test_the_accuracies_of_paper_004_by_search():
-    def sizes(value, among):
-        return {n for n in among if any(fits(k / n, value, 4) for k in range(n + 1))}
-    assert [mark for _, [(_, mark)] in table_of("dcgan_inception", "3")] == ["a", "a"]
-    for value in (.8770, .8875):
-        assert not sizes(value, range(3238, 3242)) and sizes(value, range(1618, 1622)) == {1618}
-    assert fits(1419 / 1618, .8770, 4) and fits(1436 / 1618, .8875, 4)
+def test_the_mark_and_the_audit_of_paper_004_by_search():
+    values = [cells[0] for _, cells in table_of("dcgan_inception", "3")]
+    assert values == [(".8770", "a"), (".8875", "a")]
+    for n in (*range(1618, 1622), *range(3238, 3242)):
+        rounded, cut = ([counts(value, n, cut) for value, _ in values] for cut in (False, True))
+        assert rounded == ([[1419], [1436]] if n == 1618 else [[], []])
+        assert cut == {1618: rounded, 1619: [[1420], [1437]], 3238: [[2840], [2874]]}.get(n, [[], []])
+    (_, benign), (_, malignant) = table_of("dcgan_inception", "2")
+    as_benign, as_malignant = (set(metrics.matrices(dict(zip(("precision", "sensitivity", "f1"), (text for text, _ in row)),
+                                                         accuracy=".8875"), n=1618)) for row in (benign, malignant))
+    ratios = [(tp + fn) / (fp + tn) for tp, fn, fp, tn in as_benign if (tn, fp, fn, tp) in as_malignant]
+    assert 1.16 < min(ratios) and max(ratios) < 1.25 and f"{8833 / 7361:.2f}" == "1.20"
+    zs = [z_and_p(.8875 * n, n, .8770 * n, n) for n in (1619, 3239, 4858)]
+    assert min(p for _, p in zs) > .1
+    says("dcgan_inception", f"7,361 + 1,176 malignant images are {7361 + 1176:,}", f"takes {8833 - 7361:,}",
+         f"{.8 * (8833 - 7361):,.1f}", "z = {:.2f}, {:.2f} or {:.2f}".format(*(z for z, _ in zs)))
+
+
+def test_audit_command(cli, refused):
+    row = "sensitivity=.9201 specificity=.9152 precision=.9261 accuracy=.9178 f1=.9231".split()
+    assert cli("metrics", "audit", "--n", 864, *row)[1] == "positives: 426 right, 37 wrong; negatives: 367 right, 34 wrong\n"
+    assert cli("metrics", "audit", "--sizes", 460, 404, *row)[1] == "no integer counts give these values\n"
+    assert cli("metrics", "audit", "--n", 400, "accuracy=72.0%")[1] == "288 of 400 right\n"
+    assert "cut off, not rounded:\n2840 of 3238 right" in cli("metrics", "audit", "--n", 3238, "accuracy=.8770")[1]
+    assert cli("metrics", "audit", "--n", 3238, "accuracy=.9")[1].count("\n") == 11     # ten of many, and dots
+    refused(["acc=.9", "MEASURE=VALUE", "sensitivity"], "metrics", "audit", "--n", 9, "acc=.9")
+    refused(["--n", "--sizes"], "metrics", "audit", "accuracy=.9")
+    refused(["'high'", ".9201"], "metrics", "audit", "--n", 9, "accuracy=high")
 
 
 def test_every_letter_of_a_printed_value_has_its_reason_and_every_reason_is_used():

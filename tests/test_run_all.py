@@ -36,7 +36,8 @@ def test_the_list_is_sound(arguments):
         words = shlex.split(job["command"])
         folder = words[words.index("--out") + 1]
         assert folder.endswith(job["job"])
-        for word in words:
+        for word in (word.removeprefix("synthetic=") for word in words):
+            assert not word.startswith("@") and "=@" not in word
             if word.startswith("results/") and word != folder:
                 assert word in made and int(stage_of[word]) < int(job["stage"]), (job["job"], word)
         made[folder], stage_of[folder] = job["job"], job["stage"]
@@ -53,7 +54,27 @@ def test_every_printed_cell_is_filled_by_exactly_one_job(scale):
                     assert cell not in filled, f"{cell} is filled twice"
                     filled[cell] = re.sub(r"-s0$", "", job["job"].split("/")[1])
         assert filled == metrics.wanted_cells(study), study
-    assert {job["job"].split("/")[0] for job in jobs} == set(metrics.PRINTED)
+    assert {job["job"].split("/")[0] for job in jobs} == {*metrics.PRINTED, "controls"}
+
+
+@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
+def test_controls_compare_like_with_like(scale):
+    """Each size of training set: all arms in one job, with the same number of steps, each GAN trained on the same part as its classifier."""
+    jobs = {job["job"].removeprefix("controls/"): shlex.split(job["command"])[3:] for job in list_jobs("controls", "--scale", scale)}
+    share = {name: words[words.index("--share") + 1] for name, words in jobs.items() if "--share" in words}
+    gans = ("wgan_gp", "dcgan_cls", "acgan", "cyclegan", "dermagan", "dcgan_inception")
+    for size, part in (("25", "0.125"), ("50", "0.25"), ("100", "0.5")):
+        assert all(share[f"{name}_{size}"] == part for name in gans)
+        words = " ".join(jobs[f"cnn_{size}-s0"]) + " "
+        assert share[f"cnn_{size}-s0"] == part and words.count("--steps") == words.count("--batch") == 1
+        for arm in ("real", "classical augment=classical", "copies copies=1"):
+            assert f"--arm {arm} " in words
+        for name in gans:
+            made = f"synthetic=results/{scale}/controls/{name}_{size} "
+            for arm in (f"{name} {made}", f"{name}_shuffled shuffle {made}", f"{name}_alone alone {made}"):
+                assert f"--arm {arm}" in words
+    assert share["cnn_200-s0"] == share["resnet18_200-s0"] == "1"       # all that was held back: the last oracle
+    assert len({jobs[f"{net}-s0"][jobs[f"{net}-s0"].index("--steps") + 1] for net in ("cnn_25", "cnn_200", "resnet18_100", "resnet18_200")}) == 1
 
 
 def test_the_paper_scale_runs_the_recipes_as_they_stand():
@@ -63,7 +84,7 @@ def test_the_paper_scale_runs_the_recipes_as_they_stand():
     for job in list_jobs("--scale", "paper"):
         study, name = job["job"].split("/")
         options = set(re.findall(r"--(?:width|z-dim|epochs|steps|batch|lr(?!-)|penalty|n-critic|precision|optimizer|weights|limit)\b", job["command"]))
-        if study != "dermagan":                                     # its presets are what is compared
+        if study not in ("dermagan", "controls"):                   # presets are what is compared; equal steps
             allowed = varied.get(re.sub(r"-s\d+$", "", name), set()) | ({"--limit"} if study == "dcgan_inception" else set())
             if "train cyclegan" in job["command"]:                  # its 200 epochs would be 15 million steps
                 allowed = {"--steps", "--precision"}
