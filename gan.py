@@ -602,8 +602,11 @@ def train(args):
     every.save(out / "samples.npz")
     rows = [part.images[:8] for part in parts if len(part) >= 8]            # one row per class
     save_grid(out / "grid.png", np.concatenate(rows or [every.images[:8]]))
-    data.finish_run(out, config, seconds, data.start_device(args), steps=steps, counts=every.counts(), curves={},
-                    metrics=dict(diversity=spread, collapsed=spread < COLLAPSE))
+    copied = {} if any("copying" not in run for run in runs) else dict(
+        copying=metrics.together([run["copying"] for run in runs]))
+    data.finish_run(out, config, seconds, data.start_device(args), steps=steps, counts=every.counts(), curves={}, **copied,
+                    metrics=dict(diversity=spread, collapsed=spread < COLLAPSE) | colour_distance(
+                        training_images(args, None), every))
     print(f"{out}: {len(every)} samples of {len(classes)} classes, {data.readable_time(seconds)}; see {out}/grid.png")
 
 
@@ -700,11 +703,12 @@ def images_seen(images, source):
 
 
 def colour_distance(images, made):
-    """FD-8x8 of the samples, its noise floor and n; nothing where there are too few images for it."""
+    """FD-8x8 of the samples, its noise floor and n, and KID in the same features; nothing where there are too few images for it."""
     if len(images) < 4 or len(made) < 2:
         return {}
     real, fake = (metrics.colour_features(some.images) for some in (images, made))
-    return dict(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)))
+    return dict(zip(("fd_8x8", "fd_8x8_floor", "fd_8x8_n"), metrics.distance_with_floor(real, fake)),
+                kid_8x8=metrics.kid(real, fake))
 
 
 def copying(args, images, made, out):

@@ -98,7 +98,7 @@ def test_evaluate_with_eight_classes():
 # --- bootstrap
 
 def test_the_bootstrap_draws_lesions_and_covers_the_truth():
-    weights = metrics.lesion_weights(np.array(["a", "b", "a", "c"]), 500)
+    weights = metrics.lesion_weights(("a", "b", "a", "c"), 500)
     assert (weights[:, 0] == weights[:, 2]).all() and weights[:, [0, 1, 3]].sum(1).tolist() == [3] * 500
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):                                           # accuracy .8 on 150 images, as single lesions
@@ -198,11 +198,14 @@ def simulated(rng, arms, seeds=3, images=300, lesions=200):
     return runs
 
 
-def test_no_more_and_no_fewer_false_alarms_than_announced_and_eight_points_are_found():
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_no_more_and_no_fewer_false_alarms_than_announced_and_eight_points_are_found(shuffled):
+    """shuffled: the test images' labels are permuted, so that nothing can be learned."""
     rng, alarms, verdicts = np.random.default_rng(0), 0, []
     for _ in range(200):
         both = sum(simulated(rng, [.78, .78]), [])                 # six trainings of one kind, dealt to two arms
-        dealt = [both[k] for k in rng.permutation(6)]
+        labels = rng.permutation(both[0][0]) if shuffled else both[0][0]
+        dealt = [(labels, *both[k][1:]) for k in rng.permutation(6)]
         *gain, p = metrics.difference((dealt[:3], dealt[3:]), draws=200)
         alarms += p < .05
         assert (p < .05) == (not gain[1] <= 0 <= gain[2])
@@ -214,16 +217,21 @@ def test_no_more_and_no_fewer_false_alarms_than_announced_and_eight_points_are_f
     assert found >= 90
 
 
+def worth_of_runs(triples, **how):
+    arms = {id(runs): metrics.arm(runs, **how) for triple in triples for runs in triple}
+    return metrics.worth([[arms[id(runs)] for runs in triple] for triple in triples], metrics.training_chance(arms.values()))
+
+
 def test_worth_of_gan_images():
     rng = np.random.default_rng(2)
     real, gan, oracle = simulated(rng, [.60, .75, .90], images=2000, lesions=1500)
-    x, low, high = metrics.worth([(real, gan, oracle)], draws=500)
+    x, low, high = worth_of_runs([(real, gan, oracle)], draws=500)
     assert 0 < low < .5 < high < 1 and low < x < high
-    assert metrics.worth([(real, real, oracle)])[0] == 0           # worthless, with an interval around it
-    assert metrics.worth([(real, oracle, oracle)]) == pytest.approx([1, 1, 1])
+    assert worth_of_runs([(real, real, oracle)])[0] == 0           # worthless, with an interval around it
+    assert worth_of_runs([(real, oracle, oracle)]) == pytest.approx([1, 1, 1])
     # sizes that follow each other: the oracle of one is the real arm of the next, and cancels out
-    assert metrics.worth([(real, gan, gan), (gan, oracle, oracle)]) == pytest.approx([1, 1, 1])
-    two = metrics.worth([(real, gan, gan), (gan, gan, oracle)])
+    assert worth_of_runs([(real, gan, gan), (gan, oracle, oracle)]) == pytest.approx([1, 1, 1])
+    two = worth_of_runs([(real, gan, gan), (gan, gan, oracle)])
     gain, total = metrics.difference((real, gan))[0], metrics.difference((real, oracle))[0]
     assert two[0] == pytest.approx(gain / total) and two[1] < two[0] < two[2]
     # one training each: Fieller's quadratic, from the bootstrap's covariance of the two gains
@@ -233,10 +241,10 @@ def test_worth_of_gan_images():
     limit = np.outer(gains, gains) - scipy.stats.t(a.lesions - 1).ppf(.975) ** 2 * np.cov(
         [b.boot[0] - a.boot[0], c.boot[0] - a.boot[0]], ddof=0)
     roots = sorted(np.roots([limit[1, 1], -2 * limit[0, 1], limit[0, 0]]))
-    assert metrics.worth([runs]) == pytest.approx([gains[0] / gains[1], *roots])
+    assert worth_of_runs([runs]) == pytest.approx([gains[0] / gains[1], *roots])
     # further real images that do not help: no bounds
-    assert metrics.worth([(real, gan, real)])[1:] == [-np.inf, np.inf]
-    assert metrics.worth([(oracle, gan, real)])[1:] == [-np.inf, np.inf]
+    assert worth_of_runs([(real, gan, real)])[1:] == [-np.inf, np.inf]
+    assert worth_of_runs([(oracle, gan, real)])[1:] == [-np.inf, np.inf]
 
 
 def test_mcnemar_and_holm_equal_statsmodels():
@@ -773,7 +781,8 @@ def test_the_report_of_four_studies_is_complete(made_up):
     path = metrics.report(made_up)
     page, markdown = path.read_text(), path.with_suffix(".md").read_text()
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
-    assert len(cells) > 600 and "" not in cells and not re.search(r"not run|nothing to show|\bNone\b|\bnan\b", page)
+    assert len(cells) > 600 and "" not in cells and not re.search(r"nothing to show|\bNone\b|\bnan\b", page)
+    assert "not run" not in page[page.index("<nav>"):]
     assert HOSTILE not in page and "&lt;script&gt;" in page and path.stat().st_size < 6e6
     for study, paper in list(PRINTED.items())[1:]:
         assert f'id="{study}"' in page and f'href="#{study}"' in page
@@ -781,12 +790,17 @@ def test_the_report_of_four_studies_is_complete(made_up):
             assert f"{'Ours' if table['id'] == 'ours' else 'Table ' + table['id']}. {table['title']}"[:30] in markdown
         for figure, title, *_ in paper["figures"]:
             assert (f"Figure {figure}. {title}" if figure else title) in markdown
-    # the first screen: a gain and a verdict for each study
+    # the first screen: a row and a verdict for each claim; no claim can be tested with 40 images and one seed
     first = page[:page.index("<nav>")]
-    assert first.count(" points") >= 4 and len(re.findall("no difference shown|better|worse", first)) == 4
+    claims = sum(len(paper["claims"]) for paper in PRINTED.values())
+    assert claims >= 12 and first.count(">cannot be tested here<") == claims
+    assert first.count("not run: cnn_real, cnn_hybrid") == 1 and "one seed does not show" in first
+    assert "bash run_all.sh controls" in first                      # the answer is missing, and how to get it
+    for paper in list(PRINTED.values())[1:]:
+        assert all(f"- {line}" in markdown for line in paper["audit"])
     assert page.count("no SCC in this data") == 23 + 2             # Table 1: 3, Table 2: 22
     for words in ("Stand-in data: HAM10000 stands in", "its GAN was trained on 7 of", "Trained from random weights",
-                  "quoted", "FD-trunk 9.50 ± 0.25", "noise floor (real images against each other) 1.50 at n 20",
+                  "quoted", "FD-trunk 9.50 ± 0.25", "KID 0.1, n 20", "noise floor 1.50", "noise floor (real images against each other) 1.50 at n 20",
                   "COLLAPSED", "pretraining in the DCGAN",
                   "there were more optimiser steps, so the comparison leans that way: own resolution."):
         assert words in page, words
@@ -800,13 +814,92 @@ def test_a_missing_job_and_a_missing_class_are_named(made_up):
     (made_up / "dcgan_inception" / "dcgan" / "grid.png").unlink()
     page = metrics.report(made_up).read_text()
     assert page.count("not run: row_8/count500<") == 3 and page.count("not run: vgg19_code") == 2
-    assert page.count("not run: fid") == 3 and "nothing to show of dcgan" in page and "13 of 14 have run" in page
+    assert page.count("not run: fid") == 3 and "nothing to show of dcgan" in page
+
+
+def write_planted(out, jobs, seeds=3, n=900, classes=("benign", "malignant"), seed=0):
+    """{job: accuracy}: predictions of several seeds on the same n images, with as many errors as that needs, but for chance."""
+    rng = np.random.default_rng(seed)
+    labels, hardness = np.arange(n) % 2, rng.random(n)
+    for job, accuracy in jobs.items():
+        folder, _, part = job.partition("/")
+        for k in range(seeds):
+            right = hardness + 0.2 * rng.standard_normal(n) < np.quantile(hardness + 0.2 * rng.standard_normal(n), accuracy)
+            chances = np.eye(2)[np.where(right, labels, 1 - labels)] * 0.6 + 0.2 * rng.random((n, 2))
+            path = out / f"{folder}-s{k}" / part
+            write_job(path, config=dict(model="cnn", classes=classes), metrics=dict(real=dict(loss=0.5)),
+                      counts=dict(benign=9, malignant=9), leaked=0,
+                      curves=dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), [0.5, 0.7]))
+            with open(path / "predictions.csv", "w", newline="") as file:
+                csv.writer(file).writerows([["test", "image", "lesion", "label", *classes], *(
+                    ["real", k, f"lesion{k // 2}", classes[labels[k]], *chances[k]] for k in range(n))])
+    (out.parent / "run.txt").write_text("scale small\ndata x\n")
+
+
+def planted_controls(out, share, seeds=3):
+    """Controls in which a GAN image is worth this share of a further real one, and shuffled or lone GAN images nothing."""
+    real = {25: .70, 50: .75, 100: .80, 200: .85}
+    jobs = {f"cnn_{size}/real": accuracy for size, accuracy in real.items()}
+    for size in (25, 50, 100):
+        gain = real[2 * size] - real[size]
+        jobs |= {f"cnn_{size}/{arm}": real[size] for arm in metrics.ARMS}
+        jobs |= {f"cnn_{size}/{gan}": real[size] + share * gain for gan in metrics.GANS}
+    write_planted(out / "controls", jobs, seeds)
+
+
+def test_the_worth_that_was_planted_is_found_and_nothing_else_is_called_better(tmp_path):
+    planted_controls(tmp_path, 0.6)
+    page = metrics.report(tmp_path).read_text()
+    arms = metrics.control_arms(metrics.Results(tmp_path))
+    found = {gan: metrics.worth_of(arms, "cnn", [gan])[0] for gan in metrics.GANS}
+    assert all(low < 0.6 < high and low > 0 for _, low, high in found.values()), found
+    first = page[:page.index("<nav>")]
+    assert "Yes, but less than further real images do." in first
+    x, low, high = metrics.worth_of(arms, "cnn", metrics.GANS)[0]
+    assert f"was worth {x:+.2f} further real images (95 % interval {low:+.2f} to {high:+.2f}" in first and high - low < 0.8
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in (tmp_path / "report.md").read_text().splitlines()[::-1]}
+    for name, words in metrics.ARMS.items():                        # better: most cells of the GANs, none of the placebos
+        assert rows[words].count("better") == 0 and rows[words].count("worse") == 0 or name in metrics.GANS, rows[words]
+    assert sum(rows[metrics.ARMS[gan]].count("better") for gan in metrics.GANS) >= 1
+    assert rows["real + as many further real"].count("better") == 3
+    assert "cannot be told" in page                                 # ResNet-18 has not run
+    assert "reproduced" not in re.sub("[Nn]ot reproduced|Reproduced:", "", first)
+
+
+def test_no_worth_no_answer(tmp_path):
+    planted_controls(tmp_path, 0.0)
+    first = metrics.report(tmp_path).read_text().partition("<nav>")[0]
+    assert "No help is shown." in first and "Yes" not in first
+    for arm in ("cnn_50/real", "cnn_100/real", "cnn_200/real"):         # the further real images too give nothing
+        write_planted(tmp_path / "controls", {arm: .70})
+    first = metrics.report(tmp_path).read_text().partition("<nav>")[0]
+    assert "That cannot be told here" in first and "was worth" not in first
+
+
+def test_claims_get_the_verdict_that_was_planted(tmp_path):
+    study = tmp_path / "wgan_gp"
+    write_planted(study, dict(cnn_real=.75, cnn_hybrid=.75, mobilenet_real=.75, mobilenet_hybrid=.66, resnet18_real=.75, resnet18_hybrid=.85))
+    def judged(scale="small"):
+        claims = metrics.claims_tested(metrics.Results(tmp_path), ["wgan_gp"], scale)
+        return {claim["text"].split(":")[0]: claim for claim in claims}
+    claims = judged()
+    assert claims["ResNet-18"]["verdict"] == "reproduced" and claims["ResNet-18"]["p"] < .001 and claims["ResNet-18"]["seeds"] == 3
+    assert claims["MobileNet"]["verdict"] == "not reproduced" and claims["MobileNet"]["gain"][2] < 0
+    assert claims["CNN"]["verdict"] == "cannot be tested here" and "too few" in claims["CNN"]["why"]
+    raw = metrics.evidence(metrics.Results(tmp_path), "wgan_gp", *PRINTED["wgan_gp"]["claims"][0], (.01, 12), "small")["p"]
+    assert raw <= claims["CNN"]["p"]                                # corrected for three claims
+    assert {claim["verdict"] for claim in judged("quick").values()} == {"cannot be tested here"}
+    page = metrics.report(tmp_path).read_text()
+    assert '<td class="yes">reproduced' in page and '<td class="no">not reproduced' in page
+    shutil.rmtree(study / "resnet18_real-s1"), shutil.rmtree(study / "resnet18_real-s2")
+    assert "one seed" in judged()["ResNet-18"]["why"] and judged()["ResNet-18"]["p"] is None
 
 
 def test_quick_numbers_are_not_judged(made_up):
     (made_up / "run.txt").write_text("scale quick\ndata x\n")
     page = metrics.report(made_up).read_text()
     assert "not judged at quick scale" in page and "no difference shown" not in page and "got better" not in page
+    assert page.count(">cannot be tested here<small>quick scale") >= 8 and "answers nothing" not in page
 
 
 def test_a_large_picture_is_embedded_small(tmp_path):
