@@ -752,8 +752,8 @@ def add_train_options(p, model, recipe):
     p.add_argument("--vary", nargs="+", metavar=("OPTION", "V"), help="a run for each value V of --OPTION: OUT/OPTIONV")
     p.add_argument("--arm", nargs="+", action="append", metavar=("NAME", "OPTION=V"),
                    help="a run with these options beside the others: OUT/NAME; again for each arm")
-    p.add_argument("--share", type=data.at_least(0, float), default=1.0, help="train on this share of each class, whole "
-                   "lesions; a larger share holds a smaller one (default %(default)s)")
+    p.add_argument("--share", type=data.at_least(0, float), default=1.0,
+                   help="train on this share of each class, whole lesions; a larger one holds a smaller (%(default)s)")
     p.add_argument("--copies", type=data.at_least(0), default=0, metavar="N", help="each training image N times more")
     p.add_argument("--shuffle", action="store_true", help="permute the labels of the synthetic images: a placebo")
     p.add_argument("--alone", action="store_true", help="train on the synthetic images alone")
@@ -819,7 +819,7 @@ def main():
         arms = vars(args).get("arm") or ()
         row = {name: [f"--{option}" for option in options] for name, *options in arms}
         if len(row) < len(arms) or any("/" in name for name in row):
-            raise UserError(f"--arm: give each arm a name of its own, without a slash, not {' '.join(a[0] for a in arms)}")
+            raise UserError(f"--arm {' '.join(arm[0] for arm in arms)}: give each a name of its own, without a slash")
     if row:
         args.each = {name: parser.parse_args([*sys.argv[1:], *words]) for name, words in row.items()}
         for options in args.each.values():

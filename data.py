@@ -777,7 +777,7 @@ def near_pairs(signs, most=2, chunk=2048):
 
 
 def near_test(images):
-    """Mask of the training and validation images that look like a test image: their dHashes differ in at most 2 bits."""
+    """Mask of the training and validation images whose dHash differs from a test image's in at most 2 bits."""
     a, b = near_pairs(np.stack([dhash(Image.fromarray(image)) for image in images.images]))
     test, near = images.split == "test", np.zeros(len(images), bool)
     near[np.concatenate([a[test[b] & ~test[a]], b[test[a] & ~test[b]]])] = True

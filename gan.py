@@ -604,9 +604,9 @@ def train(args):
     save_grid(out / "grid.png", np.concatenate(rows or [every.images[:8]]))
     copied = {} if any("copying" not in run for run in runs) else dict(
         copying=metrics.together([run["copying"] for run in runs]))
-    data.finish_run(out, config, seconds, data.start_device(args), steps=steps, counts=every.counts(), curves={}, **copied,
-                    metrics=dict(diversity=spread, collapsed=spread < COLLAPSE) | colour_distance(
-                        training_images(args, None), every))
+    values = dict(diversity=spread, collapsed=spread < COLLAPSE) | colour_distance(training_images(args, None), every)
+    data.finish_run(out, config, seconds, data.start_device(args), steps=steps, counts=every.counts(), curves={},
+                    metrics=values, **copied)
     print(f"{out}: {len(every)} samples of {len(classes)} classes, {data.readable_time(seconds)}; see {out}/grid.png")
 
 
@@ -703,7 +703,7 @@ def images_seen(images, source):
 
 
 def colour_distance(images, made):
-    """FD-8x8 of the samples, its noise floor and n, and KID in the same features; nothing where there are too few images for it."""
+    """FD-8x8 of the samples, its noise floor, n, and KID in the same features; nothing where images are too few."""
     if len(images) < 4 or len(made) < 2:
         return {}
     real, fake = (metrics.colour_features(some.images) for some in (images, made))
@@ -973,8 +973,8 @@ def add_train_options(p, model, recipe):
                    " balance: as many as --class has fewer than the largest class; all: one for each training image, "
                    "or of each --source image")
     p.add_argument("--per", type=count, metavar="M", help="--samples is meant for M training images: scale it to ours")
-    p.add_argument("--share", type=data.at_least(0, float), default=1.0, help="train on this share of each class, whole "
-                   "lesions; a larger share holds a smaller one (default %(default)s)")
+    p.add_argument("--share", type=data.at_least(0, float), default=1.0,
+                   help="train on this share of each class, whole lesions; a larger one holds a smaller (%(default)s)")
     p.add_argument("--snapshots", type=count, help="thirty times over the training keep this many samples")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too, as 003's code did")
     p.add_argument("--latents", type=count, help="draw from so many latents over the training, as that code")

@@ -1014,6 +1014,25 @@ def number(value, digits=3):
     return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
 
 
+def points(gain):
+    """A gain, or [gain, low, high, ...], in percentage points as text."""
+    if gain is None:
+        return "not run"
+    value, *ends = np.multiply(100, np.ravel(gain)[:3])
+    return f"{value:+.1f} points" + (f" [{ends[0]:+.1f}, {ends[1]:+.1f}]" if ends else "")
+
+
+def p_text(p):
+    return "none" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def called(gain, p, scale):
+    """What a gain is called; p: corrected."""
+    if scale == "quick":
+        return "not judged at quick scale"
+    return "no difference shown" if p >= 0.05 else "better" if gain[0] > 0 else "worse"
+
+
 def distance_text(job, row):
     """A distance with what it means little without: its spread, KID, number of images and noise floor."""
     return (f"{job['net']} {row['distance']:.2f} ± {row['spread']:.2f}\nnoise floor {job['floor']:.2f}\n"
@@ -1151,6 +1170,25 @@ def svg_bars(title, rows):
     return svg(title, drawn, 52 + 22 * len(rows))
 
 
+def svg_intervals(title, rows):
+    """Values with their intervals, one per row, beside lines at 0 and 1. rows: {label: [value, low, high]}."""
+    finite = [value for triple in rows.values() for value in triple if np.isfinite(value)]
+    low, high, bottom = max(min([-0.5, *finite]), -3), min(max([1.5, *finite]), 3), 30 + 26 * len(rows)
+
+    def at(value):
+        return 110 + 220 * (np.clip(value, low, high) - low) / (high - low)
+    parts = [f'<path d="M{at(mark):.0f} 24V{bottom}" class="g"/>{svg_text(at(mark), bottom + 14, mark, "m")}'
+             for mark in (0, 1)]
+    for y, (label, (value, *ends)) in zip(range(42, bottom + 12, 26), rows.items()):
+        parts.append(svg_text(102, y + 4, label, "e"))
+        if np.isfinite(ends[0]):
+            parts.append(f'<path d="M{at(ends[0]):.1f} {y}H{at(ends[1]):.1f}" class="s0"/>'
+                         f'<circle cx="{at(value):.1f}" cy="{y}" r="4" class="c0"/>')
+        else:
+            parts.append(svg_text(at(0.5), y + 4, "cannot be told", "m"))
+    return svg(title, parts, bottom + 24)
+
+
 def svg_matrix(title, matrix, classes):
     """A confusion matrix: row = truth, column = prediction, shaded by the share of its row."""
     matrix, k = np.asarray(matrix), len(classes)
@@ -1236,216 +1274,206 @@ def evidence(results, study, text, printed, claimed, clean, flattering, chance, 
     names = dict.fromkeys(name for pair in clean for name in pair)
     runs = {name: results.predictions(f"{study}/{name}", "real")[0] for name in names}
     jobs = [job for name in names for job in results.seeds(f"{study}/{name}")]
-    level = isinstance(claimed, tuple) and claimed[0] == "level"
+    scratch = any(job["config"].get("model") in PRETRAINED and job["weights"].startswith("none") for job in jobs)
     missing, seeds = [name for name in names if not runs[name]], min(map(len, runs.values()))
-    scratch = any(job.get("weights", "").startswith("none") for job in jobs if job["config"].get("model") in PRETRAINED)
-    reasons = {f"not run: {', '.join(missing[:3])}{' ...' * (len(missing) > 3)}": missing,
-               "quick scale": scale == "quick", "one seed does not show training's chance": seeds == 1,
-               "the networks start from random weights, not ImageNet's": "pretrained" in text and scratch,
-               "needs the paper's own scale": level and scale != "paper"}
+    reasons = {
+        f"not run: {', '.join(missing[:2])}{' ...' * (len(missing) > 2)}": missing,
+        "quick scale": scale == "quick",
+        "one seed does not show training's chance": seeds == 1,
+        "the networks start from random weights, not ImageNet's": "pretrained" in text and scratch,
+        "needs the paper's own scale": is_level(claimed) and scale != "paper"}
     claim = dict(study=study, text=text, printed=printed, claimed=claimed, seeds=seeds, gain=None, p=None, way="none",
                  why=next((why for why, holds in reasons.items() if holds), ""))
-    if not missing:
-        if level:
-            *claim["gain"], _ = contrast([(1, arm(runs[clean[0][0]]))], chance)
-        else:
-            *claim["gain"], claim["p"] = difference(*([runs[name] for name in pair] for pair in clean), chance=chance)
-    pairs = [[results.predictions(f"{study}/{name.partition('@')[0]}", name.partition("@")[2] or "real")[0]
-              for name in pair] for pair in flattering]
-    if pairs and all(map(all, pairs)):
-        before, after = pairs[0]
-        same = np.array_equal(before[0][0], after[0][0])
-        claim["way"] = points(difference(*pairs)) if same else points(mean_accuracy(after) - mean_accuracy(before))
+    if not missing and is_level(claimed):
+        *claim["gain"], _ = contrast([(1, arm(runs[clean[0][0]]))], chance)
+    elif not missing:
+        *claim["gain"], claim["p"] = difference(*([runs[name] for name in pair] for pair in clean), chance=chance)
+    for pair in flattering:
+        before, after = (results.predictions(f"{study}/{name.split('@')[0]}", (name.split("@") + ["real"])[1])[0]
+                         for name in pair)
+        if before and after:                                            # two different test sets: no paired interval
+            same = np.array_equal(before[0][0], after[0][0])
+            gain = difference((before, after)) if same else mean_accuracy(after) - mean_accuracy(before)
+            claim["way"] = points(gain)
     return claim
 
 
-def points(gain):
-    """A gain, or [gain, low, high, ...], in percentage points as text."""
-    value, *ends = np.multiply(100, np.ravel(gain)[:3])
-    return f"{value:+.1f} points" + (f" [{ends[0]:+.1f}, {ends[1]:+.1f}]" if ends else "")
+def is_level(claimed):
+    return isinstance(claimed, tuple) and claimed[0] == "level"
 
 
-def p_text(p):
-    return "none" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+def mean_accuracy(runs):
+    return np.mean([(probabilities.argmax(1) == labels).mean() for labels, probabilities, _ in runs])
 
 
 def claims_table(page, claims, scale):
     rows = []
     for claim in claims:
-        level = isinstance(claim["claimed"], tuple) and claim["claimed"][0] == "level"
-        here = "not run" if claim["gain"] is None else number(claim["gain"]) if level else points(claim["gain"])
-        authors = PRINTED[claim["study"]]["title"].split(":")[0]
-        rows.append([f"{claim['text']}\n{authors}", f"{claim['verdict']}\n{claim['why']}".strip(), here, claim["printed"],
-                     claim["way"], p_text(claim["p"]), claim["seeds"] or "none"])
+        here = number(claim["gain"]) if is_level(claim["claimed"]) and claim["gain"] else points(claim["gain"])
+        rows.append([f"{claim['text']}\n{PRINTED[claim['study']]['title'].split(':')[0]}",
+                     f"{claim['verdict']}\n{claim['why']}".strip(), here, claim["printed"], claim["way"],
+                     p_text(claim["p"]), claim["seeds"] or "none"])
     page.table(f"The papers' claims, on real test images ({scale} scale)",
                ["claim", "verdict", "found here", "printed", "found by the paper's own protocol", "p", "seeds"], rows,
                ["Reproduced: p < .05 and the printed effect lies in the 95 % interval (a claim of no effect: the whole "
-                "interval lies within the margin). Same direction: p < .05, but another size. Not reproduced: the printed "
-                "effect lies outside the interval. Cannot be tested: the interval holds both it and zero, or the reason "
-                "given. p is corrected for the number of claims (Holm). The paper's own protocol is shown where it "
-                "flatters: tests with GAN images in them, GANs that saw test images, more steps for one arm."])
+                "interval lies within ±2.7 points). Same direction: p < .05, but another size. Not reproduced: the "
+                "printed effect lies outside the interval. Cannot be tested: the interval holds both it and zero, or "
+                "the reason given. p is corrected for the number of claims (Holm). The paper's own protocol is shown "
+                "where it flatters: GAN images in the test, GANs that saw test images, more steps for one arm."])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The controls: what is one GAN image worth?
 
-GANS = {"wgan_gp": "WGAN-GP (paper 000)", "dcgan_cls": "DCGAN (001)", "acgan": "ACGAN (002)",
-        "cyclegan": "CycleGAN upon the ACGAN (002)", "dermagan": "DCGAN (003)", "dcgan_inception": "DCGAN (004)"}
-NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
-ARMS = {"classical": "real, classical augmentation", "copies": "real + copies of them"} | {
-    gan + ending: words.format(name) for ending, words in (("", "real + {}"), ("_shuffled", "real + {}, labels shuffled"),
-                                                           ("_alone", "{} alone")) for gan, name in GANS.items()}
+CONTROLS = "The controls: what is one GAN image worth?"
+GANS = {"wgan_gp": "WGAN-GP (000)", "dcgan_cls": "DCGAN (001)", "acgan": "ACGAN (002)", "cyclegan": "CycleGAN (002)",
+        "dermagan": "DCGAN (003)", "dcgan_inception": "DCGAN (004)"}
+NETS = {"cnn": "Small CNN", "resnet18": "ResNet-18"}
+ENDINGS = {"": "real + {}", "_shuffled": "real + {}, labels shuffled", "_alone": "{} alone"}
+ARMS = dict(more="real + as many further real", classical="real, classical augmentation", copies="real + copies") | {
+    gan + ending: words.format(name) for ending, words in ENDINGS.items() for gan, name in GANS.items()}
 
 
-def control_arms(results, measure="accuracy"):
+def control_arms(results):
     """{(classifier, size in per cent): {arm: Arm}} of the controls that have run. The arm "more" of a size, real + as
-    many further real images, is the arm "real" of twice that size: the sets are nested and all arms make equal steps."""
+    many further real images, is the arm "real" of twice that size: the sets are nested and the steps equal."""
     arms = {}
     for name in results.arms:
         found = re.fullmatch(rf"controls/({'|'.join(NETS)})_(\d+)/(\w+)", name)
         if found:
-            runs = results.predictions(name, "real")[0]
-            arms.setdefault((found[1], int(found[2])), {})[found[3]] = arm(runs, measure)
+            arms.setdefault((found[1], int(found[2])), {})[found[3]] = arm(results.predictions(name, "real")[0])
     for net, size in arms:
         if "real" in arms.get((net, 2 * size), ()):
             arms[net, size]["more"] = arms[net, 2 * size]["real"]
     return arms
 
 
-def worth_of(arms, net, gans, sizes=None):
-    """(worth of an image [x, low, high], gain [value, low, high, p]), mean over the GANs and sizes given (None: all)."""
-    chance = training_chance(some for (other, _), group in arms.items() if other == net for some in group.values())
-    found = [(group["real"], group[gan], group["more"]) for (other, size), group in arms.items() for gan in gans
-             if other == net and gan in group and "more" in group and (not sizes or size in sizes)]
+def chance_of(arms, net):
+    """training_chance of all arms of one classifier."""
+    return training_chance(one for (other, _), group in arms.items() if other == net for one in group.values())
+
+
+def worth_of(arms, net, gans, sizes=(25, 50, 100)):
+    """(worth of an image [x, low, high], gain [value, low, high, p]), means over GANs and sizes; None: not run."""
+    groups = [arms.get((net, size), {}) for size in sizes]
+    found = [(group["real"], group[gan], group["more"]) for group in groups for gan in gans
+             if {"more", gan} <= set(group)]
     if not found:
         return None
-    gain = contrast([(sign / len(found), some) for real, gan, _ in found for sign, some in ((-1, real), (1, gan))], chance)
-    return worth(found, chance), gain
+    terms = [(c / len(found), one) for real, gan, _ in found for c, one in ((-1, real), (1, gan))]
+    return worth(found, chance_of(arms, net)), contrast(terms, chance_of(arms, net))
 
 
-CONTROLS = "The controls: what is one GAN image worth?"
-
-
-def controls_section(page, results, arms, scale):
-    page.heading(2, CONTROLS, "controls")
-    job, data_job = results.seeds("controls/cnn_25/real")[:1], results.seeds("controls/data")[:1]
-    counts = data_job[0]["counts"] if data_job else {}
-    whole, test = (sum(counts.get(part, {}).values()) for part in ("train", "test"))
-    page.text(f"Half of {whole} training images are held back: they show what further real images would give. Of the "
-              "rest, 25, 50 and 100 % are a training set each, and each GAN is trained on the same images as the "
-              "classifier beside it. Every arm of a classifier makes the same number of steps "
-              f"({job[0]['steps'] if job else 'not run'}) and is tested on the same {test} real images. GAN images are as "
-              "many as the real ones, class by class; so are the copies and the further real images.")
-    rows, ends = [], []
-    for gan, name in GANS.items():
-        cells = []
-        for net, sizes in (("cnn", [25]), ("cnn", [50]), ("cnn", [100]), ("cnn", None), ("resnet18", [100])):
-            found = worth_of(arms, net, [gan], sizes)
-            cells.append("not run" if not found else worth_text(found[0]) if not sizes or net != "cnn" else
-                         worth_text(found[0]).split(" [")[0])
-            if not sizes:
-                ends.append((name, found[0] if found else [np.nan] * 3))
-        rows.append([name, *cells[3:4], *cells[:3], *cells[4:]])
-    page.figure("One GAN image in further real images: 0 is nothing, 1 as good as a real one; 95 % intervals, small CNN, "
-                "mean of the three sizes", svg_intervals("worth of one GAN image", ends), *learning_curves(arms))
-    page.table(f"What one GAN image is worth, in further real images ({scale} scale)",
-               ["GAN", "small CNN, all sizes", *(f"at {size} %" for size in (25, 50, 100)), "ResNet-18, at 100 %"], rows,
-               ["The gain from the GAN's images over the gain from as many further real ones, in accuracy. Fieller's "
-                "interval: it holds the chance of the test lesions and of the classifiers' training, not that of another "
-                "GAN. At a single size the ratio is of two small differences: it is given without an interval."])
-    for net in NETS:
-        arms_table(page, results, {size: group for (other, size), group in arms.items() if other == net}, net, scale)
-    copies = [(file, file.relative_to(results.out).as_posix())
-              for gan in GANS for file in sorted((results.out / f"controls/{gan}_25").rglob("nearest.png"))]
-    page.figure("The ten GAN images closest to a training image, above that image (GANs of the 25 %, in the order of the "
-                "table)", *copies)
-    gan_table(page, results, "controls")
-
-
-def arms_table(page, results, groups, net, scale):
-    """Gain of each arm over the real images alone, by size of the training set; p corrected for the whole table."""
-    sizes = sorted(size for size, group in groups.items() if len(group) > 2)
-    if not sizes:
-        return
-    chance = training_chance(some for group in groups.values() for some in group.values())
-    gains = {(name, size): contrast([(-1, groups[size]["real"]), (1, groups[size][name])], chance)
-             for size in sizes for name in ("more", *ARMS) if name in groups[size]}
-    corrected = dict(zip(gains, holm([gain[3] for gain in gains.values()])))
-    rows = [["real alone: accuracy", *(number(contrast([(1, groups[size]["real"])], chance)[:3]) for size in sizes)]]
-    for name, words in ({"more": "real + as many further real"} | ARMS).items():
-        row = [words]
-        for size in sizes:
-            gain, p = gains.get((name, size)), corrected.get((name, size))
-            row.append("not run" if gain is None else points(gain) if scale == "quick" else
-                       f"{points(gain)}\n{called(gain, p, scale)}, p {p_text(p)}")
-        rows.append(row)
-    page.table(f"{NETS[net]}: gain in accuracy over the real images alone ({scale} scale)",
-               ["arm", *(f"{size} % of the training set" for size in sizes)], rows,
-               ["95 % intervals; p corrected (Holm) for all comparisons of this table. Copies are the same images twice: "
-                "any difference there is chance."])
-    shown = [size for size in sizes if size == 100]
-    names = [name for name in ("real", *ARMS) if shown and name in groups[100]]
-    keys = dict(accuracy="accuracy", balanced_accuracy="balanced accuracy", auc="AUC",
-                sensitivity_at_90="sensitivity at 90 % specificity")
-    page.table(f"{NETS[net]}: every arm at 100 %", ["arm", *keys.values()],
-               [[{"real": "real alone", **ARMS}[name],
-                 *(results.value(f"controls/{net}_100/{name}", "real", key) for key in keys)] for name in names])
-
-
-def learning_curves(arms):
-    """Accuracy of the small CNN over the number of real images, a chart for each GAN."""
-    charts, sizes = [], sorted(size for net, size in arms if net == "cnn")
-    for gan, name in GANS.items():
-        lines = []
-        for label, key in (("real", "real"), ("+ GAN", gan), ("+ shuffled", f"{gan}_shuffled"), ("GAN alone", f"{gan}_alone")):
-            xs = [size for size in sizes if key in arms["cnn", size]]
-            lines += [(label, xs, [arms["cnn", size][key].values.mean() for size in xs])] if xs else []
-        charts += [svg_lines(f"{name}: accuracy", lines, "real images, %")] if lines else []
-    return charts
-
-
-def svg_intervals(title, rows):
-    """Values with their intervals, one per row, beside lines at 0 and 1. rows: [(label, [value, low, high])]."""
-    finite = [value for _, triple in rows for value in triple if np.isfinite(value)]
-    low, high = max(min([-0.5, *finite]), -3), min(max([1.5, *finite]), 3)
-    at = lambda value: 150 + 180 * (np.clip(value, low, high) - low) / (high - low)     # noqa: E731
-    bottom = 30 + 26 * len(rows)
-    parts = [f'<path d="M{at(mark):.0f} 24V{bottom}" class="g"/>{svg_text(at(mark), bottom + 14, words, "m")}'
-             for mark, words in ((0, "0"), (1, "1: a real image"))]
-    for k, (label, (value, *ends)) in enumerate(rows):
-        y = 42 + 26 * k
-        parts.append(svg_text(142, y + 4, label, "e"))
-        if np.isfinite(ends[0]):
-            parts.append(f'<path d="M{at(ends[0]):.1f} {y}H{at(ends[1]):.1f}" class="s0"/>'
-                         f'<circle cx="{at(value):.1f}" cy="{y}" r="4" class="c0"/>')
-        else:
-            parts.append(svg_text(240, y + 4, "cannot be told", "m"))
-    return svg(title, parts, bottom + 24)
-
-
-def worth_text(x):
-    value, low, high = x
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else "cannot be told\nfurther real images show no gain"
+def worth_text(found, interval=True):
+    if not found:
+        return "not run"
+    x, low, high = found[0]
+    if np.isinf(low):
+        return "cannot be told\nfurther real images show no gain"
+    return f"{x:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * interval
 
 
 def the_answer(page, arms, scale):
     """The lead: what one GAN image was worth, in words."""
-    found = worth_of(arms, "cnn", GANS)
+    found, value = worth_of(arms, "cnn", GANS), ""
     if not found:
-        return page.text("What one GAN image is worth has not been measured in this folder: bash run_all.sh controls.", "lead")
-    (x, low, high), gain = found
+        return page.text("What one GAN image is worth was not measured here: bash run_all.sh controls.", "lead")
     if scale == "quick":
-        return page.text("Quick scale shows that everything runs, and answers nothing: for an answer, give photographs and "
-                         "--scale small or paper.", "lead")
-    if not np.isfinite(low):
+        return page.text("Quick scale shows that everything runs, and answers nothing. For an answer give photographs "
+                         "(--data) and --scale small or paper.", "lead")
+    (x, low, high), gain = found
+    if np.isinf(low):
         answer = "That cannot be told here: even further real images showed no gain."
-    elif low > 0:
-        answer = f"Yes{', but less than further real images do' * (high < 1)}."
     else:
-        answer = "No: they harmed it." if high < 0 else "No help is shown."
-    value = "" if not np.isfinite(low) else (f" One GAN image was worth {x:+.2f} further real images (95 % interval {low:+.2f} "
-                                             f"to {high:+.2f}; mean of {len(GANS)} GANs, small CNN).")
-    page.text(answer + value + f" Doubling the training set with GAN images changed the accuracy by {points(gain)}.", "lead")
+        answer = (f"Yes{', but less than further real images do' * (high < 1)}." if low > 0 else
+                  "No: they did harm." if high < 0 else "No help is shown.")
+        value = (f" One GAN image was worth {x:.2f} of a further real image (95 % interval {low:.2f} to {high:.2f}; "
+                 f"mean of {len(GANS)} GANs, small CNN).")
+    page.text(f"{answer}{value} Doubling the training set with GAN images changed the accuracy by {points(gain)}.",
+              "lead")
+
+
+def controls_section(page, results, arms, scale):
+    page.heading(2, CONTROLS, "controls")
+    counts = results.jobs.get("controls/data", {}).get("counts", {})
+    whole, test = (sum(counts.get(part, {}).values()) for part in ("train", "test"))
+    steps = {name.split("/")[1].split("_")[0]: job["steps"] for name, job in results.jobs.items()
+             if re.fullmatch(r"controls/.*/real", name)}
+    page.text(f"Half of {whole} training images are held back: they show what further real images would give. Of the "
+              "rest, 25, 50 and 100 % are a training set each, and each GAN is trained on the same images as the "
+              "classifier beside it. All arms of a classifier make the same number of steps "
+              f"({', '.join(f'{NETS[net]} {n}' for net, n in steps.items())}) and are tested on the same {test} real "
+              "images. GAN images are as many as the real ones, class by class; so are the copies and the further real "
+              "images. The CycleGAN translates the ACGAN's images. Shuffled: GAN images under permuted labels, a "
+              "placebo.")
+    rows, pooled = [], {gan: worth_of(arms, "cnn", [gan]) for gan in GANS}
+    for gan, name in GANS.items():
+        single = [worth_of(arms, "cnn", [gan], [size]) for size in (25, 50, 100)]
+        rows.append([name, worth_text(pooled[gan]), *(worth_text(one, False) for one in single),
+                     worth_text(worth_of(arms, "resnet18", [gan]))])
+    chart = svg_intervals("worth of one GAN image", {GANS[gan]: found[0] for gan, found in pooled.items() if found})
+    page.figure("First: one GAN image in further real images, 0 is nothing, 1 as good as a real one; 95 % intervals, "
+                "small CNN, mean of the three sizes. Others: accuracy over the number of real images.",
+                chart, *learning_curves(arms))
+    page.table(f"What one GAN image is worth, in further real images ({scale} scale)",
+               ["GAN", "small CNN, all sizes", "at 25 %", "at 50 %", "at 100 %", "ResNet-18"], rows,
+               ["The gain in accuracy from the GAN's images over that from as many further real ones. Fieller's "
+                "interval: it holds the chance of the test lesions and of the classifiers' training, not that of "
+                "another GAN. At a single size the ratio is of two small differences: no interval."])
+    for net in NETS:
+        arms_table(page, arms, net, scale)
+        measures_table(page, results, arms, net)
+    copies = [file for gan in GANS for file in sorted((results.out / f"controls/{gan}_25").rglob("nearest.png"))]
+    page.figure("The ten GAN images closest to a training image, above that image: GANs of the smallest training set, "
+                "in the order of the table", *((file, file.relative_to(results.out).as_posix()) for file in copies))
+    gan_table(page, results, "controls")
+
+
+def arms_table(page, arms, net, scale):
+    """Gain of each arm over the real images alone, by size of the training set; p corrected for the whole table."""
+    groups = {size: group for (other, size), group in sorted(arms.items()) if other == net and len(group) > 2}
+    chance = chance_of(arms, net)
+    gains = {(size, name): contrast([(-1, group["real"]), (1, group[name])], chance)
+             for size, group in groups.items() for name in ARMS if name in group}
+    corrected = dict(zip(gains, holm([gain[3] for gain in gains.values()])))
+    rows = [["real alone: accuracy", *(number(contrast([(1, group["real"])], chance)[:3])
+                                       for group in groups.values())]]
+    for name, words in ARMS.items():
+        row = [words]
+        for size in groups:
+            gain, p = gains.get((size, name)), corrected.get((size, name))
+            judged = "" if not gain or scale == "quick" else f"\n{called(gain, p, scale)}, p {p_text(p)}"
+            row.append(points(gain) + judged)
+        if set(row[1:]) - {"not run"}:
+            rows.append(row)
+    if groups:
+        page.table(f"{NETS[net]}: gain in accuracy over the real images alone ({scale} scale)",
+                   ["arm", *(f"{size} % of the training set" for size in groups)], rows,
+                   ["95 % intervals; p corrected (Holm) for all comparisons of this table. Copies are the same images "
+                    "twice: any difference there is chance."])
+
+
+def measures_table(page, results, arms, net):
+    keys = dict(accuracy="accuracy", balanced_accuracy="balanced accuracy", auc="AUC",
+                sensitivity_at_90="sensitivity at 90 % specificity")
+    names = {"real": "real alone"} | {name: words for name, words in ARMS.items() if name != "more"}
+    rows = [[words, *(results.value(f"controls/{net}_100/{name}", "real", key) for key in keys)]
+            for name, words in names.items() if name in arms.get((net, 100), ())]
+    if rows:
+        page.table(f"{NETS[net]}: more measures of the arms at 100 %", ["arm", *keys.values()], rows)
+
+
+def learning_curves(arms):
+    """Accuracy of the small CNN over the number of real images, a chart for each GAN."""
+    charts, groups = [], {size: group for (net, size), group in sorted(arms.items()) if net == "cnn"}
+    for gan, name in GANS.items():
+        keys = {"real": "real", "+ GAN": gan, "shuffled": f"{gan}_shuffled", "alone": f"{gan}_alone"}
+        lines = []
+        for label, key in keys.items():
+            xs = [size for size, group in groups.items() if key in group]
+            lines += [(label, xs, [groups[size][key].values.mean() for size in xs])] if xs else []
+        charts.append(svg_lines(f"{name}: accuracy", lines, "real images, %"))
+    return charts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1509,11 +1537,10 @@ def what_was_run(page, results, scale):
     checked = [job["leaked"] for job in jobs if "leaked" in job]
     near = {name: (job["source"]["near_test"], job["config"].get("drop_near")) for name, job in results.jobs.items()
             if isinstance(job.get("source"), dict) and job["source"].get("near_test")}
-    page.text(f"Leaks: of {len(checked)} trainings with GAN images, {sum(leak == 0 for leak in checked)} had a GAN that saw "
-              "no validation or test image, by pixels and names; the others are named below their tables. Training or "
-              "validation images that nearly equal a test image: "
-              + (", ".join(f"{name.split('/')[0]} {n} ({'left out' if dropped else 'kept'})"
-                           for name, (n, dropped) in near.items()) or "none found") + ".", "soft")
+    near = ", ".join(f"{name} {n} ({'left out' if dropped else 'kept'})" for name, (n, dropped) in near.items())
+    page.text(f"Leaks: of {len(checked)} trainings with GAN images {sum(leak == 0 for leak in checked)} had a GAN that "
+              "saw no validation or test image, by pixels and names; the others are named below their tables. Training "
+              f"or validation images that nearly equal a test image: {near or 'none found'}.", "soft")
     if any(source.startswith("built-in") for source in sources):
         page.text("These are computer-drawn lesions, not photographs: where this page says real images, it means drawn "
                   "ones, as against those of a GAN. The numbers show that the code runs, and nothing about skin.",
@@ -1532,13 +1559,6 @@ def compared(results, study):
     return pairs
 
 
-def called(gain, p, scale):
-    """What a gain is called, p being corrected."""
-    if scale == "quick":
-        return "not judged at quick scale"
-    return "no difference shown" if p >= 0.05 else "better" if gain[0] > 0 else "worse"
-
-
 def by_seed(before, after, classes):
     """The exact tests of single trainings, seed beside seed, as text: they know the chance of the test images alone."""
     texts = []
@@ -1548,10 +1568,6 @@ def by_seed(before, after, classes):
     return "\n".join(texts)
 
 
-def mean_accuracy(runs):
-    return np.mean([(probabilities.argmax(1) == labels).mean() for labels, probabilities, _ in runs])
-
-
 def the_question(page, results, study, scale, pairs):
     """Real images against real and GAN images (or what else the study adds), on the same real test images."""
     paper, rows, verdicts, longer, test, classes = PRINTED[study], [], [], [], np.zeros(0, int), 2
@@ -1559,7 +1575,8 @@ def the_question(page, results, study, scale, pairs):
     mixed = any(table.get("variants") == BOTH for table in paper["tables"])
     arms = {id(runs): arm(runs) for *_, both in pairs for runs in both or ()}
     chance = training_chance(arms.values())
-    gains = [contrast([(-1, arms[id(runs[0])]), (1, arms[id(runs[1])])], chance) if runs else None for *_, runs in pairs]
+    gains = [contrast([(-1, arms[id(runs[0])]), (1, arms[id(runs[1])])], chance) if runs else None
+             for *_, runs in pairs]
     corrected = holm([gain and gain[3] for gain in gains])
     for (label, names, runs), gain, p in zip(pairs, gains, corrected):
         shown, flattered = ["not run"] * 4, "not run"
@@ -1579,8 +1596,8 @@ def the_question(page, results, study, scale, pairs):
                   f"classifiers got better, {verdicts.count('worse')} worse, and for "
                   f"{verdicts.count('no difference shown')} no difference is shown.", "lead")
     notes = ["95 % intervals: lesions by bootstrap, paired for the gain; classifier seeds by Student's t, their spread "
-             "pooled over the arms of this table; there is one GAN of each kind. p: corrected (Holm) for this table. By "
-             "seed: one training against one, by exact McNemar" + " and, for the AUC, by DeLong" * (classes == 2) + "."]
+             "pooled over the arms of this table; there is one GAN of each kind. p: corrected (Holm) for this table. "
+             f"By seed: one training against one, by exact McNemar{' and, for the AUC, by DeLong' * (classes == 2)}."]
     if mixed:
         notes += ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN "
                   "images too, the other one on the real test. The difference between the two gains is what that test "
@@ -1590,11 +1607,11 @@ def the_question(page, results, study, scale, pairs):
                   f"{', '.join(longer)}."]
     if len(test):
         largest = number(np.bincount(test).max() / len(test))
-        rows.append(["always the larger class", "+0.0 points", "by definition", "none", "none", *["none"] * mixed, largest,
-                     largest])
+        rows.append(["always the larger class", "+0.0 points", "by definition", "none", "none", *["none"] * mixed,
+                     largest, largest])
     page.table(f"Accuracy on {f'the {len(test)} ' * (len(test) > 0)}real test images ({scale} scale, mean over seeds)",
-               ["classifier", f"gain from {helper}", "verdict", "p", "p by seed", *["gain by the paper's method"] * mixed,
-                *sides], rows,
+               ["classifier", f"gain from {helper}", "verdict", "p", "p by seed",
+                *["gain by the paper's method"] * mixed, *sides], rows,
                notes + provenance(results, study, [name for _, names, _ in pairs for name in names]))
 
 
@@ -1696,14 +1713,16 @@ def gan_table(page, results, study):
             copying = job.get("copying", {}).get("closer_to_train")
             rows.append([name.split("/", 1)[1], job["steps"], f"{losses[0]}\n{', '.join(losses[1:])}".strip(),
                          number(values["diversity"], 2), distance,
-                         number(copying, 2) if copying else "not measured", "COLLAPSED" if values["collapsed"] else "no"])
-    header = ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "nearer to training images", "collapsed"]
+                         number(copying, 2) if copying else "not measured",
+                         "COLLAPSED" if values["collapsed"] else "no"])
+    header = ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "nearer to training images",
+              "collapsed"]
     page.table("The GANs (ours)", header, rows or [["not run"] * 7],
                ["D(x), D(G(z)): the critic's mean score of real and of GAN images. Diversity: mean distance between "
                 "two samples over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet "
                 "distance to the training images in the mean colours of an 8 x 8 grid, which needs no network and is "
                 "no FID; the noise floor is the distance of the real images to each other at the same n. Nearer to "
-                "training images: the share of GAN images whose nearest real image (16 x 16 px) is a training image and "
+                "training images: the share of GAN images whose nearest real image (16 x 16 px) is a training image, "
                 "not one of as many test images; 0.5 without copying."])
 
 
@@ -1746,9 +1765,9 @@ def drawn(results, study, name, kind):
         steps = [int(re.sub(r"\D", "", str(row["set"]))) for row in rows]
         lines = [(net, steps, [row["distance"] for row in rows]), ("noise floor", steps, [job["floor"]] * len(rows))]
         score = "Inception score" if net == "FID" else net.replace("FD", "IS", 1)
+        kid_line = [("KID", steps, [row["kid"] for row in rows])]
         return [svg_lines(f"{net} to the real images", lines, "generator step"),
-                svg_lines(net.replace("FD", "KID", 1) if net != "FID" else "KID", [("KID", steps, [row["kid"] for row in rows])],
-                          "generator step"),
+                svg_lines("KID" if net == "FID" else net.replace("FD", "KID", 1), kid_line, "generator step"),
                 svg_lines(score, [("score", steps, [row["is"][0] for row in rows])], "generator step")]
     files = sorted((results.out / results.arms[f"{study}/{name}"][0]).glob(f"{kind.replace('steps', 'grid_*')}.png"))
     if kind == "steps" and files:               # the first, those nearest 13 % and 33 %, and the last
