@@ -1409,7 +1409,9 @@ def controls_section(page, results, arms, scale):
     rows, pooled = [], {gan: worth_of(arms, "cnn", [gan]) for gan in GANS}
     for gan, name in GANS.items():
         single = [worth_of(arms, "cnn", [gan], [size]) for size in (25, 50, 100)]
-        rows.append([name, worth_text(pooled[gan]), *(worth_text(one, False) for one in single),
+        bad = [f"{size} %" for size in (25, 50, 100)
+               if results.jobs.get(f"controls/{gan}_{size}", {}).get("metrics", {}).get("collapsed")]
+        rows.append([name + f"\ncollapsed at {', '.join(bad)}" * bool(bad), worth_text(pooled[gan]), *(worth_text(one, False) for one in single),
                      worth_text(worth_of(arms, "resnet18", [gan]))])
     chart = svg_intervals("worth of one GAN image", {GANS[gan]: found[0] for gan, found in pooled.items() if found})
     page.figure("First: one GAN image in further real images, 0 is nothing, 1 as good as a real one; 95 % intervals, "
