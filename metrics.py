@@ -1049,7 +1049,7 @@ def printed_value(text):
 
 
 VERDICTS = {"reproduced": "yes", "better": "yes", "same direction": "part", "not reproduced": "no", "worse": "no",
-            "cannot be tested here": "open", "no difference shown": "open"}        # verdict: its style
+            "cannot be tested here": "open", "no difference shown": "open", "cannot be told": "open"}        # verdict: its style
 
 
 class Page:

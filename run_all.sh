@@ -195,10 +195,10 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
   local cyclegan="--size 64 --blocks 6 --steps 20000 $BF16" dermagan=$dcgan
   local t_data=- t_wgan_gp=- t_dcgan=- t_acgan=- t_dermagan=- t_cyclegan=- t_cnn=- t_resnet18=-
   case $SCALE in
-    quick) n=960 fit="--steps 60 --batch 32"
+    quick) n=960 fit="--size 32 --steps 30 --batch 16"
            [ -z "$DATA" ] || limit="--limit benign=480 malignant=480"
-           wgan_gp="--width 8 --batch 8 --lr 1e-3 --steps 60" dcgan="--width 8 --batch 8 --lr 1e-3 --steps 80" dermagan=$dcgan
-           acgan="--size 32 --width 8 --batch 16 --lr 1e-3 --steps 100" cyclegan="--size 32 --width 8 --blocks 2 --steps 40" ;;
+           wgan_gp="--width 8 --batch 8 --lr 1e-3 --steps 25" dcgan="--width 8 --batch 8 --lr 1e-3 --steps 50" dermagan=$dcgan
+           acgan="--size 32 --width 8 --batch 16 --lr 1e-3 --steps 60" cyclegan="--size 32 --width 8 --blocks 2 --steps 20" ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 400 --batch 32 $BF16"
            wgan_gp="--width 32 --batch 16 --lr 2e-4 --steps 300 $BF16" dcgan="--width 32 --batch 32 --steps 500 $BF16"
            dermagan="--width 32 --batch 16 --steps 1000 $BF16" acgan="--size 64 --width 32 --batch 32 --steps 800 $BF16"
