@@ -404,8 +404,10 @@ def train(args):
     config = {key: value for key, value in vars(args).items() if key not in ignored}
     config["data"], *config["synthetic"] = (load_stored(source, args.size).fingerprint()
                                             for source in (args.data, *args.synthetic))
-    config |= dict(arms={name: [load_stored(source, args.size).fingerprint() for source in options.synthetic]
-                         for name, options in args.each.items()}) if args.arm else {}
+    if args.arm:                                    # a set by its images, not by its path
+        config["arms"] = {name: [word for word in words if not word.startswith("synthetic=")] + [
+            load_stored(source, args.size).fingerprint() for source in args.each[name].synthetic]
+            for name, *words in args.arm}
     config |= dict(start=hash_of(args.start)) if args.start else {}
     config |= dict(lr_of=found_lr(args.lr_of)) if getattr(args, "lr_of", None) else {}
     if data.open_run(out, config):
@@ -753,7 +755,7 @@ def add_train_options(p, model, recipe):
     p.add_argument("--arm", nargs="+", action="append", metavar=("NAME", "OPTION=V"),
                    help="a run with these options beside the others: OUT/NAME; again for each arm")
     p.add_argument("--share", type=data.at_least(0, float), default=1.0,
-                   help="train on this share of each class, whole lesions; a larger one holds a smaller (%(default)s)")
+                   help="train on this share of each class, by lesion; a larger one holds a smaller (%(default)s)")
     p.add_argument("--copies", type=data.at_least(0), default=0, metavar="N", help="each training image N times more")
     p.add_argument("--shuffle", action="store_true", help="permute the labels of the synthetic images: a placebo")
     p.add_argument("--alone", action="store_true", help="train on the synthetic images alone")
@@ -810,6 +812,8 @@ def main():
         args.sets += rest                           # argparse loses positional words that follow an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if vars(args).get("vary") and args.arm:
+        raise UserError("give either --vary or --arm")
     if vars(args).get("vary"):
         option, *values = args.vary
         if not values or any("/" in value for value in values):
@@ -818,8 +822,8 @@ def main():
     else:
         arms = vars(args).get("arm") or ()
         row = {name: [f"--{option}" for option in options] for name, *options in arms}
-        if len(row) < len(arms) or any("/" in name for name in row):
-            raise UserError(f"--arm {' '.join(arm[0] for arm in arms)}: give each a name of its own, without a slash")
+        if len(row) < len(arms) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in row):
+            raise UserError(f"--arm {' '.join(arm[0] for arm in arms)}: give each a plain name of its own")
     if row:
         args.each = {name: parser.parse_args([*sys.argv[1:], *words]) for name, words in row.items()}
         for options in args.each.values():

@@ -381,7 +381,8 @@ class ImageSet:
         return [hash_of(image.tobytes()) for image in self.images]
 
     def share(self, share):
-        """This share of each class: whole lesions in a fixed random order, so that a larger share holds a smaller."""
+        """This share of each class, by lesion in a fixed random order, so that a larger share holds a smaller one. All
+        lesions are whole but perhaps the last of each class."""
         lots = np.array([hash_of(str(group).encode()) for group in self.groups])
         order = np.argsort(lots, kind="stable")
         by_class = [order[self.labels[order] == k] for k in range(len(self.classes))]

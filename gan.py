@@ -486,15 +486,17 @@ def update_average(average, net, step, decay):
             mean.copy_(new)
 
 
-def noise(model, n, z_dim, classes, rng=None, device="cpu"):
+def noise(model, n, z_dim, classes, rng=None, device="cpu", labels=None):
     """(z (n, z_dim, 1, 1), labels (n,)): normal, for paper 004 uniform in [-1, 1]; for the ACGAN the class in front.
 
-    With a numpy generator `rng` the noise of image i does not depend on n, and classes take turns; else all is random.
+    With a numpy generator `rng` the noise of image i does not depend on n, and classes take turns unless labels are
+    given; else all is random.
     """
     uniform = model == "dcgan_inception"
     if rng is not None:
         z = rng.random((n, z_dim), np.float32) if uniform else rng.standard_normal((n, z_dim), np.float32)
-        z, labels = torch.from_numpy(z).to(device), torch.arange(n, device=device) % classes
+        z = torch.from_numpy(z).to(device)
+        labels = torch.arange(n, device=device) % classes if labels is None else labels.to(device)
     else:
         z = torch.rand(n, z_dim, device=device) if uniform else torch.randn(n, z_dim, device=device)
         labels = torch.randint(classes, (n,), device=device)
@@ -634,7 +636,8 @@ def train_one(args, out, of_class):
     parts = dict(generator=generator, discriminator=discriminator, average=average)
     if source is None:
         update, names = noise_update(config, parts, classes, batches, device, autocast)
-        z, labels = noise(args.model, samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device)
+        like = torch.from_numpy(images.labels) if args.samples == "all" and classes > 1 else None       # class by class
+        z, labels = noise(args.model, samples, args.z_dim, classes, np.random.default_rng(args.seed + 1), device, like)
         shown, _ = noise(args.model, 64, args.z_dim, classes, np.random.default_rng(args.seed), device)
     else:
         update, names = cyclegan_update(config, parts, source, batches, steps, device, autocast)
@@ -974,7 +977,7 @@ def add_train_options(p, model, recipe):
                    "or of each --source image")
     p.add_argument("--per", type=count, metavar="M", help="--samples is meant for M training images: scale it to ours")
     p.add_argument("--share", type=data.at_least(0, float), default=1.0,
-                   help="train on this share of each class, whole lesions; a larger one holds a smaller (%(default)s)")
+                   help="train on this share of each class, by lesion; a larger one holds a smaller (%(default)s)")
     p.add_argument("--snapshots", type=count, help="thirty times over the training keep this many samples")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too, as 003's code did")
     p.add_argument("--latents", type=count, help="draw from so many latents over the training, as that code")

@@ -148,86 +148,77 @@ class Arm(NamedTuple):
     values: np.ndarray      # (seeds,)
     boot: np.ndarray        # (seeds, draws): the same with the test lesions drawn anew, the same ones for every arm
     lesions: int
+    test: int               # hash of the test images: on others no arm can be compared with this one
+    spread: tuple           # (standard deviation of a training, its degrees of freedom; 0: not known)
 
 
 def arm(runs, measure="accuracy", classes=("benign", "malignant"), draws=2000):
     """The Arm of runs, one per seed: [(labels (n,), probabilities (n, k), groups (n,)), ...] on the same images."""
+    tests = {hash((np.asarray(labels).tobytes(), tuple(groups))) for labels, _, groups in runs}
+    if len(tests) > 1:
+        raise UserError("the seeds of an arm must have the same test images in the same order")
     weights = lesion_weights(tuple(runs[0][2]), draws)
     if measure == "accuracy":                                           # a plain mean: one matrix product
         right = np.array([probabilities.argmax(1) == labels for labels, probabilities, _ in runs], float)
         values, boot = right.mean(1), right @ weights.T / weights.sum(1)
-    elif measure == "auc":                                              # without all the others: many times faster
-        values, boot = (np.array([auc(labels, probabilities[:, 1], some) for labels, probabilities, _ in runs])
-                        for some in (None, weights))
     else:
         values, boot = (np.array([measures(labels, probabilities, some, classes)[measure]
                                   for labels, probabilities, _ in runs]) for some in (None, weights))
-    return Arm(values, boot, len(np.unique(runs[0][2])))
+    return pooled([Arm(values, boot, len(np.unique(runs[0][2])), tests.pop(), None)])[0]
 
 
-def training_chance(arms):
-    """(sd, degrees of freedom) of a measure over the seeds of one arm, pooled over arms; (0, 0): nothing is known.
-
-    Three seeds say little of their own spread. All the arms of a study together say more.
-    """
-    arms = [arm for arm in arms if len(arm.values) > 1 and np.isfinite(arm.values).all()]
-    df = sum(len(arm.values) - 1 for arm in arms)
-    squares = sum(np.square(arm.values - arm.values.mean()).sum() for arm in arms)
-    return (float(np.sqrt(squares / df)), df) if df else (0.0, 0)
+def pooled(arms):
+    """The arms with the spread of a training estimated from all of them: three seeds say little of their own."""
+    known = [one for one in arms if len(one.values) > 1 and np.isfinite(one.values).all()]
+    df = sum(len(one.values) - 1 for one in known)
+    squares = sum(np.square(one.values - one.values.mean()).sum() for one in known)
+    return [one._replace(spread=(float(np.sqrt(squares / max(df, 1))), df)) for one in arms]
 
 
-def contrast(terms, chance):
+def contrast(terms):
     """[value, low, high, p] of sum c * mean over seeds, terms [(c, Arm), ...]: 95 % interval, two-sided p against 0.
 
-    Two sources of chance: which lesions the test set holds (bootstrap) and how the trainings went (chance, from
-    training_chance). What a seed gets wrong on its own would be counted in both, so it is taken off the lesions' part
-    (as in multi-reader studies, Hillis 2007). Student's t with Satterthwaite's degrees of freedom, because resampling
-    three seeds gives too narrow intervals. An arm that occurs twice is one arm: its c are added.
+    Two sources of chance: which lesions the test set holds (bootstrap) and how the trainings went (the arms' spread).
+    What a seed gets wrong on its own would be counted in both, so it is taken off the lesions' part (as in multi-reader
+    studies, Hillis 2007). Student's t with Satterthwaite's degrees of freedom, because resampling three seeds gives too
+    narrow intervals. An arm that occurs twice is one arm: its c are added. Where an arm's spread is not known (one
+    seed), the interval holds the lesions' chance alone, and p is None.
     """
-    arms = {id(arm): arm for _, arm in terms}.values()
-    terms = [(sum(c for c, other in terms if other is arm), arm) for arm in arms]
-    value, (sd, df) = float(sum(c * arm.values.mean() for c, arm in terms)), chance
+    arms = {id(one): one for _, one in terms}.values()
+    if len({one.test for one in arms}) > 1:
+        raise UserError("arms can only be compared on the same test images in the same order")
+    terms = [(sum(c for c, other in terms if other is one), one) for one in arms]
+    value, weights = float(sum(c * one.values.mean() for c, one in terms)), {}
     if np.isnan(value):
         return [np.nan] * 4
-    own = sum(c * c * np.nanvar(arm.boot - arm.boot.mean(0), 1).sum() / (len(arm.boot) - 1) / len(arm.boot)
-              for c, arm in terms if len(arm.boot) > 1)
-    of_lesions = max(np.nanvar(sum(c * arm.boot.mean(0) for c, arm in terms)) - own, 0)
-    of_training = sd ** 2 * sum(c * c / len(arm.values) for c, arm in terms)
-    error = np.sqrt(of_lesions + of_training)
+    own = sum(c * c * np.nanvar(one.boot - one.boot.mean(0), 1).sum() / (len(one.boot) - 1) / len(one.boot)
+              for c, one in terms if len(one.boot) > 1)
+    of_lesions = max(np.nanvar(sum(c * one.boot.mean(0) for c, one in terms)) - own, 0)
+    for c, one in terms:                                                # arms with a common spread share its df
+        weights[one.spread] = weights.get(one.spread, 0) + c * c / len(one.values)
+    parts = [(of_lesions, max(terms[0][1].lesions - 1, 1)),
+             *((sd ** 2 * weight, max(df, 1)) for (sd, df), weight in weights.items())]
+    error = np.sqrt(sum(part for part, _ in parts))
+    p = None if any(df == 0 for _, df in weights) else 1.0 if abs(value) < 1e-12 else 0.0
     if error < 1e-12:                                                   # e.g. an arm against itself
-        return [value, value, value, 1.0 if abs(value) < 1e-12 else 0.0]
-    spread = of_lesions ** 2 / max(terms[0][1].lesions - 1, 1) + of_training ** 2 / max(df, 1)
-    student = scipy.stats.t(error ** 4 / spread)
+        return [value, value, value, p]
+    student = scipy.stats.t(error ** 4 / sum(part ** 2 / df for part, df in parts))
     half = error * student.ppf(0.975)
-    return [value, float(value - half), float(value + half), float(2 * student.sf(abs(value) / error))]
+    return [value, float(value - half), float(value + half),
+            None if p is None else float(2 * student.sf(abs(value) / error))]
 
 
-def difference(*pairs, chance=None, **how):
-    """[mean gain, low, high, p] of arms after over arms before, pairs (before, after) of runs; see `contrast`.
-
-    chance: from training_chance, by default of these arms; how: measure (accuracy), classes and draws of `arm`. What
-    two pairs share (the same list of runs) counts once.
-    """
-    first = pairs[0][0][0]
-    for run in (run for pair in pairs for runs in pair for run in runs):
-        if not np.array_equal(run[0], first[0]) or not np.array_equal(run[2], first[2]):
-            raise UserError("arms can only be compared on the same test images in the same order")
-    arms = {key: arm(runs, **how) for key, runs in {id(runs): runs for pair in pairs for runs in pair}.items()}
-    terms = [(sign / len(pairs), arms[id(runs)]) for pair in pairs for sign, runs in zip((-1, 1), pair)]
-    return contrast(terms, chance or training_chance(arms.values()))
-
-
-def worth(triples, chance):
+def worth(triples):
     """[x, low, high]: what one GAN image is worth, in further real images: the GAN's gain over that of as many of them.
 
-    triples: (real, real + GAN, real + further real), Arms, one for each size of the training set; chance: from
-    training_chance. The interval is Fieller's: each x at which the GAN's gain - x * the further real images' gain is
-    not significant. Where those images' own gain is not significant either, it has no bounds: -inf, inf.
+    triples: (real, real + GAN, real + further real), Arms, one for each size of the training set; x is the ratio of the
+    gains, summed over the triples. The interval is Fieller's: each x at which the GAN's gain - x * the further real
+    images' gain is not significant. We give none (-inf, inf) where those images' own gain is not significant.
     """
     def gain(of_gan, of_real):
         """The contrast of so many gains of the GAN and so many of the further real images."""
         return contrast([(c, one) for triple in triples
-                         for c, one in zip((-of_gan - of_real, of_gan, of_real), triple)], chance)
+                         for c, one in zip((-of_gan - of_real, of_gan, of_real), triple)])
 
     def end(step):
         while gain(1, -x - step)[3] > 0.05:
@@ -235,7 +226,7 @@ def worth(triples, chance):
         return float(scipy.optimize.brentq(lambda at: gain(1, -at)[3] - 0.05, x, x + step))
     of_real, _, _, p = gain(0, 1)
     x = gain(1, 0)[0] / of_real if of_real else np.nan
-    return [x, end(-1), end(1)] if of_real > 0 and p < 0.05 else [x, -np.inf, np.inf]
+    return [x, end(-1), end(1)] if of_real > 0 and p is not None and p < 0.05 else [x, -np.inf, np.inf]
 
 
 def summary(runs, classes=("benign", "malignant"), draws=2000):
@@ -245,8 +236,8 @@ def summary(runs, classes=("benign", "malignant"), draws=2000):
                      for some in (None, weights))
     result = {}
     for key in points[0]:
-        one = Arm(*(np.array([values[key] for values in part]) for part in (points, boots)), lesions)
-        result[key] = np.clip(contrast([(1, one)], training_chance([one]))[:3], 0, 1).tolist()
+        one = Arm(*(np.array([values[key] for values in part]) for part in (points, boots)), lesions, 0, None)
+        result[key] = np.clip(contrast([(1, *pooled([one]))])[:3], 0, 1).tolist()
     return result
 
 
@@ -284,12 +275,15 @@ def mcnemar(right_a, right_b):
 
 
 def delong(labels, a, b):
-    """(AUC of scores b - AUC of scores a, its standard error, two-sided p), on the same images, all (n,).
+    """(AUC of scores b - AUC of scores a, its standard error, two-sided p), on the same images, all (n,); p None where
+    a class has fewer than two images.
 
     DeLong et al. 1988: a positive's placement is the share of the negatives below it, and the AUC the mean placement;
     by ranks, as Sun & Xu 2014.
     """
     labels = np.asarray(labels, bool)
+    if not 2 <= labels.sum() <= len(labels) - 2:
+        return np.nan, np.nan, None                         # one image of a class has no variance
 
     def placements(scores):
         scores = np.asarray(scores, float)
@@ -314,6 +308,10 @@ def holm(ps):
     return adjusted
 
 
+def is_level(claimed):
+    return isinstance(claimed, tuple) and claimed[0] == "level"
+
+
 def verdict(claimed, gain, p, scale):
     """What became of a claim. claimed: the printed effect, in the unit of gain [value, low, high], or ("none", margin).
 
@@ -323,10 +321,10 @@ def verdict(claimed, gain, p, scale):
     lies within +-margin, and not when zero is excluded by a value beyond the margin. ("level", .935), with the accuracy
     itself for gain, is reproduced when inside its interval. Quick runs test nothing.
     """
-    if scale == "quick" or gain is None or np.isnan(gain[0]):
+    if scale == "quick" or gain is None or np.isnan(gain[0]) or p is None and not is_level(claimed):
         return "cannot be tested here"
     value, low, high = gain[:3]
-    if isinstance(claimed, tuple) and claimed[0] == "level":
+    if is_level(claimed):
         return "reproduced" if low <= claimed[1] <= high else "not reproduced"
     if isinstance(claimed, tuple):
         none, beyond = -claimed[1] <= low <= high <= claimed[1], p < 0.05 and abs(value) > claimed[1]
@@ -718,10 +716,10 @@ PRINTED = {"wgan_gp": dict(
 
 "acgan_cyclegan": dict(
     title="Fossen-Romsaas et al.: Synthesizing skin lesion images using CycleGANs (ACGAN, CycleGAN)",
-    claims=(("ACGAN and CycleGAN images change nothing", "-1.1 to +0.9 points", ("none", 0.027),
+    claims=(("ACGAN and CycleGAN images change nothing on average", "-1.1 to +0.8 points", ("none", 0.027),
              [("isic0", f"{kind}_row/count{n}") for kind in ("acgan", "cyclegan")
               for n in (2000, 4000, 8000, 16000, 24000)], []),
-            ("melanomas made from nevi change nothing", "-0.9 to +0.9 points", ("none", 0.027),
+            ("melanomas made from nevi change nothing on average", "-0.9 to +0.9 points", ("none", 0.027),
              [("isic0", f"row_{k}/count{n}") for k in (8, 4, 2, 1)
               for n in (500, 1000, 2000, 3000, 4000, 5000, 6000, 7000)], [])),
     claim="No significant benefit of GAN images (discussion); accuracies between .845 and .865 against .856 without.",
@@ -803,7 +801,7 @@ PRINTED = {"wgan_gp": dict(
     title="Sri Sai Teja et al.: DermaGAN",
     claims=(("GAN images help the CNN", "+6.5 points", 0.065, [("cnn_real_fair", "cnn_gan_fair")],
              [("cnn_real_code", "cnn_gan_code")]),
-            ("the CNN is better than the best pretrained network", "+3.5 points", 0.035,
+            ("the CNN is better than MobileNet, the paper's best pretrained network", "+3.5 points", 0.035,
              [("mobilenet_fair", "cnn_gan_fair")], [("mobilenet_code@augmented", "cnn_gan_code")])),
     claim="GAN images raise the CNN's accuracy from 65.49 to 72.0 %, above five pretrained networks (Tables 2 and 3).",
     arms=(("CNN, fair: same steps, clean GAN", "cnn_real_fair", "cnn_gan_fair"),
@@ -944,24 +942,36 @@ class Results:
     """
 
     def __init__(self, out):
-        self.out, self.jobs, self.arms, self.cache, self.read = Path(out), {}, {}, {}, {}
+        self.out, self.jobs, self.arms, self.cache = Path(out), {}, {}, {}
         for file in sorted([*self.out.glob("*/*/result.json"), *self.out.glob("*/*/*/result.json")]):
             name = file.parent.relative_to(self.out).as_posix()
             self.jobs[name] = json.loads(file.read_text())
             self.arms.setdefault(re.sub(r"-s\d+(?=/|$)", "", name), []).append(name)
+
+    @functools.cached_property
+    def accuracies(self):
+        """{(arm, test): Arm} of all classifiers. The spread of a training is pooled over the arms of a study that train
+        the same network; in the controls apart for real images, real + GAN, placebos and GAN images alone."""
+        kinds = {}
+        for name, (first, *_) in self.arms.items():
+            if (self.out / first / "predictions.csv").exists():
+                study, _, part = name.partition("/")
+                kind = part.split("/")[-1] in GANS, part.endswith("_shuffled"), part.endswith("_alone")
+                for test in self.jobs[first]["metrics"]:
+                    key = study, self.jobs[first]["config"]["model"], test, kind
+                    kinds.setdefault(key, {})[name, test] = arm(self.predictions(name, test)[0])
+        return {key: one for group in kinds.values() for key, one in zip(group, pooled(list(group.values())))}
+
+    def arm(self, name, test="real"):
+        """The Arm of accuracies of a job, the same one each time; None where it has not run."""
+        return self.accuracies.get((name, test))
 
     def seeds(self, arm):
         """The results of an arm, one per seed."""
         return [self.jobs[name] for name in self.arms.get(arm, ())]
 
     def predictions(self, arm, test):
-        """([(labels, probabilities, groups)] per seed, class names) of one test set of an arm; always the same list, by
-        which `difference` knows an arm that occurs twice."""
-        if (arm, test) not in self.read:
-            self.read[arm, test] = self.read_predictions(arm, test)
-        return self.read[arm, test]
-
-    def read_predictions(self, arm, test):
+        """([(labels, probabilities, groups)] per seed, class names) of one test set of an arm."""
         runs, classes = [], []
         for job in self.arms.get(arm, ()):
             with open(self.out / job / "predictions.csv", newline="") as file:
@@ -1028,8 +1038,8 @@ def p_text(p):
 
 def called(gain, p, scale):
     """What a gain is called; p: corrected."""
-    if scale == "quick":
-        return "not judged at quick scale"
+    if scale == "quick" or p is None:
+        return "not judged at quick scale" if scale == "quick" else "not judged: one seed"
     return "no difference shown" if p >= 0.05 else "better" if gain[0] > 0 else "worse"
 
 
@@ -1049,7 +1059,7 @@ def printed_value(text):
 
 
 VERDICTS = {"reproduced": "yes", "better": "yes", "same direction": "part", "not reproduced": "no", "worse": "no",
-            "cannot be tested here": "open", "no difference shown": "open", "cannot be told": "open"}        # verdict: its style
+            "cannot be tested here": "open", "no difference shown": "open", "cannot be told": "open"}      # their style
 
 
 class Page:
@@ -1247,19 +1257,13 @@ svg .c0{fill:var(--s0)}svg .c1{fill:var(--s1)}svg .c2{fill:var(--s2)}svg .c3{fil
 # The claims of the papers, and what became of them
 
 def claims_tested(results, studies, scale):
-    """What became of each claim: [dict(study, text, printed, claimed, gain, p, seeds, way, why, verdict)].
+    """What became of each claim: [dict(study, text, printed, claimed, gain, largest, p, seeds, way, why, verdict)].
 
-    gain: [value, low, high] on real test images alone; way: the same by the paper's protocol, as text, where that
-    flatters; p: corrected (Holm) for all claims that could be tested; why: the reason where one could not.
+    gain: [value, low, high] on real test images alone; largest: of several comparisons the largest, as text; way: the
+    gain by the paper's protocol, as text, where that flatters; p: corrected (Holm) for all claims that could be tested;
+    why: the reason where one could not.
     """
-    claims = []
-    for study in studies:
-        paper = PRINTED[study]
-        names = {name for *_, clean, _ in paper["claims"] for pair in clean for name in pair}
-        names |= {name for _, *pair in paper["arms"] for name in pair}
-        arms = [results.predictions(f"{study}/{name}", "real")[0] for name in sorted(names)]
-        chance = training_chance(map(arm, filter(None, arms)))
-        claims += [evidence(results, study, *claim, chance, scale) for claim in paper["claims"]]
+    claims = [evidence(results, study, *claim, scale) for study in studies for claim in PRINTED[study]["claims"]]
     for claim, p in zip(claims, holm([None if claim["why"] else claim["p"] for claim in claims])):
         claim["p"] = p
         claim["verdict"] = verdict(claim["claimed"], None if claim["why"] else claim["gain"], p, scale)
@@ -1268,58 +1272,56 @@ def claims_tested(results, studies, scale):
     return claims
 
 
-def evidence(results, study, text, printed, claimed, clean, flattering, chance, scale):
-    """The numbers behind one claim, for claims_tested: clean and flattering are pairs of jobs, before and after; chance
-    is pooled over the study's arms."""
-    names = dict.fromkeys(name for pair in clean for name in pair)
-    runs = {name: results.predictions(f"{study}/{name}", "real")[0] for name in names}
-    jobs = [job for name in names for job in results.seeds(f"{study}/{name}")]
+def evidence(results, study, text, printed, claimed, clean, flattering, scale):
+    """The numbers behind one claim, for claims_tested: clean and flattering are pairs of jobs, before and after."""
+    arms = {name: results.arm(f"{study}/{name}") for pair in clean for name in pair}
+    jobs = [job for name in arms for job in results.seeds(f"{study}/{name}")]
     scratch = any(job["config"].get("model") in PRETRAINED and job["weights"].startswith("none") for job in jobs)
-    missing, seeds = [name for name in names if not runs[name]], min(map(len, runs.values()))
+    missing = [name for name, one in arms.items() if one is None]
+    seeds = min(len(one.values) if one else 0 for one in arms.values())
     reasons = {
         f"not run: {', '.join(missing[:2])}{' ...' * (len(missing) > 2)}": missing,
         "quick scale": scale == "quick",
         "one seed does not show training's chance": seeds == 1,
         "the networks start from random weights, not ImageNet's": "pretrained" in text and scratch,
         "needs the paper's own scale": is_level(claimed) and scale != "paper"}
-    claim = dict(study=study, text=text, printed=printed, claimed=claimed, seeds=seeds, gain=None, p=None, way="none",
-                 why=next((why for why, holds in reasons.items() if holds), ""))
-    if not missing and is_level(claimed):
-        *claim["gain"], _ = contrast([(1, arm(runs[clean[0][0]]))], chance)
-    elif not missing:
-        *claim["gain"], claim["p"] = difference(*([runs[name] for name in pair] for pair in clean), chance=chance)
-    for pair in flattering:
-        before, after = (results.predictions(f"{study}/{name.split('@')[0]}", (name.split("@") + ["real"])[1])[0]
-                         for name in pair)
-        if before and after:                                            # two different test sets: no paired interval
-            same = np.array_equal(before[0][0], after[0][0])
-            gain = difference((before, after)) if same else mean_accuracy(after) - mean_accuracy(before)
-            claim["way"] = points(gain)
+    claim = dict(study=study, text=text, printed=printed, claimed=claimed, seeds=seeds, gain=None, largest="", p=None,
+                 way="none", why=next((why for why, holds in reasons.items() if holds), ""))
+    if not missing:
+        signs = (1,) if is_level(claimed) else (-1, 1)
+        *claim["gain"], claim["p"] = contrast([(sign / len(clean), arms[name]) for pair in clean
+                                               for sign, name in zip(signs, pair)])
+        if len(clean) > 1:
+            gains = [contrast([(-1, arms[before]), (1, arms[after])]) for before, after in clean]
+            k = int(np.argmax([abs(gain[0]) for gain in gains]))
+            claim["largest"] = (f"largest of {len(clean)}: {points(gains[k][0])}, p "
+                                f"{p_text(holm([gain[3] for gain in gains])[k])}")
+    for names in flattering:
+        before, after = (results.arm(f"{study}/{job}", test or "real") for job, _, test in
+                         (name.partition("@") for name in names))
+        if before and after and before.test == after.test:
+            claim["way"] = points(contrast([(-1, before), (1, after)]))
+        elif before and after:                                          # two different test sets: no paired interval
+            claim["way"] = points(after.values.mean() - before.values.mean())
     return claim
-
-
-def is_level(claimed):
-    return isinstance(claimed, tuple) and claimed[0] == "level"
-
-
-def mean_accuracy(runs):
-    return np.mean([(probabilities.argmax(1) == labels).mean() for labels, probabilities, _ in runs])
 
 
 def claims_table(page, claims, scale):
     rows = []
     for claim in claims:
         here = number(claim["gain"]) if is_level(claim["claimed"]) and claim["gain"] else points(claim["gain"])
+        here += f"\n{claim['largest']}" * bool(claim["largest"])
         rows.append([f"{claim['text']}\n{PRINTED[claim['study']]['title'].split(':')[0]}",
                      f"{claim['verdict']}\n{claim['why']}".strip(), here, claim["printed"], claim["way"],
                      p_text(claim["p"]), claim["seeds"] or "none"])
     page.table(f"The papers' claims, on real test images ({scale} scale)",
                ["claim", "verdict", "found here", "printed", "found by the paper's own protocol", "p", "seeds"], rows,
                ["Reproduced: p < .05 and the printed effect lies in the 95 % interval (a claim of no effect: the whole "
-                "interval lies within ±2.7 points). Same direction: p < .05, but another size. Not reproduced: the "
-                "printed effect lies outside the interval. Cannot be tested: the interval holds both it and zero, or "
-                "the reason given. p is corrected for the number of claims (Holm). The paper's own protocol is shown "
-                "where it flatters: GAN images in the test, GANs that saw test images, more steps for one arm."])
+                "interval lies within ±2.7 points; of a level: it lies in the interval). Same direction: p < .05, but "
+                "another size. Not reproduced: the printed effect lies outside the interval. Cannot be tested: p ≥ "
+                ".05 and the printed effect lies in the interval, or the reason given. p is corrected for the "
+                "number of claims (Holm). The paper's own protocol is shown where it flatters: GAN images in the test, "
+                "GANs that saw test images, more steps for one arm."])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1338,108 +1340,120 @@ def control_arms(results):
     """{(classifier, size in per cent): {arm: Arm}} of the controls that have run. The arm "more" of a size, real + as
     many further real images, is the arm "real" of twice that size: the sets are nested and the steps equal."""
     arms = {}
-    for name in results.arms:
+    for name, test in results.accuracies:
         found = re.fullmatch(rf"controls/({'|'.join(NETS)})_(\d+)/(\w+)", name)
-        if found:
-            arms.setdefault((found[1], int(found[2])), {})[found[3]] = arm(results.predictions(name, "real")[0])
+        if found and test == "real":
+            arms.setdefault((found[1], int(found[2])), {})[found[3]] = results.arm(name)
     for net, size in arms:
         if "real" in arms.get((net, 2 * size), ()):
             arms[net, size]["more"] = arms[net, 2 * size]["real"]
     return arms
 
 
-def chance_of(arms, net):
-    """training_chance of all arms of one classifier."""
-    return training_chance(one for (other, _), group in arms.items() if other == net for one in group.values())
-
-
 def worth_of(arms, net, gans, sizes=(25, 50, 100)):
-    """(worth of an image [x, low, high], gain [value, low, high, p]), means over GANs and sizes; None: not run."""
-    groups = [arms.get((net, size), {}) for size in sizes]
-    found = [(group["real"], group[gan], group["more"]) for group in groups for gan in gans
-             if {"more", gan} <= set(group)]
-    if not found:
-        return None
-    terms = [(c / len(found), one) for real, gan, _ in found for c, one in ((-1, real), (1, gan))]
-    return worth(found, chance_of(arms, net)), contrast(terms, chance_of(arms, net))
+    """(worth of an image [x, low, high], gain [value, low, high, p], [(GAN, size), ...] that it was taken from): the
+    gains summed over these GANs and sizes, as far as they have run; None where nothing has."""
+    found = [(gan, size) for size in sizes for gan in gans if {"real", "more", gan} <= set(arms.get((net, size), ()))]
+    groups = [(arms[net, size]["real"], arms[net, size][gan], arms[net, size]["more"]) for gan, size in found]
+    terms = [(c / len(found), one) for real, gan, _ in groups for c, one in ((-1, real), (1, gan))]
+    return (worth(groups), contrast(terms), found) if found else None
+
+
+def bounded(x, widest=10):
+    """Whether an interval [x, low, high] says anything."""
+    return x[2] - x[1] < widest
 
 
 def worth_text(found, interval=True):
     if not found:
         return "not run"
     x, low, high = found[0]
-    if np.isinf(low):
-        return "cannot be told\nfurther real images show no gain"
+    if not bounded(found[0]):
+        return "cannot be told\nthe gain from further real images does not stand out from chance"
     return f"{x:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * interval
 
 
-def the_answer(page, arms, scale):
-    """The lead: what one GAN image was worth, in words."""
-    found, value = worth_of(arms, "cnn", GANS), ""
+def is_collapsed(results, gan, size):
+    return results.jobs.get(f"controls/{gan}_{size}", {}).get("metrics", {}).get("collapsed", False)
+
+
+def the_answer(page, results, arms, scale):
+    """The lead: whether GAN images helped, what one was worth, and what classical augmentation does."""
+    found = worth_of(arms, "cnn", GANS)
     if not found:
         return page.text("What one GAN image is worth was not measured here: bash run_all.sh controls.", "lead")
     if scale == "quick":
         return page.text("Quick scale shows that everything runs, and answers nothing. For an answer give photographs "
                          "(--data) and --scale small or paper.", "lead")
-    (x, low, high), gain = found
-    if np.isinf(low):
-        answer = "That cannot be told here: even further real images showed no gain."
-    else:
-        answer = (f"Yes{', but less than further real images do' * (high < 1)}." if low > 0 else
-                  "No: they did harm." if high < 0 else "No help is shown.")
-        value = (f" One GAN image was worth {x:.2f} of a further real image (95 % interval {low:.2f} to {high:.2f}; "
-                 f"mean of {len(GANS)} GANs, small CNN).")
-    page.text(f"{answer}{value} Doubling the training set with GAN images changed the accuracy by {points(gain)}.",
-              "lead")
+    (x, low, high), gain, taken = found
+    answer = ("Not judged: one training of each arm" if gain[3] is None else "No help is shown" if gain[3] >= 0.05 else
+              "Yes, but less than further real images" if gain[0] > 0 and high < 1 else
+              "Yes" if gain[0] > 0 else "No, they did harm")
+    amount = "what one is worth cannot be told: even the gain from further real images does not stand out from chance"
+    if bounded(found[0]):
+        amount = f"one GAN image was worth {x:.2f} of a further real image (95 % interval {low:.2f} to {high:.2f})"
+    gans, sizes = dict.fromkeys(gan for gan, _ in taken), dict.fromkeys(size for _, size in taken)
+    bad = sum(is_collapsed(results, gan, size) for gan, size in taken)
+    page.text(f"{answer}: doubling the training set with GAN images changed a small CNN's accuracy by {points(gain)}, "
+              f"and {amount}. Pooled over {len(gans)} GANs and training sets of {', '.join(map(str, sizes))} %; {bad} "
+              f"of the {len(taken)} sets of GAN images are of a collapsed GAN.", "lead")
+    if all("classical" in arms["cnn", size] for size in sizes):
+        terms = [(c / len(sizes), arms["cnn", size][name]) for size in sizes
+                 for c, name in ((-1, "real"), (1, "classical"))]
+        page.text(f"Classical augmentation of the same images, in as many steps: {points(contrast(terms))}.", "lead")
 
 
 def controls_section(page, results, arms, scale):
     page.heading(2, CONTROLS, "controls")
+    jobs = {name.split("/")[1].rpartition("-s")[0]: job for name, job in results.jobs.items()
+            if re.fullmatch(r"controls/.*/real", name)}
     counts = results.jobs.get("controls/data", {}).get("counts", {})
     whole, test = (sum(counts.get(part, {}).values()) for part in ("train", "test"))
-    steps = {name.split("/")[1].split("_")[0]: job["steps"] for name, job in results.jobs.items()
-             if re.fullmatch(r"controls/.*/real", name)}
+    passes = ", ".join(f"{name.replace('_', ' ')} % {job['images_seen'] / sum(job['counts'].values()):.0f}"
+                       for name, job in jobs.items() if "images_seen" in job)
+    seeds = sorted({len(one.values) for group in arms.values() for one in group.values()})
     page.text(f"Half of {whole} training images are held back: they show what further real images would give. Of the "
               "rest, 25, 50 and 100 % are a training set each, and each GAN is trained on the same images as the "
-              "classifier beside it. All arms of a classifier make the same number of steps "
-              f"({', '.join(f'{NETS[net]} {n}' for net, n in steps.items())}) and are tested on the same {test} real "
-              "images. GAN images are as many as the real ones, class by class; so are the copies and the further real "
-              "images. The CycleGAN translates the ACGAN's images. Shuffled: GAN images under permuted labels, a "
-              "placebo.")
-    rows, pooled = [], {gan: worth_of(arms, "cnn", [gan]) for gan in GANS}
+              "classifier beside it. All arms of a classifier make the same number of steps and are tested on the same "
+              f"{test} real images; classifier seeds per arm: {', '.join(map(str, seeds)) or 'none yet'}. GAN images "
+              "are as many as the real ones, class by class; so are the copies and the further real images. The "
+              "CycleGAN translates the ACGAN's images. Shuffled: GAN images under permuted labels, a placebo.")
+    page.text(f"Passes of the arm real over its images: {passes or 'not run'}. Many passes over few images invite "
+              "overfitting, so what only disturbs the training may help: compare the copies and the placebo.", "note")
+    rows, pooled_worth = [], {gan: worth_of(arms, "cnn", [gan]) for gan in GANS}
     for gan, name in GANS.items():
         single = [worth_of(arms, "cnn", [gan], [size]) for size in (25, 50, 100)]
-        bad = [f"{size} %" for size in (25, 50, 100)
-               if results.jobs.get(f"controls/{gan}_{size}", {}).get("metrics", {}).get("collapsed")]
-        rows.append([name + f"\ncollapsed at {', '.join(bad)}" * bool(bad), worth_text(pooled[gan]), *(worth_text(one, False) for one in single),
-                     worth_text(worth_of(arms, "resnet18", [gan]))])
-    chart = svg_intervals("worth of one GAN image", {GANS[gan]: found[0] for gan, found in pooled.items() if found})
+        bad = [f"{size} %" for size in (25, 50, 100) if is_collapsed(results, gan, size)]
+        rows.append([name + f"\ncollapsed at {', '.join(bad)}" * bool(bad), worth_text(pooled_worth[gan]),
+                     *(worth_text(one, False) for one in single), worth_text(worth_of(arms, "resnet18", [gan]))])
+    worths = {GANS[gan]: found[0] for gan, found in pooled_worth.items() if found}
     page.figure("First: one GAN image in further real images, 0 is nothing, 1 as good as a real one; 95 % intervals, "
-                "small CNN, mean of the three sizes. Others: accuracy over the number of real images.",
-                chart, *learning_curves(arms))
+                "small CNN, all sizes. Others: accuracy over the number of real images.",
+                svg_intervals("worth of one GAN image", worths), *learning_curves(arms))
     page.table(f"What one GAN image is worth, in further real images ({scale} scale)",
-               ["GAN", "small CNN, all sizes", "at 25 %", "at 50 %", "at 100 %", "ResNet-18"], rows,
-               ["The gain in accuracy from the GAN's images over that from as many further real ones. Fieller's "
-                "interval: it holds the chance of the test lesions and of the classifiers' training, not that of "
-                "another GAN. At a single size the ratio is of two small differences: no interval."])
+               ["GAN", "small CNN, all sizes", "at 25 %", "at 50 %", "at 100 %", "ResNet-18, all its sizes"], rows,
+               ["The gain in accuracy from the GAN's images over that from as many further real ones, both summed over "
+                "the sizes that have run. Fieller's interval: it holds the chance of the test lesions and of the "
+                "classifiers' training, not that of another GAN."])
     for net in NETS:
         arms_table(page, arms, net, scale)
         measures_table(page, results, arms, net)
-    copies = [file for gan in GANS for file in sorted((results.out / f"controls/{gan}_25").rglob("nearest.png"))]
-    page.figure("The ten GAN images closest to a training image, above that image: GANs of the smallest training set, "
-                "in the order of the table", *((file, file.relative_to(results.out).as_posix()) for file in copies))
+    copies = [(file, file.relative_to(results.out).as_posix()) for gan in GANS
+              for file in sorted((results.out / f"controls/{gan}_25").rglob("nearest.png"))]
+    if copies:
+        page.figure("The ten GAN images closest to a training image, above that image: GANs of the smallest training "
+                    "set, in the order of the table", *copies)
     gan_table(page, results, "controls")
 
 
 def arms_table(page, arms, net, scale):
     """Gain of each arm over the real images alone, by size of the training set; p corrected for the whole table."""
-    groups = {size: group for (other, size), group in sorted(arms.items()) if other == net and len(group) > 2}
-    chance = chance_of(arms, net)
-    gains = {(size, name): contrast([(-1, group["real"]), (1, group[name])], chance)
+    groups = {size: group for (other, size), group in sorted(arms.items())
+              if other == net and "real" in group and set(group) - {"real", "more"}}
+    gains = {(size, name): contrast([(-1, group["real"]), (1, group[name])])
              for size, group in groups.items() for name in ARMS if name in group}
     corrected = dict(zip(gains, holm([gain[3] for gain in gains.values()])))
-    rows = [["real alone: accuracy", *(number(contrast([(1, group["real"])], chance)[:3])
-                                       for group in groups.values())]]
+    rows = [["real alone: accuracy", *(number(contrast([(1, group["real"])])[:3]) for group in groups.values())]]
     for name, words in ARMS.items():
         row = [words]
         for size in groups:
@@ -1451,8 +1465,9 @@ def arms_table(page, arms, net, scale):
     if groups:
         page.table(f"{NETS[net]}: gain in accuracy over the real images alone ({scale} scale)",
                    ["arm", *(f"{size} % of the training set" for size in groups)], rows,
-                   ["95 % intervals; p corrected (Holm) for all comparisons of this table. Copies are the same images "
-                    "twice: any difference there is chance."])
+                   ["95 % intervals; the spread of a training is pooled over sizes, apart for real images, real + "
+                    "GAN, placebos and GAN images alone; p is corrected (Holm) for all comparisons of this table. "
+                    "Copies are the same images twice: any difference there is chance."])
 
 
 def measures_table(page, results, arms, net):
@@ -1474,7 +1489,7 @@ def learning_curves(arms):
         for label, key in keys.items():
             xs = [size for size, group in groups.items() if key in group]
             lines += [(label, xs, [groups[size][key].values.mean() for size in xs])] if xs else []
-        charts.append(svg_lines(f"{name}: accuracy", lines, "real images, %"))
+        charts += [svg_lines(f"{name}: accuracy", lines, "real images, %")] if lines else []
     return charts
 
 
@@ -1494,16 +1509,17 @@ def report(out):
     studies = [study for study in PRINTED if any(name.startswith(study + "/") for name in results.jobs)]
     controls = control_arms(results)
     page.heading(1, "Do GAN images help a skin-lesion classifier?")
-    the_answer(page, controls, scale)
+    the_answer(page, results, controls, scale)
     claims_table(page, claims_tested(results, PRINTED, scale), scale)
     what_was_run(page, results, scale)
-    page.contents([*[("controls", CONTROLS)] * bool(controls), *((study, PRINTED[study]["title"]) for study in studies),
+    begun = any(name.startswith("controls/") for name in results.jobs)
+    page.contents([*[("controls", CONTROLS)] * begun, *((study, PRINTED[study]["title"]) for study in studies),
                    ("jobs", "Every job")])
-    if controls:
+    if begun:
         controls_section(page, results, controls, scale)
     for study in studies:
         page.heading(2, PRINTED[study]["title"], study)
-        the_question(page, results, study, scale, compared(results, study))
+        the_question(page, results, study, scale)
         figures(page, results, study)
         printed_tables(page, results, study, scale)
         page.bullets("What else does not fit in the printed paper", PRINTED[study]["audit"])
@@ -1536,13 +1552,14 @@ def what_was_run(page, results, scale):
               f"{f', without {copies} copies of test images' if copies else ''}. {len(jobs)} jobs, {work} of job "
               f"time in all. Machine: {devices}. {versions}. Code: {commits}. "
               f"Written {time.strftime('%Y-%m-%d %H:%M')}.", "soft")
-    checked = [job["leaked"] for job in jobs if "leaked" in job]
-    near = {name: (job["source"]["near_test"], job["config"].get("drop_near")) for name, job in results.jobs.items()
-            if isinstance(job.get("source"), dict) and job["source"].get("near_test")}
-    near = ", ".join(f"{name} {n} ({'left out' if dropped else 'kept'})" for name, (n, dropped) in near.items())
-    page.text(f"Leaks: of {len(checked)} trainings with GAN images {sum(leak == 0 for leak in checked)} had a GAN that "
-              "saw no validation or test image, by pixels and names; the others are named below their tables. Training "
-              f"or validation images that nearly equal a test image: {near or 'none found'}.", "soft")
+    checked = {name: job["leaked"] for name, job in results.jobs.items() if "leaked" in job}
+    leaky = [name for name, leak in checked.items() if leak != 0]
+    near = [f"{name} {job['source'].get('near_test', 'not counted')}"
+            f"{', left out' * job['config'].get('drop_near', False)}"
+            for name, job in results.jobs.items() if isinstance(job.get("source"), dict)]
+    page.text(f"Leaks: {len(checked)} classifiers used a GAN; for {len(checked) - len(leaky)} it saw no validation or "
+              f"test image, by pixels and names{'; the others: ' * bool(leaky)}{', '.join(leaky)}. Training and "
+              f"validation images that nearly equal a test image: {'; '.join(near) or 'no data yet'}.", "soft")
     if any(source.startswith("built-in") for source in sources):
         page.text("These are computer-drawn lesions, not photographs: where this page says real images, it means drawn "
                   "ones, as against those of a GAN. The numbers show that the code runs, and nothing about skin.",
@@ -1550,15 +1567,6 @@ def what_was_run(page, results, scale):
     if scale == "quick":
         page.text("Quick scale: narrow networks and few steps, to show that everything works. "
                   "No number here can be compared with a printed one.", "warn")
-
-
-def compared(results, study):
-    """The study's comparisons: [(label, (arm without, arm with), (runs, runs) or None where one has not run)]."""
-    pairs = []
-    for label, *names in PRINTED[study]["arms"]:
-        runs = tuple(results.predictions(f"{study}/{name}", "real")[0] for name in names)
-        pairs.append((label, names, runs if all(runs) else None))
-    return pairs
 
 
 def by_seed(before, after, classes):
@@ -1570,51 +1578,41 @@ def by_seed(before, after, classes):
     return "\n".join(texts)
 
 
-def the_question(page, results, study, scale, pairs):
+def the_question(page, results, study, scale):
     """Real images against real and GAN images (or what else the study adds), on the same real test images."""
     paper, rows, verdicts, longer, test, classes = PRINTED[study], [], [], [], np.zeros(0, int), 2
     helper, sides = paper.get("help", "GAN images"), paper.get("sides", ("real", "real + GAN"))
-    mixed = any(table.get("variants") == BOTH for table in paper["tables"])
-    arms = {id(runs): arm(runs) for *_, both in pairs for runs in both or ()}
-    chance = training_chance(arms.values())
-    gains = [contrast([(-1, arms[id(runs[0])]), (1, arms[id(runs[1])])], chance) if runs else None
-             for *_, runs in pairs]
-    corrected = holm([gain and gain[3] for gain in gains])
-    for (label, names, runs), gain, p in zip(pairs, gains, corrected):
-        shown, flattered = ["not run"] * 4, "not run"
-        if runs:
-            test, classes = runs[0][0][0], runs[0][0][1].shape[1]
-            shown = [points(gain), called(gain, p, scale), p_text(p), by_seed(*runs, classes)]
+    pairs = {label: [results.arm(f"{study}/{name}") for name in names] for label, *names in paper["arms"]}
+    gains = {label: contrast([(-1, pair[0]), (1, pair[1])]) if all(pair) else None for label, pair in pairs.items()}
+    corrected = holm([gain and gain[3] for gain in gains.values()])
+    for (label, *names), gain, p in zip(paper["arms"], gains.values(), corrected):
+        shown = ["not run"] * 4
+        if gain:
+            before, after = (results.predictions(f"{study}/{name}", "real")[0] for name in names)
+            test, classes = before[0][0], before[0][1].shape[1]
+            shown = [points(gain), called(gain, p, scale), p_text(p), by_seed(before, after, classes)]
             verdicts.append(shown[1])
-            seen = results.predictions(f"{study}/{names[1]}", "mixed")[0]
-            flattered = f"{100 * (mean_accuracy(seen) - mean_accuracy(runs[0])):+.1f} points" if seen else "none"
             without, with_gan = (results.seeds(f"{study}/{name}")[0]["steps"] for name in names)
             longer += [label] * (with_gan > without)
-        accuracies = [results.value(f"{study}/{name}", "real", "accuracy") for name in names]
-        rows.append([label, *shown, *[flattered] * mixed, *accuracies])
+        rows.append([label, *shown, *(results.value(f"{study}/{name}", "real", "accuracy") for name in names)])
     page.text(f"Printed claim: {paper['claim']}")
     if verdicts and scale != "quick":
         page.text(f"Here, on real test images only: with {helper} {verdicts.count('better')} of {len(verdicts)} "
                   f"classifiers got better, {verdicts.count('worse')} worse, and for "
                   f"{verdicts.count('no difference shown')} no difference is shown.", "lead")
     notes = ["95 % intervals: lesions by bootstrap, paired for the gain; classifier seeds by Student's t, their spread "
-             "pooled over the arms of this table; there is one GAN of each kind. p: corrected (Holm) for this table. "
-             f"By seed: one training against one, by exact McNemar{' and, for the AUC, by DeLong' * (classes == 2)}."]
-    if mixed:
-        notes += ["The paper's method: the classifier with GAN images is tested on the mixed test, which holds GAN "
-                  "images too, the other one on the real test. The difference between the two gains is what that test "
-                  "adds."]
+             "pooled over the arms of this study with the same network; there is one GAN of each kind. p: corrected "
+             "(Holm) for this table. By seed: one training against one, by exact McNemar"
+             f"{' and, for the AUC, by DeLong' * (classes == 2)}, which take each image for a lesion of its own."]
     if longer:
         notes += [f"With {helper} there were more optimiser steps, so the comparison leans that way: "
                   f"{', '.join(longer)}."]
     if len(test):
         largest = number(np.bincount(test).max() / len(test))
-        rows.append(["always the larger class", "+0.0 points", "by definition", "none", "none", *["none"] * mixed,
-                     largest, largest])
+        rows.append(["always the larger class", "+0.0 points", "by definition", "none", "none", largest, largest])
     page.table(f"Accuracy on {f'the {len(test)} ' * (len(test) > 0)}real test images ({scale} scale, mean over seeds)",
-               ["classifier", f"gain from {helper}", "verdict", "p", "p by seed",
-                *["gain by the paper's method"] * mixed, *sides], rows,
-               notes + provenance(results, study, [name for _, names, _ in pairs for name in names]))
+               ["classifier", f"gain from {helper}", "verdict", "p", "p by seed", *sides], rows,
+               notes + provenance(results, study, [name for _, *names in paper["arms"] for name in names]))
 
 
 def provenance(results, study, arms):
@@ -1708,9 +1706,9 @@ def gan_table(page, results, study):
     for name, job in results.jobs.items():
         values = job.get("metrics", {})
         if name.startswith(study + "/") and name.count("/") == 1 and "diversity" in values:
-            distance = "not measured" if "fd_8x8" not in values else (
+            distance = "not measured" if "kid_8x8" not in values else (
                 f"{values['fd_8x8']:.3f}\nnoise floor {values['fd_8x8_floor']:.3f}\nKID "
-                f"{values.get('kid_8x8', np.nan):.2g}, n {values['fd_8x8_n']}")
+                f"{values['kid_8x8']:.2g}, n {values['fd_8x8_n']}")
             losses = [f"{SCORES.get(key, key)} {values[key]:.2f}" for key in loss_curves(job)] or ["one GAN per class"]
             copying = job.get("copying", {}).get("closer_to_train")
             rows.append([name.split("/", 1)[1], job["steps"], f"{losses[0]}\n{', '.join(losses[1:])}".strip(),

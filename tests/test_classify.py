@@ -496,8 +496,12 @@ def test_arms_differ_in_their_images_alone(tmp_path, cli, prepared, lesions, syn
     other = [word.replace(str(both), str(synthetic[0])) for word in arms]
     start = ["classify", "train", "cnn", "--data", prepared, "--steps", 4, *TINY]
     refused(["begun with other options", "arms"], *start, "--out", tmp_path / "arms", "--share", 0.5, *other)
+    other = ["copies=2" if word == "copies=1" else word for word in arms]
+    refused(["begun with other options", "arms"], *start, "--out", tmp_path / "arms", "--share", 0.5, *other)
+    refused(["plain name"], *start, "--out", tmp_path / "no", "--arm", "..")
+    refused(["either --vary or --arm"], *start, "--out", tmp_path / "no", "--arm", "x", "--vary", "batch", 8)
     refused(["--alone need a --synthetic"], *start, "--out", tmp_path / "no", "--arm", "x", "alone")
-    refused(["name of its own"], *start, "--out", tmp_path / "no", "--arm", "x", "--arm", "x", "copies=1")
+    refused(["plain name of its own"], *start, "--out", tmp_path / "no", "--arm", "x", "--arm", "x", "copies=1")
     refused(["unrecognized", "colour"], *start, "--out", tmp_path / "no", "--arm", "x", "colour=red")
 
 

@@ -670,6 +670,12 @@ def test_a_share_of_the_training_part_and_one_sample_for_each_of_its_images(tmp_
         "--out", tmp_path / "run", *SMALL)
     made = data.load(tmp_path / "run")
     assert made.counts() == part.counts() and set(made.info["ids"]) == set(part.ids) and set(made.info["digests"]) == set(part.digests())
+    few = lesions.take(~((lesions.labels == 0) & (np.arange(len(lesions)) % 3 > 0)))               # far fewer benign ones
+    few.save(tmp_path / "few.npz")
+    cli("gan", "train", "acgan", "--data", tmp_path / "few.npz", "--samples", "all", "--size", 32, "--width", 4, "--steps", 1,
+        "--out", tmp_path / "acgan", *SMALL)
+    made, counts = data.load(tmp_path / "acgan"), few.part("train").counts()
+    assert made.counts() == counts and counts["benign"] < counts["malignant"] / 2       # not half of each
 
 
 def test_copying_is_measured_against_test_images_of_the_same_class(tmp_path, cli, prepared, lesions, monkeypatch):
