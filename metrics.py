@@ -180,9 +180,10 @@ def contrast(terms):
 
     Two sources of chance: which lesions the test set holds (bootstrap) and how the trainings went (the arms' spread).
     What a seed gets wrong on its own would be counted in both, so it is taken off the lesions' part (as in multi-reader
-    studies, Hillis 2007). Student's t with Satterthwaite's degrees of freedom, because resampling three seeds gives too
-    narrow intervals. An arm that occurs twice is one arm: its c are added. Where an arm's spread is not known (one
-    seed), the interval holds the lesions' chance alone, and p is None.
+    studies, Hillis 2007); it is the least that the trainings' part can be, should few seeds agree by luck. Student's t
+    with Satterthwaite's degrees of freedom, because resampling three seeds gives too narrow intervals. An arm that
+    occurs twice is one arm: its c are added. Where an arm's spread is not known (one seed), the interval holds the
+    lesions' chance alone, and p is None.
     """
     arms = {id(one): one for _, one in terms}.values()
     if len({one.test for one in arms}) > 1:
@@ -196,8 +197,9 @@ def contrast(terms):
     of_lesions = max(np.nanvar(sum(c * one.boot.mean(0) for c, one in terms)) - own, 0)
     for c, one in terms:                                                # arms with a common spread share its df
         weights[one.spread] = weights.get(one.spread, 0) + c * c / len(one.values)
-    parts = [(of_lesions, max(terms[0][1].lesions - 1, 1)),
-             *((sd ** 2 * weight, max(df, 1)) for (sd, df), weight in weights.items())]
+    lesions = max(terms[0][1].lesions - 1, 1)                           # each part of the variance and its df
+    parts = [(sd ** 2 * weight, max(df, 1)) for (sd, df), weight in weights.items()]
+    parts = [(of_lesions, lesions), *(parts if sum(part for part, _ in parts) > own else [(own, lesions)])]
     error = np.sqrt(sum(part for part, _ in parts))
     p = None if any(df == 0 for _, df in weights) else 1.0 if abs(value) < 1e-12 else 0.0
     if error < 1e-12:                                                   # e.g. an arm against itself

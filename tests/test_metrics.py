@@ -201,10 +201,10 @@ def test_contrast_in_closed_form():
     x, y = np.array([.3, .9, .5, .8, .6]), np.array([.2, .4, .1])
     assert equals(metrics.contrast([(1, flat(x)), (-1, flat(y))]), scipy.stats.ttest_ind(x, y, equal_var=False))
     # what each seed gets wrong for itself is in the spread of the trainings already: not counted twice
-    plain, noisy = (flat([.8] * 5, .01, 10 ** 6, (.1, 10 ** 6), own) for own in (0, .02))
-    error = (.01 + .1 ** 2 / 5) ** .5
-    for arm in (plain, noisy):
-        assert metrics.contrast([(1, arm)])[2] - .8 == pytest.approx(scipy.stats.norm.ppf(.975) * error, rel=.03)
+    for own, training in ((0, .1 ** 2), (.005, .1 ** 2), (.02, .02)):          # but it is the least
+        arm = flat([.8] * 5, .01, 10 ** 6, (.1, 10 ** 6), own)
+        half = scipy.stats.norm.ppf(.975) * (.01 + training / 5) ** .5
+        assert metrics.contrast([(1, arm)])[2] - .8 == pytest.approx(half, rel=.03)
     assert flat([.8]).spread == (0, 0) and metrics.contrast([(1, flat([.8]))]) == [.8, .8, .8, None]
 
 
