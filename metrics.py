@@ -1407,12 +1407,12 @@ def the_answer(page, results, arms, scale):
 
 def controls_section(page, results, arms, scale):
     page.heading(2, CONTROLS, "controls")
-    jobs = {name.split("/")[1].rpartition("-s")[0]: job for name, job in results.jobs.items()
-            if re.fullmatch(r"controls/.*/real", name)}
     counts = results.jobs.get("controls/data", {}).get("counts", {})
     whole, test = (sum(counts.get(part, {}).values()) for part in ("train", "test"))
-    passes = ", ".join(f"{name.replace('_', ' ')} % {job['images_seen'] / sum(job['counts'].values()):.0f}"
-                       for name, job in jobs.items() if "images_seen" in job)
+    first = {(net, size): results.seeds(f"controls/{net}_{size}/real")[0] for net, size in sorted(arms)
+             if "real" in arms[net, size]}
+    passes = ", ".join(f"{NETS[net]} at {size} % {job['images_seen'] / sum(job['counts'].values()):.0f}"
+                       for (net, size), job in first.items() if "images_seen" in job)
     seeds = sorted({len(one.values) for group in arms.values() for one in group.values()})
     page.text(f"Half of {whole} training images are held back: they show what further real images would give. Of the "
               "rest, 25, 50 and 100 % are a training set each, and each GAN is trained on the same images as the "
@@ -1440,11 +1440,13 @@ def controls_section(page, results, arms, scale):
     for net in NETS:
         arms_table(page, arms, net, scale)
         measures_table(page, results, arms, net)
-    copies = [(file, file.relative_to(results.out).as_posix()) for gan in GANS
-              for file in sorted((results.out / f"controls/{gan}_25").rglob("nearest.png"))]
-    if copies:
-        page.figure("The ten GAN images closest to a training image, above that image: GANs of the smallest training "
-                    "set, in the order of the table", *copies)
+    for title, pattern in (
+            ("GAN images of each class, trained on 100 %, in the order of the table", "{}_100/grid.png"),
+            ("The ten GAN images closest to a training image, above that image; GANs of the smallest training set, in "
+             "the order of the table", "{}_25/**/nearest.png")):
+        files = [file for gan in GANS for file in sorted((results.out / "controls").glob(pattern.format(gan)))]
+        if files:
+            page.figure(title, *((file, file.relative_to(results.out).as_posix()) for file in files))
     gan_table(page, results, "controls")
 
 
