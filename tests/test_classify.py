@@ -569,7 +569,7 @@ def test_a_leak_can_be_allowed_and_is_counted(tmp_path, cli, prepared, lesions, 
 
 
 def test_through_a_smaller_size_and_augmented_test(tmp_path, cli, prepared, lesions, synthetic):
-    args = SimpleNamespace(data=str(prepared), size=64, through=16, synthetic=[str(synthetic[0])], mixed_test=None,
+    args = SimpleNamespace(data=str(prepared), size=64, through=16, share=1.0, copies=0, shuffle=False, alone=False, synthetic=[str(synthetic[0])], mixed_test=None,
                            count=None, per=None, start=None, augmented_test=True, allow_leak=False, seed=0)
     training, val, tests, _ = classify.load_parts(args)
     expected = data.resized(data.resized(lesions, 16), 64)
