@@ -32,8 +32,7 @@ import data
 from data import UserError
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Classification
+# --- Classification --------------------------------------------------------------------------------------------------
 
 def confusion(labels, predicted, classes):
     """(classes, classes) counts: row = true class, column = predicted class."""
@@ -42,13 +41,11 @@ def confusion(labels, predicted, classes):
 
 
 def matrix_measures(matrix, classes=("benign", "malignant")):
-    """The measures of a confusion matrix (k, k), row = truth, or of b at once (b, k, k), counts or weights:
-    {accuracy, balanced_accuracy, recall:CLASS, precision:CLASS, f1:CLASS: float or (b,)}; nan where undefined.
+    """{accuracy, balanced_accuracy, recall:CLASS, precision:CLASS, f1:CLASS: float or (b,)} of a confusion matrix
+    (k, k), row = truth, or of b at once (b, k, k), counts or weights; nan where undefined.
 
-    Two classes: also sensitivity, specificity, precision and f1 with malignant (class 1) positive, and the measures as
-    paper 000 computes them, on the transposed matrix with benign positive: printed_sensitivity and so on. Its Tables
-    6-8 have exactly one integer solution each, and in all three the column sums, not the row sums, are the class sizes
-    460 and 404: what it calls sensitivity is the precision for benign.
+    Two classes: also sensitivity, specificity, precision and f1 with malignant (class 1) positive; and those of paper
+    000, printed_sensitivity and so on: on the transposed matrix with benign positive (mark d of its Tables 6-8).
     """
     matrix = np.asarray(matrix, float)
     hits, found, present = matrix.diagonal(0, -2, -1), matrix.sum(-2), matrix.sum(-1)
@@ -68,7 +65,7 @@ def matrix_measures(matrix, classes=("benign", "malignant")):
 def by_score(labels, scores, weights=None):
     """How many positives, and how many negatives, lie at each distinct score, rising: two arrays (b, scores).
 
-    labels: (n,) 0 or 1; scores: (n,); weights: (b, n) for b weighted versions at once, None for one version (b = 1).
+    labels, scores: (n,); weights: (b, n) for b weighted versions at once, None for one version (b = 1).
     """
     order = np.argsort(scores, kind="stable")
     labels, scores = np.asarray(labels)[order], np.asarray(scores)[order]
@@ -80,9 +77,8 @@ def by_score(labels, scores, weights=None):
 def auc(labels, scores, weights=None):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half; float, or (b,) of weights."""
     positive, negative = by_score(labels, scores, weights)
-    below = negative.cumsum(1) - negative / 2
     with np.errstate(invalid="ignore"):
-        area = (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
+        area = (positive * (negative.cumsum(1) - negative / 2)).sum(1) / (positive.sum(1) * negative.sum(1))
     return area if len(area) > 1 else float(area[0])
 
 
@@ -106,10 +102,8 @@ def roc_curve(labels, scores):
 
 
 def measures(labels, probabilities, weights=None, classes=("benign", "malignant")):
-    """matrix_measures of labels (n,) and probabilities (n, k); weights: None or (b, n).
-
-    Two classes: also auc and sensitivity_at_90, the sensitivity at a specificity of at least 90 %.
-    """
+    """matrix_measures of labels (n,) and probabilities (n, k); of two classes also auc and sensitivity_at_90, that at a
+    specificity of at least 90 %. weights: None or (b, n)."""
     labels, probabilities, k = np.asarray(labels), np.asarray(probabilities), len(classes)
     if weights is None:
         matrix = confusion(labels, probabilities.argmax(1), k)
@@ -123,8 +117,7 @@ def measures(labels, probabilities, weights=None, classes=("benign", "malignant"
     return values
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Statistics
+# --- Statistics ------------------------------------------------------------------------------------------------------
 
 def rate(successes, n):
     """[proportion, low, high] with its 95 % Wilson interval; None where there is nothing to count."""
@@ -179,11 +172,10 @@ def contrast(terms):
     """[value, low, high, p] of sum c * mean over seeds, terms [(c, Arm), ...]: 95 % interval, two-sided p against 0.
 
     Two sources of chance: which lesions the test set holds (bootstrap) and how the trainings went (the arms' spread).
-    What a seed gets wrong on its own would be counted in both, so it is taken off the lesions' part (as in multi-reader
-    studies, Hillis 2007); it is the least that the trainings' part can be, should few seeds agree by luck. Student's t
-    with Satterthwaite's degrees of freedom, because resampling three seeds gives too narrow intervals. An arm that
-    occurs twice is one arm: its c are added. Where an arm's spread is not known (one seed), the interval holds the
-    lesions' chance alone, and p is None.
+    What a seed gets wrong on its own is in both, so it is taken off the lesions' part (Hillis 2007); it is the least
+    that the trainings' part can be, should few seeds agree by luck. Student's t with Satterthwaite's degrees of
+    freedom: resampling three seeds gives too narrow intervals. An arm that occurs twice is one arm: its c are added.
+    Where a spread is not known (one seed), the interval holds the lesions' chance alone, and p is None.
     """
     arms = {id(one): one for _, one in terms}.values()
     if len({one.test for one in arms}) > 1:
@@ -210,15 +202,25 @@ def contrast(terms):
             None if p is None else float(2 * student.sf(abs(value) / error))]
 
 
-def worth(triples):
-    """[x, low, high]: what one GAN image is worth, in further real images: the GAN's gain over that of as many of them.
+def mean_gain(*pairs):
+    """The contrast of the mean gain over pairs of Arms (before, after); an Arm with nothing before it counts whole."""
+    return contrast([(sign / len(pairs), one) for pair in pairs for sign, one in zip((-1, 1)[-len(pair):], pair)])
 
-    triples: (real, real + GAN, real + further real), Arms, one for each size of the training set; x is the ratio of the
-    gains, summed over the triples. The interval is Fieller's: each x at which the GAN's gain - x * the further real
-    images' gain is not significant. We give none (-inf, inf) where those images' own gain is not significant.
+
+def gains_over(pairs):
+    """{name: ([value, low, high, p], p corrected for all of them)} of {name: (Arm before, Arm after)}."""
+    gains = {name: mean_gain(pair) for name, pair in pairs.items()}
+    return dict(zip(gains, zip(gains.values(), holm([gain[3] for gain in gains.values()]))))
+
+
+def worth(triples):
+    """[x, low, high]: what one GAN image is worth in further real images, the ratio of the gains summed over triples of
+    Arms (real, real + GAN, real + further real).
+
+    The interval is Fieller's: each x at which the GAN's gain - x * the further real images' gain is not significant. We
+    give none (-inf, inf) where those images' own gain is not significant.
     """
     def gain(of_gan, of_real):
-        """The contrast of so many gains of the GAN and so many of the further real images."""
         return contrast([(c, one) for triple in triples
                          for c, one in zip((-of_gan - of_real, of_gan, of_real), triple)])
 
@@ -234,20 +236,17 @@ def worth(triples):
 def summary(runs, classes=("benign", "malignant"), draws=2000):
     """{measure: [mean over seeds, low, high]} of one arm's runs (see `arm`): 95 % intervals over lesions and seeds."""
     weights, lesions = lesion_weights(tuple(runs[0][2]), draws), len(np.unique(runs[0][2]))
-    points, boots = ([measures(labels, probabilities, some, classes) for labels, probabilities, _ in runs]
-                     for some in (None, weights))
-    result = {}
-    for key in points[0]:
-        one = Arm(*(np.array([values[key] for values in part]) for part in (points, boots)), lesions, 0, None)
-        result[key] = np.clip(contrast([(1, *pooled([one]))])[:3], 0, 1).tolist()
-    return result
+    found = [[measures(labels, probabilities, some, classes) for labels, probabilities, _ in runs]
+             for some in (None, weights)]
+    arms = {key: Arm(*(np.array([values[key] for values in part]) for part in found), lesions, 0, None)
+            for key in found[0][0]}
+    return {key: np.clip(mean_gain(pooled([one]))[:3], 0, 1).tolist() for key, one in arms.items()}
 
 
 def evaluate(labels, probabilities, groups, classes):
     """What a classifier's result.json keeps of one test set: the confusion matrix and each measure with its interval.
 
-    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions, None where they are undefined. More
-    than two classes: accuracy, and precision and sensitivity per class.
+    Proportions carry Wilson intervals, F1 and AUC bootstrap intervals over lesions, None where they are undefined.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     matrix = confusion(labels, probabilities.argmax(1), len(classes))
@@ -277,8 +276,7 @@ def mcnemar(right_a, right_b):
 
 
 def delong(labels, a, b):
-    """(AUC of scores b - AUC of scores a, its standard error, two-sided p), on the same images, all (n,); p None where
-    a class has fewer than two images.
+    """(AUC of scores b - AUC of scores a, its standard error, two-sided p or None), on the same images, all (n,).
 
     DeLong et al. 1988: a positive's placement is the share of the negatives below it, and the AUC the mean placement;
     by ranks, as Sun & Xu 2014.
@@ -317,11 +315,10 @@ def is_level(claimed):
 def verdict(claimed, gain, p, scale):
     """What became of a claim. claimed: the printed effect, in the unit of gain [value, low, high], or ("none", margin).
 
-    Two questions: is zero excluded in the claimed direction (p < .05, corrected by `holm`)? Is the printed effect in
-    the interval? Yes, yes: reproduced. Yes, no: same direction. No, no: not reproduced. No, yes: too few images or
-    seeds to tell it from zero, so it cannot be tested here. A claim of no effect is reproduced when the whole interval
-    lies within +-margin, and not when zero is excluded by a value beyond the margin. ("level", .935), with the accuracy
-    itself for gain, is reproduced when inside its interval. Quick runs test nothing.
+    Is zero excluded in the claimed direction (p < .05, corrected by `holm`)? Is the printed effect in the interval?
+    Yes, yes: reproduced. Yes, no: same direction. No, no: not reproduced. No, yes: too few images or seeds to tell. A
+    claim of no effect is reproduced when the whole interval lies within +-margin, and not when zero is excluded by a
+    value beyond the margin; ("level", .935), with the accuracy for gain, when inside its interval.
     """
     if scale == "quick" or gain is None or np.isnan(gain[0]) or p is None and not is_level(claimed):
         return "cannot be tested here"
@@ -336,15 +333,14 @@ def verdict(claimed, gain, p, scale):
     return "cannot be tested here" if low <= claimed <= high else "not reproduced"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances between image distributions
+# --- Distances between image distributions ---------------------------------------------------------------------------
 
 def frechet(x, y):
     """Frechet distance of two feature samples (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)), float64.
 
     With X, Y centred and divided by sqrt(n - 1), Sx = X'X, and tr (Sx Sy)^(1/2) is the sum of the singular values of
-    X Y'. This holds for any n; where n > d, X is first replaced by the triangular factor R of X = QR (R'R = X'X), which
-    keeps the matrix at d x d. No matrix square root, so nothing complex, nothing negative, no regulariser.
+    X Y'. Where n > d, X is first replaced by the triangular factor R of X = QR (R'R = X'X), which keeps the matrix at
+    d x d. No matrix square root, so nothing complex, nothing negative, no regulariser.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     gap = np.square(x.mean(0) - y.mean(0)).sum()
@@ -363,10 +359,9 @@ def colour_features(images, side=8):
 
 
 def distance_with_floor(x, y, seed=0):
-    """(distance, noise floor, n): x and y cut to the same n; the floor is the distance between two halves' worth of x.
+    """(distance, noise floor, n), both at n = min(len(x) // 2, len(y)) images a side.
 
-    The estimate is biased upward for small n, so a distance means something only beside the distance of x to itself at
-    the same n. Both use n = min(len(x) // 2, len(y)) images a side.
+    The estimate is biased upward for small n, so a distance means something only beside that of x to itself.
     """
     rng, n = np.random.default_rng(seed), min(len(x) // 2, len(y))
     if n < 2:
@@ -403,9 +398,9 @@ FID_WEIGHTS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_we
 def fid_network(file=None):
     """The Inception of the FID (TensorFlow's of 2015, ported by mseitzer/pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
 
-    file: None for the published weights (downloaded once into torch's cache and checked). It is torchvision's Inception
-    V3 with 1,008 classes, but for its pooling branches: averages leave out the padding, and the last block takes the
-    maximum. `net.head` is the weight of its last layer, for the Inception score.
+    file: None for the published weights (downloaded once and checked). It is torchvision's Inception V3 with 1,008
+    classes, but for its pooling branches: averages leave out the padding, and the last block takes the maximum.
+    `net.head` is the weight of its last layer, for the Inception score.
     """
     from torchvision.models import inception_v3     # here, because the report has no use for it
     options = dict(map_location="cpu", weights_only=True)
@@ -443,25 +438,24 @@ def fid_features(images, net, device="cpu", batch=64):
     return features.numpy(), (features @ net.head.double().cpu().T).numpy()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Copying
+# --- Copying ---------------------------------------------------------------------------------------------------------
 
-def thumbnails(images, side=16):
+def thumbnails(images):
     """(n, 768): the mean colour of each cell of a 16 x 16 grid, in grey levels, of uint8 images (n, h, w, 3)."""
-    if images.shape[1] % side or images.shape[2] % side:
-        images = np.stack([Image.fromarray(image).resize((side, side), Image.BOX) for image in images])
-    return 255 * colour_features(images, side)
+    if images.shape[1] % 16 or images.shape[2] % 16:
+        images = np.stack([Image.fromarray(image).resize((16, 16), Image.BOX) for image in images])
+    return 255 * colour_features(images, 16)
 
 
 def nearest(made, train, held_out, seed=0):
     """Do GAN images copy? Is the image nearest to each of them a training image, or one that the GAN has never seen?
 
     uint8 images (n, h, w, 3). Distance: root mean square difference in grey levels of 16 x 16 thumbnails. Train and
-    held_out are cut to the same number, at random: a larger set has nearer neighbours by its number alone. Without
-    copying the share closer_to_train [share, low, high] is .5; images as near to both do not count (None if all are).
-    Wilson's interval; where a few real images are the nearest of many made ones, those count as fewer: as many as would
-    have given the share its variance, were the real images dealt anew to the two sides. pairs: the ten made images
-    closest to any training image: (index in made, index in train, distance).
+    held_out are cut to the same number: a larger set has nearer neighbours by its number alone. closer_to_train [share,
+    low, high] is .5 without copying; images as near to both do not count (None if all are). Wilson's interval; where a
+    few real images are the nearest of many made ones, those count as fewer: as many as would have given the share its
+    variance, were the real images dealt anew to the two sides. pairs: the ten made images closest to any training
+    image, (index in made, index in train, distance).
     """
     if not (len(made) and len(train) and len(held_out)):
         raise UserError("to look for copies takes generated, training and held-out images: one of them has none")
@@ -503,11 +497,10 @@ def together(found):
     return dict(closer_to_train=[float(share), float(share - down), float(share + up)], n=n)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Audit: the counts behind printed numbers
+# --- Audit: the counts behind printed numbers ------------------------------------------------------------------------
 
 def printed_range(text, cut=False):
-    """(low, high): the shares printed as ".9201" or "92.01%" when rounded (either way at a tie), or else cut off."""
+    """(low, high): the shares printed as ".9201" or "92.01%" when rounded, either way at a tie, or else cut off."""
     if not re.fullmatch(r"(\d+\.?|\d*\.\d+)%?", text):
         raise UserError(f"{text!r} is no printed value: give it as .9201 or as 92.01%")
     digits, scale = text.rstrip("%"), 100 if text.endswith("%") else 1
@@ -543,17 +536,17 @@ def matrices(printed, n=None, sizes=None, cut=False):
         yield from ((int(a), int(p - a), int(q - d), int(d)) for a, d in zip(tp[fits], tn[fits]))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The printed tables, as data. A row of `rows`: label | job | one printed value per column of the table; several jobs
-# share the columns between them. With a `job` for the whole table, a row is: label | measure | printed value. {} in a
-# measure is the row's label, {} in a job the variant's ending, JOB@TEST another test set than the variant's. A letter
-# behind a value points to the reason, in `marks`, why that value cannot be right as it stands; "=" means: not printed,
-# or put right by us from the other values; "-": left open in the paper, or a row that the paper quotes.
-# variants: column title, test set, ending of the job's name. fills: the name of a cell where the row's label is none.
-# A figure: number (none where it is ours) | title | kind of picture | jobs. A claim: text, printed effect in words and
-# as `verdict` wants it, pairs of jobs (before, after) in a clean comparison, and in the paper's own where that flatters
-# (JOB@TEST for another test). The margin of "no effect" is what 2,534 test images can show with 80 % power.
-# audit: what the paper's text says, against its own numbers. The tests prove each mark and each line of audit.
+# --- The printed tables, as data -------------------------------------------------------------------------------------
+# A row of `rows`: label | job | one printed value per column of the table; several jobs share the columns between them.
+# With a `job` for the whole table: label | measure | printed value. {} in a measure is the row's label, {} in a job the
+# variant's ending, JOB@TEST another test set than the variant's. A letter behind a value points to the reason, in
+# `marks`, why that value cannot be right as it stands; "=" means: not printed, or put right by us from the other
+# values; "-": left open in the paper, or a row that the paper quotes. variants: column title, test set, ending of the
+# job's name. fills: the name of a cell where the row's label is none. A figure: number (none where it is ours) | title
+# | kind of picture | jobs. A claim: text, printed effect in words and as `verdict` wants it, pairs of jobs (before,
+# after) in a clean comparison, and in the paper's own where that flatters. The margin of "no effect" is what 2,534 test
+# images can show with 80 % power. audit: what the paper's text says, against its own numbers. The tests prove each mark
+# and each line of audit.
 
 def rows_of(text):
     """[[part, ...], ...] of a text with one row per line and bars between its parts."""
@@ -655,13 +648,13 @@ PRINTED = {"wgan_gp": dict(
     help="pretraining in the DCGAN", sides=("random weights", "pretrained"),
     arms=(("the DCGAN's discriminator", "base_scratch", "base"),),
     tables=(
-        dict(id="2", title="Batch size", columns=FIVE, wide=True, rows="""
+        dict(id="2", title="Batch size", columns=FIVE, rows="""
             100 | batch100 | .903bd .91 .84 .87 .844
             128 | base | .935cd .94 .77 .91a .861e"""),
-        dict(id="3", title="Learning rate", columns=FIVE, wide=True, rows="""
+        dict(id="3", title="Learning rate", columns=FIVE, rows="""
             0.001 | lr1e3 | .903bd .94 .84 .87a .861e
             0.0002 | base | .915cd .88g .72g .79g .813g"""),
-        dict(id="4", title="Optimiser", columns=FIVE, wide=True, rows="""
+        dict(id="4", title="Optimiser", columns=FIVE, rows="""
             Adam | base | .935cd .94 .84 .87a .861e
             SGD | sgd | .903bd .92 .71 .80 .830"""),
         dict(id="5", title="Comparison with related work", columns=("accuracy%", "auc"), rows="""
@@ -673,7 +666,7 @@ PRINTED = {"wgan_gp": dict(
             DCGAN | distance:dcgan_base | 44.41±1.28f
             GAN [21] | distance:plain_gan | 50.93±1.18q
             LAPGAN [16] | distance:lapgan | 41.88±1.08q"""),
-        dict(id="ours", title="What the pretraining is worth", columns=FIVE, wide=True, rows="""
+        dict(id="ours", title="What the pretraining is worth", columns=FIVE, rows="""
             pretrained in the DCGAN | base | = = = = =
             random weights | base_scratch | = = = = =
             frozen with a linear head | base_probe | = = = = =""")),
@@ -740,7 +733,7 @@ PRINTED = {"wgan_gp": dict(
             VASC | data | 202 26 25
             DF | data | 191 24 24
             Sum | data | 20264 2533 2534"""),
-        dict(id="2", title="Precision and recall of each class, and accuracy", wide=True,
+        dict(id="2", title="Precision and recall of each class, and accuracy",
              columns=(*(f"{measure}:{name}" for name in "MEL NV BCC AK BKL DF VASC SCC".split()
                         for measure in ("precision", "recall")), "accuracy"),
              fills=dict(isic0="ISIC-0", acgan_row="acgan", cyclegan_row="cyclegan"), rows="\n".join(
@@ -758,7 +751,7 @@ PRINTED = {"wgan_gp": dict(
             """.strip().splitlines()) + """
             ISIC-0 | isic0 | .823 .721 .894 .939 .854 .877 .761 .628 .786 .783 .708 .708 .913 .84 .683 .683 .856""",
              note="The number behind a name is the share of synthetic images among 20,264 + n: n = 2,000 to 24,000."),
-        dict(id="3", title="n melanomas made from nevi by a CycleGAN trained on the best-ranked share alpha", wide=True,
+        dict(id="3", title="n melanomas made from nevi by a CycleGAN trained on the best-ranked share alpha",
              columns=("accuracy", "precision:MEL", "recall:MEL") * 4,
              heads=("alpha 1/8", "alpha 1/4", "alpha 1/2", "alpha 1"),
              fills=dict(isic0="ISIC-0", row_8="1/8", row_4="1/4", row_2="1/2", row_1="1"), rows="\n".join(
@@ -934,15 +927,13 @@ def layers_of(text):
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading results
+# --- Reading results -------------------------------------------------------------------------------------------------
 
 class Results:
     """The finished jobs below a results folder.
 
     jobs: "study/job-s0" or "study/job-s0/sub" -> its result.json; arms: "study/job/sub" -> names in jobs, one per seed.
     """
-
     def __init__(self, out):
         self.out, self.jobs, self.arms, self.cache = Path(out), {}, {}, {}
         for file in sorted([*self.out.glob("*/*/result.json"), *self.out.glob("*/*/*/result.json")]):
@@ -998,7 +989,8 @@ class Results:
             return f"{n:,}" if n else f"no {label} in this data"
         if what == "distance":
             row = next((row for row in jobs[0]["rows"] if row["set"] == label), None)
-            return distance_text(jobs[0], row) if row else f"not scored: {label}"
+            return (f"{jobs[0]['net']} {row['distance']:.2f} ± {row['spread']:.2f}\nnoise floor "
+                    f"{jobs[0]['floor']:.2f}\nKID {row['kid']:.3g}, n {row['n']}") if row else f"not scored: {label}"
         if test not in jobs[0]["metrics"]:
             return f"no {test} test in {short}"
         if what in ("val_accuracy", "loss"):
@@ -1014,8 +1006,7 @@ class Results:
         return number(np.multiply(100, value), 2) if measure.endswith("%") else number(value)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rendering: one table renderer for Markdown and HTML; figures as inline SVG or PNG
+# --- Rendering: one table renderer for Markdown and HTML; figures as inline SVG or PNG -------------------------------
 
 def number(value, digits=3):
     """A number or a [value, low, high] as text."""
@@ -1045,12 +1036,6 @@ def called(gain, p, scale):
     return "no difference shown" if p >= 0.05 else "better" if gain[0] > 0 else "worse"
 
 
-def distance_text(job, row):
-    """A distance with what it means little without: its spread, KID, number of images and noise floor."""
-    return (f"{job['net']} {row['distance']:.2f} ± {row['spread']:.2f}\nnoise floor {job['floor']:.2f}\n"
-            f"KID {row['kid']:.3g}, n {row['n']}")
-
-
 def printed_value(text):
     """A printed value as text: ".8674b" -> "0.8674 (b)", "3072a" -> "3,072 (a)", "=.9084" -> "0.9084", "=" -> words."""
     value, marks = re.fullmatch(r"=?([^a-z]*)([a-z]*)", text).groups()
@@ -1067,8 +1052,8 @@ VERDICTS = {"reproduced": "yes", "better": "yes", "same direction": "part", "not
 class Page:
     """The report, written twice at once: as Markdown and as HTML, in which every string is escaped."""
 
-    def __init__(self):
-        self.markdown, self.html = [], []
+    def __init__(self, out="."):
+        self.out, self.markdown, self.html = out, [], []
 
     def heading(self, level, text, anchor=""):
         self.markdown += ["#" * level + (f' <a id="{anchor}"></a>' if anchor else " ") + text, ""]
@@ -1111,14 +1096,14 @@ class Page:
             self.text(note, "note")
 
     def figure(self, caption, *parts):
-        """parts: SVG text (in the HTML only), or (path of a PNG, its path as seen from the report)."""
+        """parts: SVG text (in the HTML only), or the path of a PNG."""
         title, where = html.escape(caption), " (drawn in report.html)"
         self.html.append('<figure><div class="row">')
         for part in parts:
-            if isinstance(part, tuple):
+            if isinstance(part, Path):
                 where = ""
-                self.markdown += [f"![{caption}]({part[1]})", ""]
-                part = f'<img alt="{title}" src="{embedded(part[0])}">'
+                self.markdown += [f"![{caption}]({part.relative_to(self.out).as_posix()})", ""]
+                part = f'<img alt="{title}" src="{embedded(part)}">'
             self.html.append(part)
         self.markdown += [f"*{caption}{where}*", ""]
         self.html.append(f"</div><figcaption>{title}</figcaption></figure>")
@@ -1255,16 +1240,10 @@ svg .c0{fill:var(--s0)}svg .c1{fill:var(--s1)}svg .c2{fill:var(--s2)}svg .c3{fil
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The claims of the papers, and what became of them
+# --- The claims of the papers, and what became of them ---------------------------------------------------------------
 
 def claims_tested(results, studies, scale):
-    """What became of each claim: [dict(study, text, printed, claimed, gain, largest, p, seeds, way, why, verdict)].
-
-    gain: [value, low, high] on real test images alone; largest: of several comparisons the largest, as text; way: the
-    gain by the paper's protocol, as text, where that flatters; p: corrected (Holm) for all claims that could be tested;
-    why: the reason where one could not.
-    """
+    """What became of each claim: its `evidence`, p corrected (Holm) for all that could be tested, and a verdict."""
     claims = [evidence(results, study, *claim, scale) for study in studies for claim in PRINTED[study]["claims"]]
     for claim, p in zip(claims, holm([None if claim["why"] else claim["p"] for claim in claims])):
         claim["p"] = p
@@ -1275,10 +1254,14 @@ def claims_tested(results, studies, scale):
 
 
 def evidence(results, study, text, printed, claimed, clean, flattering, scale):
-    """The numbers behind one claim, for claims_tested: clean and flattering are pairs of jobs, before and after."""
+    """One claim, and the numbers behind it; clean, flattering: pairs of jobs, before and after.
+
+    gain: [value, low, high] on real test images alone; largest: of several comparisons the largest, as text; way: the
+    gain by the paper's protocol, as text, where that flatters; why: why it cannot be tested, if so.
+    """
     arms = {name: results.arm(f"{study}/{name}") for pair in clean for name in pair}
     jobs = [job for name in arms for job in results.seeds(f"{study}/{name}")]
-    scratch = any(job["config"].get("model") in PRETRAINED and job["weights"].startswith("none") for job in jobs)
+    scratch = any(job["config"].get("model") in PRETRAINED and job.get("weights", "").startswith("none") for job in jobs)
     missing = [name for name, one in arms.items() if one is None]
     seeds = min(len(one.values) if one else 0 for one in arms.values())
     reasons = {
@@ -1290,21 +1273,17 @@ def evidence(results, study, text, printed, claimed, clean, flattering, scale):
     claim = dict(study=study, text=text, printed=printed, claimed=claimed, seeds=seeds, gain=None, largest="", p=None,
                  way="none", why=next((why for why, holds in reasons.items() if holds), ""))
     if not missing:
-        signs = (1,) if is_level(claimed) else (-1, 1)
-        *claim["gain"], claim["p"] = contrast([(sign / len(clean), arms[name]) for pair in clean
-                                               for sign, name in zip(signs, pair)])
-        if len(clean) > 1:
-            gains = [contrast([(-1, arms[before]), (1, arms[after])]) for before, after in clean]
-            k = int(np.argmax([abs(gain[0]) for gain in gains]))
-            claim["largest"] = (f"largest of {len(clean)}: {points(gains[k][0])}, p "
-                                f"{p_text(holm([gain[3] for gain in gains])[k])}")
+        pairs = [[arms[name] for name in pair] for pair in clean]
+        *claim["gain"], claim["p"] = mean_gain(*pairs)
+        if len(pairs) > 1:
+            gain, p = max(gains_over(dict(enumerate(pairs))).values(), key=lambda entry: abs(entry[0][0]))
+            claim["largest"] = f"largest of {len(pairs)}: {points(gain[0])}, p {p_text(p)}"
     for names in flattering:
         before, after = (results.arm(f"{study}/{job}", test or "real") for job, _, test in
                          (name.partition("@") for name in names))
-        if before and after and before.test == after.test:
-            claim["way"] = points(contrast([(-1, before), (1, after)]))
-        elif before and after:                                          # two different test sets: no paired interval
-            claim["way"] = points(after.values.mean() - before.values.mean())
+        if before and after:                                            # on two test sets there is no paired interval
+            claim["way"] = points(mean_gain((before, after)) if before.test == after.test else
+                                  after.values.mean() - before.values.mean())
     return claim
 
 
@@ -1326,13 +1305,13 @@ def claims_table(page, claims, scale):
                 "GANs that saw test images, more steps for one arm."])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The controls: what is one GAN image worth?
+# --- The controls: what is one GAN image worth? ----------------------------------------------------------------------
 
 CONTROLS = "The controls: what is one GAN image worth?"
 GANS = {"wgan_gp": "WGAN-GP (000)", "dcgan_cls": "DCGAN (001)", "acgan": "ACGAN (002)", "cyclegan": "CycleGAN (002)",
         "dermagan": "DCGAN (003)", "dcgan_inception": "DCGAN (004)"}
 NETS = {"cnn": "Small CNN", "resnet18": "ResNet-18"}
+WIDEST = 10             # an interval of the worth that is wider says nothing
 ENDINGS = {"": "real + {}", "_shuffled": "real + {}, labels shuffled", "_alone": "{} alone"}
 ARMS = dict(more="real + as many further real", classical="real, classical augmentation", copies="real + copies") | {
     gan + ending: words.format(name) for ending, words in ENDINGS.items() for gan, name in GANS.items()}
@@ -1353,25 +1332,19 @@ def control_arms(results):
 
 
 def worth_of(arms, net, gans, sizes=(25, 50, 100)):
-    """(worth of an image [x, low, high], gain [value, low, high, p], [(GAN, size), ...] that it was taken from): the
-    gains summed over these GANs and sizes, as far as they have run; None where nothing has."""
+    """(worth [x, low, high], gain [value, low, high, p], [(GAN, size), ...] that have run) of these GANs and sizes
+    together; None where nothing has run."""
     found = [(gan, size) for size in sizes for gan in gans if {"real", "more", gan} <= set(arms.get((net, size), ()))]
-    groups = [(arms[net, size]["real"], arms[net, size][gan], arms[net, size]["more"]) for gan, size in found]
-    terms = [(c / len(found), one) for real, gan, _ in groups for c, one in ((-1, real), (1, gan))]
-    return (worth(groups), contrast(terms), found) if found else None
-
-
-def bounded(x, widest=10):
-    """Whether an interval [x, low, high] says anything."""
-    return x[2] - x[1] < widest
+    triples = [[arms[net, size][name] for name in ("real", gan, "more")] for gan, size in found]
+    return (worth(triples), mean_gain(*(triple[:2] for triple in triples)), found) if found else None
 
 
 def worth_text(found, interval=True):
     if not found:
         return "not run"
     x, low, high = found[0]
-    if not bounded(found[0]):
-        return "cannot be told\nthe gain from further real images does not stand out from chance"
+    if high - low >= WIDEST:
+        return "cannot be told\nno clear gain from further real images"
     return f"{x:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * interval
 
 
@@ -1392,7 +1365,7 @@ def the_answer(page, results, arms, scale):
               "Yes, but less than further real images" if gain[0] > 0 and high < 1 else
               "Yes" if gain[0] > 0 else "No, they did harm")
     amount = "what one is worth cannot be told: even the gain from further real images does not stand out from chance"
-    if bounded(found[0]):
+    if high - low < WIDEST:
         amount = f"one GAN image was worth {x:.2f} of a further real image (95 % interval {low:.2f} to {high:.2f})"
     gans, sizes = dict.fromkeys(gan for gan, _ in taken), dict.fromkeys(size for _, size in taken)
     bad = sum(is_collapsed(results, gan, size) for gan, size in taken)
@@ -1400,9 +1373,8 @@ def the_answer(page, results, arms, scale):
               f"and {amount}. Pooled over {len(gans)} GANs and training sets of {', '.join(map(str, sizes))} %; {bad} "
               f"of the {len(taken)} sets of GAN images are of a collapsed GAN.", "lead")
     if all("classical" in arms["cnn", size] for size in sizes):
-        terms = [(c / len(sizes), arms["cnn", size][name]) for size in sizes
-                 for c, name in ((-1, "real"), (1, "classical"))]
-        page.text(f"Classical augmentation of the same images, in as many steps: {points(contrast(terms))}.", "lead")
+        gain = mean_gain(*((arms["cnn", size]["real"], arms["cnn", size]["classical"]) for size in sizes))
+        page.text(f"Classical augmentation of the same images, in as many steps: {points(gain)}.", "lead")
 
 
 def controls_section(page, results, arms, scale):
@@ -1421,7 +1393,8 @@ def controls_section(page, results, arms, scale):
               "are as many as the real ones, class by class; so are the copies and the further real images. The "
               "CycleGAN translates the ACGAN's images. Shuffled: GAN images under permuted labels, a placebo.")
     page.text(f"Passes of the arm real over its images: {passes or 'not run'}. Many passes over few images invite "
-              "overfitting, so what only disturbs the training may help: compare the copies and the placebo.", "note")
+              "overfitting, so what only disturbs the training may help: compare the copies and the placebo. After few "
+              "passes a network is unfinished, and variety of any kind, real or not, takes longer to learn.", "note")
     rows, pooled_worth = [], {gan: worth_of(arms, "cnn", [gan]) for gan in GANS}
     for gan, name in GANS.items():
         single = [worth_of(arms, "cnn", [gan], [size]) for size in (25, 50, 100)]
@@ -1446,7 +1419,7 @@ def controls_section(page, results, arms, scale):
              "the order of the table", "{}_25/**/nearest.png")):
         files = [file for gan in GANS for file in sorted((results.out / "controls").glob(pattern.format(gan)))]
         if files:
-            page.figure(title, *((file, file.relative_to(results.out).as_posix()) for file in files))
+            page.figure(title, *files)
     gan_table(page, results, "controls")
 
 
@@ -1454,14 +1427,13 @@ def arms_table(page, arms, net, scale):
     """Gain of each arm over the real images alone, by size of the training set; p corrected for the whole table."""
     groups = {size: group for (other, size), group in sorted(arms.items())
               if other == net and "real" in group and set(group) - {"real", "more"}}
-    gains = {(size, name): contrast([(-1, group["real"]), (1, group[name])])
-             for size, group in groups.items() for name in ARMS if name in group}
-    corrected = dict(zip(gains, holm([gain[3] for gain in gains.values()])))
-    rows = [["real alone: accuracy", *(number(contrast([(1, group["real"])])[:3]) for group in groups.values())]]
+    gains = gains_over({(size, name): (group["real"], group[name])
+                        for size, group in groups.items() for name in ARMS if name in group})
+    rows = [["real alone: accuracy", *(number(mean_gain([group["real"]])[:3]) for group in groups.values())]]
     for name, words in ARMS.items():
         row = [words]
         for size in groups:
-            gain, p = gains.get((size, name)), corrected.get((size, name))
+            gain, p = gains.get((size, name), (None, None))
             judged = "" if not gain or scale == "quick" else f"\n{called(gain, p, scale)}, p {p_text(p)}"
             row.append(points(gain) + judged)
         if set(row[1:]) - {"not run"}:
@@ -1477,9 +1449,9 @@ def arms_table(page, arms, net, scale):
 def measures_table(page, results, arms, net):
     keys = dict(accuracy="accuracy", balanced_accuracy="balanced accuracy", auc="AUC",
                 sensitivity_at_90="sensitivity at 90 % specificity")
-    names = {"real": "real alone"} | {name: words for name, words in ARMS.items() if name != "more"}
     rows = [[words, *(results.value(f"controls/{net}_100/{name}", "real", key) for key in keys)]
-            for name, words in names.items() if name in arms.get((net, 100), ())]
+            for name, words in (dict(real="real alone") | ARMS).items()
+            if name != "more" and name in arms.get((net, 100), ())]
     if rows:
         page.table(f"{NETS[net]}: more measures of the arms at 100 %", ["arm", *keys.values()], rows)
 
@@ -1489,37 +1461,32 @@ def learning_curves(arms):
     charts, groups = [], {size: group for (net, size), group in sorted(arms.items()) if net == "cnn"}
     for gan, name in GANS.items():
         keys = {"real": "real", "+ GAN": gan, "shuffled": f"{gan}_shuffled", "alone": f"{gan}_alone"}
-        lines = []
-        for label, key in keys.items():
-            xs = [size for size, group in groups.items() if key in group]
-            lines += [(label, xs, [groups[size][key].values.mean() for size in xs])] if xs else []
+        known = {label: [(size, group[key].values.mean()) for size, group in groups.items() if key in group]
+                 for label, key in keys.items()}
+        lines = [(label, *zip(*values)) for label, values in known.items() if values]
         charts += [svg_lines(f"{name}: accuracy", lines, "real images, %")] if lines else []
     return charts
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The report
+# --- The report ------------------------------------------------------------------------------------------------------
 
 def report(out):
-    """Write report.md and report.html from the finished jobs in `out`. Returns the path of the HTML page.
-
-    The scale comes from run.txt, which run_all.sh writes when it first starts in a folder.
-    """
-    results, page = Results(out), Page()
-    made = results.out / "run.txt"
-    scale = made.read_text().split()[1] if made.exists() else "unstated"
+    """Write report.md and report.html from the finished jobs in `out`, and return the path of the HTML page."""
+    results = Results(out)
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
-    studies = [study for study in PRINTED if any(name.startswith(study + "/") for name in results.jobs)]
-    controls = control_arms(results)
+    page, controls = Page(results.out), control_arms(results)
+    made = results.out / "run.txt"                  # written by run_all.sh when it first starts in a folder
+    scale = made.read_text().split()[1] if made.exists() else "unstated"
+    begun = {name.split("/")[0] for name in results.jobs}
+    studies = [study for study in PRINTED if study in begun]
     page.heading(1, "Do GAN images help a skin-lesion classifier?")
     the_answer(page, results, controls, scale)
     claims_table(page, claims_tested(results, PRINTED, scale), scale)
     what_was_run(page, results, scale)
-    begun = any(name.startswith("controls/") for name in results.jobs)
-    page.contents([*[("controls", CONTROLS)] * begun, *((study, PRINTED[study]["title"]) for study in studies),
-                   ("jobs", "Every job")])
-    if begun:
+    page.contents([*[("controls", CONTROLS)] * ("controls" in begun),
+                   *((study, PRINTED[study]["title"]) for study in studies), ("jobs", "Every job")])
+    if "controls" in begun:
         controls_section(page, results, controls, scale)
     for study in studies:
         page.heading(2, PRINTED[study]["title"], study)
@@ -1528,7 +1495,8 @@ def report(out):
         printed_tables(page, results, study, scale)
         page.bullets("What else does not fit in the printed paper", PRINTED[study]["audit"])
         gan_table(page, results, study)
-        layer_tables(page, results, study)
+        if "layers" in PRINTED[study]:
+            layer_tables(page, results, study)
     page.heading(2, "Every job", "jobs")
     page.text("To rerun a cell, delete its job's folder and give its command with the Python that `bash run_all.sh "
               "list` shows, or start run_all.sh again.")
@@ -1545,9 +1513,9 @@ def report(out):
 
 def what_was_run(page, results, scale):
     jobs = list(results.jobs.values())
-    infos = [job["source"] for job in jobs if isinstance(job.get("source"), dict)]
-    sources = sorted({info["source"] for info in infos})
-    copies = sum(info.get("copies_dropped", 0) for info in infos)
+    prepared = {name: job for name, job in results.jobs.items() if isinstance(job.get("source"), dict)}
+    sources = sorted({job["source"]["source"] for job in prepared.values()})
+    copies = sum(job["source"].get("copies_dropped", 0) for job in prepared.values())
     parents = {name.rsplit("/", 1)[0] for name in results.jobs}         # their seconds are those of their sub-folders
     work = data.readable_time(sum(job["seconds"] for name, job in results.jobs.items() if name not in parents))
     versions = ", ".join(f"{name} {version}" for name, version in jobs[-1]["versions"].items())
@@ -1559,8 +1527,7 @@ def what_was_run(page, results, scale):
     checked = {name: job["leaked"] for name, job in results.jobs.items() if "leaked" in job}
     leaky = [name for name, leak in checked.items() if leak != 0]
     near = [f"{name} {job['source'].get('near_test', 'not counted')}"
-            f"{', left out' * job['config'].get('drop_near', False)}"
-            for name, job in results.jobs.items() if isinstance(job.get("source"), dict)]
+            f"{', left out' * job['config'].get('drop_near', False)}" for name, job in prepared.items()]
     page.text(f"Leaks: {len(checked)} classifiers used a GAN; for {len(checked) - len(leaky)} it saw no validation or "
               f"test image, by pixels and names{'; the others: ' * bool(leaky)}{', '.join(leaky)}. Training and "
               f"validation images that nearly equal a test image: {'; '.join(near) or 'no data yet'}.", "soft")
@@ -1587,11 +1554,11 @@ def the_question(page, results, study, scale):
     paper, rows, verdicts, longer, test, classes = PRINTED[study], [], [], [], np.zeros(0, int), 2
     helper, sides = paper.get("help", "GAN images"), paper.get("sides", ("real", "real + GAN"))
     pairs = {label: [results.arm(f"{study}/{name}") for name in names] for label, *names in paper["arms"]}
-    gains = {label: contrast([(-1, pair[0]), (1, pair[1])]) if all(pair) else None for label, pair in pairs.items()}
-    corrected = holm([gain and gain[3] for gain in gains.values()])
-    for (label, *names), gain, p in zip(paper["arms"], gains.values(), corrected):
+    gains = gains_over({label: pair for label, pair in pairs.items() if all(pair)})
+    for label, *names in paper["arms"]:
         shown = ["not run"] * 4
-        if gain:
+        if label in gains:
+            gain, p = gains[label]
             before, after = (results.predictions(f"{study}/{name}", "real")[0] for name in names)
             test, classes = before[0][0], before[0][1].shape[1]
             shown = [points(gain), called(gain, p, scale), p_text(p), by_seed(before, after, classes)]
@@ -1621,10 +1588,8 @@ def the_question(page, results, study, scale):
 
 def provenance(results, study, arms):
     """Notes on what the shown arms had to replace (data, weights), and on test images that a GAN has seen."""
-    notes = []
-    for job in results.seeds(f"{study}/data") + results.seeds(f"{study}/data_full"):
-        if job["source"].get("stand_in"):
-            notes.append(f"Stand-in data: {job['source']['stand_in']}")
+    notes = [f"Stand-in data: {job['source']['stand_in']}" for name in ("data", "data_full")
+             for job in results.seeds(f"{study}/{name}") if job["source"].get("stand_in")]
     jobs = {arm.split("/")[0]: job for arm in arms for job in results.seeds(f"{study}/{arm}")[:1]}
     scratch = [arm for arm, job in jobs.items() if job["config"].get("model") in PRETRAINED
                and job.get("weights", "").startswith("none")]
@@ -1642,8 +1607,6 @@ def provenance(results, study, arms):
 
 def layer_tables(page, results, study):
     """The printed layer tables beside the networks as built."""
-    if "layers" not in PRINTED[study]:
-        return
     tables = next((job["tables"] for job in results.seeds(f"{study}/networks")), {})
     for table, title, px, text in PRINTED[study]["layers"]:
         printed, missing = layers_of(text), "not run: networks"
@@ -1652,9 +1615,8 @@ def layer_tables(page, results, study):
         ours = ours or [(missing, missing)] * len(printed)
         rows = [[layer, shape.replace("x", "×"), our_shape, printed_value(count), our_count]
                 for (layer, shape, count), (our_shape, our_count) in zip(printed, ours)]
-        total = sum(int(count.rstrip("abcd")) for *_, count in printed)
-        rows.append(["total", f"{px} px image", "64 px image", f"{total:,}",
-                     f"{sum(count for *_, count in built):,}" if built else missing])
+        total, ours = sum(int(count.rstrip("abcd")) for *_, count in printed), sum(count for *_, count in built)
+        rows.append(["total", f"{px} px image", "64 px image", f"{total:,}", f"{ours:,}" if built else missing])
         page.table(f"Table {table}. {title}", ["layer", "output, printed", "ours", "parameters, printed", "ours"],
                    rows, explain(study, (count for *_, count in printed)))
     page.text("The printed shapes of Tables 1 and 2 belong to images of 128 and 224 px, but the generator of Table 3 "
@@ -1672,12 +1634,12 @@ def printed_tables(page, results, study, scale):
     for table in PRINTED[study]["tables"]:
         variants = [(title, test, cells_of(table, ending)) for title, test, ending in table.get("variants", OURS)]
         columns, heads, rows, values, arms = table.get("columns", ("",)), table.get("heads", ("",)), [], [], []
-        header = ["measure" if "job" in table else ""]
+        wide, header = len(columns) > 3, ["measure" if "job" in table else ""]      # wide: ours and printed in one cell
         for c, column in enumerate(columns):
             what = re.sub("count:|:?{}", "", column).replace("_", " ").replace(":", " ").replace("%", " in %")
             what = f"{heads[c * len(heads) // len(columns)]}: {what}".removeprefix(": ")
             titles = ["printed", *(title for title, *_ in variants)][:2 if column == "val_accuracy" else None]
-            header += [what] if "wide" in table else [f"{what}, {title}".strip(", ") for title in titles]
+            header += [what] if wide else [f"{what}, {title}".strip(", ") for title in titles]
         for r, (label, printed) in enumerate(variants[0][2]):
             row = [label]
             for c, (value, _, measure) in enumerate(printed):
@@ -1688,7 +1650,7 @@ def printed_tables(page, results, study, scale):
                     shown.append(results.value(f"{study}/{arm}", own_test or test, measure))
                 values.append(value)
                 text = printed_value(value)
-                row += [f"{shown[0]}\n{'printed ' * (text[0] != 'n')}{text}"] if "wide" in table else [text, *shown]
+                row += [f"{shown[0]}\n{'printed ' * (text[0] != 'n')}{text}"] if wide else [text, *shown]
             rows.append(row)
         caption = "Ours" if table["id"] == "ours" else f"Table {table['id']}"
         notes = [*explain(study, values), *filter(None, [table.get("note")]), *provenance(results, study, arms)]
@@ -1711,17 +1673,14 @@ def gan_table(page, results, study):
         values = job.get("metrics", {})
         if name.startswith(study + "/") and name.count("/") == 1 and "diversity" in values:
             distance = "not measured" if "kid_8x8" not in values else (
-                f"{values['fd_8x8']:.3f}\nnoise floor {values['fd_8x8_floor']:.3f}\nKID "
-                f"{values['kid_8x8']:.2g}, n {values['fd_8x8_n']}")
+                "{fd_8x8:.3f}\nnoise floor {fd_8x8_floor:.3f}\nKID {kid_8x8:.2g}, n {fd_8x8_n}".format(**values))
             losses = [f"{SCORES.get(key, key)} {values[key]:.2f}" for key in loss_curves(job)] or ["one GAN per class"]
             copying = job.get("copying", {}).get("closer_to_train")
             rows.append([name.split("/", 1)[1], job["steps"], f"{losses[0]}\n{', '.join(losses[1:])}".strip(),
-                         number(values["diversity"], 2), distance,
-                         number(copying, 2) if copying else "not measured",
+                         number(values["diversity"], 2), distance, number(copying, 2) if copying else "not measured",
                          "COLLAPSED" if values["collapsed"] else "no"])
-    header = ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8", "nearer to training images",
-              "collapsed"]
-    page.table("The GANs (ours)", header, rows or [["not run"] * 7],
+    page.table("The GANs (ours)", ["GAN", "generator steps", "last losses or scores", "diversity", "FD-8x8",
+                                   "nearer to training images", "collapsed"], rows or [["not run"] * 7],
                ["D(x), D(G(z)): the critic's mean score of real and of GAN images. Diversity: mean distance between "
                 "two samples over that between two real images; below 0.35 counts as collapsed. FD-8x8: Frechet "
                 "distance to the training images in the mean colours of an 8 x 8 grid, which needs no network and is "
@@ -1759,11 +1718,9 @@ def drawn(results, study, name, kind):
         rows = [(label, {part: n.get(label, 0) for part, n in counts.items()}) for label in classes]
         return [svg_bars("images", rows)]
     if kind == "lr_finder":
-        found = job.get("lr_finder")
-        if not found:                           # the learning rate was given
-            return []
-        line = ("loss", np.log10(found["lrs"]), found["losses"])
-        return [svg_lines(f"chosen: {found['chosen']:.2g}", [line], "log10 of the learning rate")]
+        found = job.get("lr_finder")            # none where the learning rate was given
+        return [svg_lines(f"chosen: {found['chosen']:.2g}", [("loss", np.log10(found["lrs"]), found["losses"])],
+                          "log10 of the learning rate")] if found else []
     if kind == "distance":
         net, rows = job["net"], job["rows"]
         steps = [int(re.sub(r"\D", "", str(row["set"]))) for row in rows]
@@ -1778,7 +1735,7 @@ def drawn(results, study, name, kind):
         steps = [int(file.stem.split("_")[1]) for file in files]
         nearest = [min(steps, key=lambda step: abs(step - share * steps[-1])) for share in (0, 0.13, 0.33, 1)]
         files = [files[steps.index(step)] for step in dict.fromkeys(nearest)]
-    return [(file, file.relative_to(results.out).as_posix()) for file in files]
+    return files
 
 
 def classifier_curves(results, study, name, job):
@@ -1801,11 +1758,11 @@ def classifier_curves(results, study, name, job):
 
 def dose_chart(results, study, name):
     """Accuracy, and melanoma's recall where it is one of many classes, over what the job's sub-folders vary."""
-    points, shown = [], ["accuracy"]
+    points = []
     for arm in (arm for arm in results.arms if arm.startswith(f"{study}/{name}/")):
         runs, classes = results.predictions(arm, "real")
         option, value = re.fullmatch(r"(.*?)([\d.]+)", arm.rsplit("/", 1)[1]).groups()
-        shown = ["accuracy", "recall:MEL"] if len(classes) > 4 and "MEL" in classes else shown
+        shown = ["accuracy", "recall:MEL"] if len(classes) > 4 and "MEL" in classes else ["accuracy"]
         means = [np.mean([measures(*run[:2], None, classes)[key] for run in runs]) for key in shown]
         points.append((float(value), *means))
     xs, *lines = zip(*sorted(points))
@@ -1814,18 +1771,15 @@ def dose_chart(results, study, name):
 
 def gan_curves(name, job):
     """Losses (or a critic's scores), two to a chart, and the diversity of the samples."""
-    curves, alarm, names = job["curves"], " COLLAPSED" if job["metrics"].get("collapsed") else "", loss_curves(job)
-    charts = []
-    for pair in (names[k:k + 2] for k in range(0, len(names), 2)):
-        steps = np.arange(1, len(curves[pair[0]]) + 1) * curves["window"]
-        lines = [(SCORES.get(key, key), steps, curves[key]) for key in pair]
-        charts.append(svg_lines(name + alarm, lines, "generator step"))
+    curves, title = job["curves"], name + " COLLAPSED" * bool(job["metrics"].get("collapsed"))
+    lines = [(SCORES.get(key, key), np.arange(1, len(curves[key]) + 1) * curves["window"], curves[key])
+             for key in loss_curves(job)]
+    charts = [svg_lines(title, lines[k:k + 2], "generator step") for k in range(0, len(lines), 2)]
     spread = [("diversity", *np.transpose(curves["diversity"]))]
     return charts + [svg_lines(f"{name}: diversity (1 = as real images)", spread, "generator step")]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Command line
+# --- Command line ----------------------------------------------------------------------------------------------------
 
 def read_features(path, size, net):
     """(features, name of the distance, side of the images) of an image set, or of a feature array."""
@@ -1880,24 +1834,22 @@ def main():
     parser = data.Parser(prog="metrics.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("fid", help="Frechet distance and KID of two sets, with the noise floor at the same n")
+    p.set_defaults(run=fid_command)
     p.add_argument("a", help="real images: folder, zip, image set, or feature array (.npy, n x d)")
     p.add_argument("b", help="generated images, likewise")
     p.add_argument("--net", default="inception", help="inception (default): FID; none: FD-8x8; or a weights file")
     p.add_argument("--size", type=data.at_least(8), default=64, help="side to decode image files to (%(default)s)")
     p = commands.add_parser("report", help="report.html and report.md")
+    p.set_defaults(run=lambda args: print(f"report: {report(args.out)}"))
     p.add_argument("out", help="results folder")
     p = commands.add_parser("audit", help="the integer counts behind printed values of a two-class test")
+    p.set_defaults(run=audit_command)
     p.add_argument("values", nargs="+", metavar="MEASURE=VALUE",
                    help="sensitivity, specificity, precision, accuracy or f1, as printed: .9201 or 92.01%%")
     p.add_argument("--n", type=data.at_least(1), help="all the test images, for any class sizes")
     p.add_argument("--sizes", type=data.at_least(0), nargs=2, metavar=("POSITIVES", "NEGATIVES"), help="of each class")
     args = parser.parse_args()
-    if args.command == "report":
-        print(f"report: {report(args.out)}")
-    elif args.command == "audit":
-        audit_command(args)
-    else:
-        fid_command(args)
+    args.run(args)
 
 
 if __name__ == "__main__":
