@@ -1261,7 +1261,8 @@ def evidence(results, study, text, printed, claimed, clean, flattering, scale):
     """
     arms = {name: results.arm(f"{study}/{name}") for pair in clean for name in pair}
     jobs = [job for name in arms for job in results.seeds(f"{study}/{name}")]
-    scratch = any(job["config"].get("model") in PRETRAINED and job.get("weights", "").startswith("none") for job in jobs)
+    scratch = any(job["config"].get("model") in PRETRAINED and job.get("weights", "").startswith("none")
+                  for job in jobs)
     missing = [name for name, one in arms.items() if one is None]
     seeds = min(len(one.values) if one else 0 for one in arms.values())
     reasons = {
@@ -1353,7 +1354,7 @@ def is_collapsed(results, gan, size):
 
 
 def the_answer(page, results, arms, scale):
-    """The lead: whether GAN images helped, what one was worth, and what classical augmentation does."""
+    """The lead: whether GAN images helped, what one was worth, and what else would have helped."""
     found = worth_of(arms, "cnn", GANS)
     if not found:
         return page.text("What one GAN image is worth was not measured here: bash run_all.sh controls.", "lead")
@@ -1372,9 +1373,11 @@ def the_answer(page, results, arms, scale):
     page.text(f"{answer}: doubling the training set with GAN images changed a small CNN's accuracy by {points(gain)}, "
               f"and {amount}. Pooled over {len(gans)} GANs and training sets of {', '.join(map(str, sizes))} %; {bad} "
               f"of the {len(taken)} sets of GAN images are of a collapsed GAN.", "lead")
-    if all("classical" in arms["cnn", size] for size in sizes):
-        gain = mean_gain(*((arms["cnn", size]["real"], arms["cnn", size]["classical"]) for size in sizes))
-        page.text(f"Classical augmentation of the same images, in as many steps: {points(gain)}.", "lead")
+    others = {"classical": "classical augmentation", "more": "as many further real images",
+              "copies": "copies of the real images, where any difference is chance,"}
+    shown = [f"{words} {points(mean_gain(*((arms['cnn', size]['real'], arms['cnn', size][name]) for size in sizes)))}"
+             for name, words in others.items() if all(name in arms["cnn", size] for size in sizes)]
+    page.text(f"In as many steps: {'; '.join(shown)}.", "lead")
 
 
 def controls_section(page, results, arms, scale):

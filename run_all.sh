@@ -28,9 +28,9 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   local benign=879 malignant=888 mixed="100 104"     # the paper's synthetic images, and how many of them it tests on
   local t_data=- t_gan=- t_cnn=- t_mobilenet=- t_resnet18=-
   case $SCALE in
-    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 150 --checkpoint-every 50" fit="--epochs 4" n=960
+    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 100 --checkpoint-every 50" fit="--epochs 3" n=960
            benign=235 malignant=285 mixed="26 33"      # in the paper's proportion to 960 built-in images
-           t_data=4 t_gan=40 t_cnn=14 t_mobilenet=16 t_resnet18=28 ;;
+           t_data=4 t_gan=28 t_cnn=11 t_mobilenet=12 t_resnet18=22 ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15"
            t_data=7 t_gan=1850 t_cnn=130 t_mobilenet=180 t_resnet18=440 ;;
   esac
@@ -54,9 +54,9 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   local n=3297 gan="" plain="" lapgan="" fit="" samples=1300 net=inception
   local t_data=- t_gan=- t_plain=- t_lapgan=- t_fit=- t_probe=- t_fid=-
   case $SCALE in
-    quick) n=480 samples=160 gan="--width 16 --steps 120" plain="--width 300 --steps 150" lapgan="--width 16 --steps 20"
+    quick) n=480 samples=160 gan="--width 16 --steps 80" plain="--width 300 --steps 150" lapgan="--width 16 --steps 20"
            fit="--width 16 --steps 16"
-           t_data=5 t_gan=26 t_plain=12 t_lapgan=16 t_fit=6 t_probe=5 t_fid=6 ;;
+           t_data=5 t_gan=18 t_plain=12 t_lapgan=16 t_fit=6 t_probe=5 t_fid=6 ;;
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16"
            t_data=11 t_gan=300 t_plain=210 t_lapgan=420 t_fit=60 t_probe=30 t_fid=8 ;;
