@@ -194,13 +194,14 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
   local wgan_gp="--width 64 --steps 20000" dcgan="--steps 20000 $BF16" acgan="--size 64 --steps 40000 $BF16"
   local cyclegan="--size 64 --blocks 6 --steps 20000 $BF16" dermagan=$dcgan
   local t_data=- t_wgan_gp=- t_dcgan=- t_acgan=- t_dermagan=- t_cyclegan=- t_cnn=- t_resnet18=- t_one=- seconds
+  local more="resnet18_25=0.125 resnet18_50=0.25"       # and ResNet-18's placebos: at paper scale only
   case $SCALE in
-    quick) n=960 fit="--size 32 --steps 30 --batch 16"
+    quick) n=960 fit="--size 32 --steps 30 --batch 16" more=""
            [ -z "$DATA" ] || limit="--limit benign=480 malignant=480"
            wgan_gp="--width 8 --batch 8 --lr 1e-3 --steps 25" dcgan="--width 8 --batch 8 --lr 1e-3 --steps 50" dermagan=$dcgan
            acgan="--size 32 --width 8 --batch 16 --lr 1e-3 --steps 60" cyclegan="--size 32 --width 8 --blocks 2 --steps 20"
            t_data=4 t_wgan_gp=12 t_dcgan=8 t_acgan=7 t_dermagan=8 t_cyclegan=10 t_cnn=22 t_resnet18=35 t_one=8 ;;
-    small) limit="--limit benign=1500 malignant=1500" fit="--steps 400 --batch 32 $BF16"
+    small) limit="--limit benign=1500 malignant=1500" fit="--steps 400 --batch 32 $BF16" more=""
            wgan_gp="--width 32 --batch 16 --lr 2e-4 --steps 300 $BF16" dcgan="--width 32 --batch 32 --steps 500 $BF16"
            dermagan="--width 32 --batch 16 --steps 1000 $BF16" acgan="--size 64 --width 32 --batch 32 --steps 800 $BF16"
            cyclegan="--size 64 --width 32 --blocks 6 --steps 300 $BF16"
@@ -223,14 +224,14 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
     job cyclegan_$size cyclegan:$size $t_cyclegan gan.py train cyclegan --source @acgan_$size $share --each-class $cyclegan
   done
   stage "classifiers"
-  for size in cnn_25=0.125 cnn_50=0.25 cnn_100=0.5 cnn_200=1 resnet18_100=0.5 resnet18_200=1; do
+  for size in cnn_25=0.125 cnn_50=0.25 cnn_100=0.5 cnn_200=1 $more resnet18_100=0.5 resnet18_200=1; do
     share="--data @data --share ${size#*=}" net=${size%=*} size=${net#*_} net=${net%_*} arms="--arm real" seconds=$t_one
     if [ $size != 200 ]; then
       seconds=t_$net seconds=${!seconds}
       arms+=" --arm classical augment=classical --arm copies copies=1"
       for gan in wgan_gp dcgan_cls acgan cyclegan dermagan dcgan_inception; do
         arms+=" --arm $gan synthetic=@${gan}_$size"
-        [ $net = resnet18 ] || arms+=" --arm ${gan}_shuffled shuffle synthetic=@${gan}_$size --arm ${gan}_alone alone synthetic=@${gan}_$size"
+        [[ $net$more = resnet18 ]] || arms+=" --arm ${gan}_shuffled shuffle synthetic=@${gan}_$size --arm ${gan}_alone alone synthetic=@${gan}_$size"
       done
     fi
     each_seed ${net}_$size $net:$size $seconds classify.py train $net $share $fit $arms
