@@ -92,7 +92,7 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
     quick) n=480 px=32
            [ -z "$DATA" ] || limit="--limit NV=60 MEL=60 BCC=60 BKL=60 AK=60"
            acgan="--size 32 --width 16 --batch 32 --steps 200" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 60"
-           resnet="--size 32 --batch 16 --steps 8"
+           resnet="--size 32 --batch 16 --steps 6"
            t_data=4 t_acgan=10 t_cyclegans=20 t_nv2mel=7 t_resnet=20 t_row5=12 t_row8=17 t_rank=5 ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # leaves 1,984 images of HAM10000
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
@@ -131,7 +131,7 @@ dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as i
   local t_data=- t_gan=- t_cnn=- t_net=- t_dropout=-
   case $SCALE in
     quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 150 --batch 16 --lr 1e-3" code=$gan
-           text="--steps 20" fair="--steps 20" nets="--steps 4" real_code="--steps 20" gan_code="--steps 25" nets_code="--steps 5"
+           text="--steps 16" fair="--steps 16" nets="--steps 4" real_code="--steps 16" gan_code="--steps 20" nets_code="--steps 5"
            t_data=5 t_gan=12 t_cnn=6 t_net=7 t_dropout=15 ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16"     # with batch 64 and 600 steps 3 of 4 GANs collapsed
            code="--width 32 --steps 1500 $BF16 --batch 16 --lr 1e-4" text="--epochs 15" fair="--steps 300" nets="--steps 40 $BF16"
