@@ -1570,7 +1570,7 @@ def the_question(page, results, study, scale):
             longer += [label] * (with_gan > without)
         rows.append([label, *shown, *(results.value(f"{study}/{name}", "real", "accuracy") for name in names)])
     page.text(f"Printed claim: {paper['claim']}")
-    if verdicts and scale != "quick":
+    if any(not one.startswith("not judged") for one in verdicts):
         page.text(f"Here, on real test images only: with {helper} {verdicts.count('better')} of {len(verdicts)} "
                   f"classifiers got better, {verdicts.count('worse')} worse, and for "
                   f"{verdicts.count('no difference shown')} no difference is shown.", "lead")

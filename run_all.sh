@@ -194,6 +194,7 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
   local wgan_gp="--width 64 --steps 20000" dcgan="--steps 20000 $BF16" acgan="--size 64 --steps 40000 $BF16"
   local cyclegan="--size 64 --blocks 6 --steps 20000 $BF16" dermagan=$dcgan
   local t_data=- t_wgan_gp=- t_dcgan=- t_acgan=- t_dermagan=- t_cyclegan=- t_cnn=- t_resnet18=- t_one=- seconds
+  local sizes="25=0.125 50=0.25 100=0.5"                # per cent of what is not held back = share of the training part
   local more="resnet18_25=0.125 resnet18_50=0.25"       # and ResNet-18's placebos: at paper scale only
   case $SCALE in
     quick) n=960 fit="--size 32 --steps 30 --batch 16" more=""
@@ -210,7 +211,7 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
   stage "images"
   job data - $t_data data.py prepare "${DATA:-lesions}" --for controls $(built_in $n) --size 64 --resplit --drop-near --val 0.05 --test 0.4 $limit
   stage "GANs"
-  for size in 25=0.125 50=0.25 100=0.5; do
+  for size in $sizes; do
     share="--data @data --share ${size#*=} --samples all" size=${size%=*}
     job wgan_gp_$size         wgan_gp:$size         $t_wgan_gp  gan.py train wgan_gp         $share --each-class $wgan_gp
     job dcgan_cls_$size       dcgan_cls:$size       $t_dcgan    gan.py train dcgan_cls       $share --each-class $dcgan
@@ -219,7 +220,7 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
     job dcgan_inception_$size dcgan_inception:$size $t_dcgan    gan.py train dcgan_inception $share --each-class $dcgan
   done
   stage "CycleGANs upon the ACGANs"
-  for size in 25=0.125 50=0.25 100=0.5; do
+  for size in $sizes; do
     share="--data @data --share ${size#*=} --samples all" size=${size%=*}
     job cyclegan_$size cyclegan:$size $t_cyclegan gan.py train cyclegan --source @acgan_$size $share --each-class $cyclegan
   done
