@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torchvision import models
 
 import data
 import metrics
@@ -172,6 +171,7 @@ def imagenet_body(name, width=64):
     """The convolutions of a network for ImageNet, image -> maps at size/32, with the weights' names of torchvision."""
     if name == "mobilenet_flat":
         return mobilenet_v1(1)[:-3]                                     # 1024 maps
+    from torchvision import models                                      # here: its import takes 2 s of each job
     if name.startswith("vgg"):                                          # 512 maps
         layers = models.vgg.make_layers(models.vgg.cfgs["D" if name == "vgg16" else "E"])
         for layer in layers:
@@ -209,15 +209,22 @@ def inception(classes, size=299):
     """
     if size < 75:
         raise UserError(f"--size {size}: Inception V3 needs at least 75 px")
+    from torchvision import models
     net = models.inception_v3(weights=None, num_classes=classes, transform_input=False, init_weights=True)
     if size < 299:      # the auxiliary head is made for 17 x 17 maps: spread the fewer ones of a smaller image
         net.AuxLogits.register_forward_pre_hook(lambda _, maps: nn.functional.adaptive_avg_pool2d(maps[0], 17))
     return net
 
 
+def resnet18(classes, size=None):
+    """torchvision's ResNet-18, with its 7x7 stem: 11,177,538 parameters for 2 classes."""
+    from torchvision import models
+    return models.resnet18(num_classes=classes)
+
+
 NETWORKS = dict(
-    cnn=cnn, mobilenet=mobilenet_v1, trunk=trunk, resnet50=resnet50, derma_cnn=derma_cnn, inception=inception,
-    resnet18=lambda classes, size: models.resnet18(num_classes=classes),     # 7x7 stem; 11,177,538 parameters for 2
+    cnn=cnn, mobilenet=mobilenet_v1, resnet18=resnet18, trunk=trunk, resnet50=resnet50, derma_cnn=derma_cnn,
+    inception=inception,
     **{name: functools.partial(flat, name) for name in (
         "vgg16", "vgg19", "resnet50_flat", "mobilenet_flat", "mobilenet_v2")})
 
@@ -248,6 +255,7 @@ def start_weights(net, args):
     wanted = getattr(args, "weights", "none")
     if wanted == "none":
         return "none (from scratch)"
+    from torchvision import models
     name = {"resnet50_flat": "resnet50", "inception": "inception_v3"}.get(args.model, args.model)
     known = ({"mobilenet_w1": MOBILENET_W1} if name == "mobilenet_flat" else
              {entry.name: entry.url for entry in models.get_model_weights(name)})

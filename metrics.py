@@ -260,11 +260,9 @@ def evaluate(labels, probabilities, groups, classes):
         balanced_accuracy=float(matrix_measures(matrix, classes)["balanced_accuracy"]))
     if len(classes) == 2:
         boot = summary([(labels, probabilities, groups)], classes)
-        boot = {key: None if np.isnan(triple).any() else triple for key, triple in boot.items()}
+        boot = {key: None if np.isnan(boot[key]).any() else boot[key] for key in ("f1", "auc")}
         result.update(sensitivity=rate(hits[1], present[1]), specificity=rate(hits[0], present[0]),
-                      precision=rate(hits[1], found[1]), f1=boot["f1"], auc=boot["auc"],
-                      as_printed={key.removeprefix("printed_"): triple for key, triple in boot.items()
-                                  if key.startswith("printed_")})
+                      precision=rate(hits[1], found[1]), f1=boot["f1"], auc=boot["auc"])
     return result
 
 
@@ -1530,7 +1528,8 @@ def what_was_run(page, results, scale):
     checked = {name: job["leaked"] for name, job in results.jobs.items() if "leaked" in job}
     leaky = [name for name, leak in checked.items() if leak != 0]
     near = [f"{name} {job['source'].get('near_test', 'not counted')}"
-            f"{', left out' * job['config'].get('drop_near', False)}" for name, job in prepared.items()]
+            f"{', left out' * (job['config'].get('drop_near', False) and job['source'].get('near_test') != 0)}"
+            for name, job in prepared.items()]
     page.text(f"Leaks: {len(checked)} classifiers used a GAN; for {len(checked) - len(leaky)} it saw no validation or "
               f"test image, by pixels and names{'; the others: ' * bool(leaky)}{', '.join(leaky)}. Training and "
               f"validation images that nearly equal a test image: {'; '.join(near) or 'no data yet'}.", "soft")
@@ -1768,6 +1767,8 @@ def dose_chart(results, study, name):
         shown = ["accuracy", "recall:MEL"] if len(classes) > 4 and "MEL" in classes else ["accuracy"]
         means = [np.mean([measures(*run[:2], None, classes)[key] for run in runs]) for key in shown]
         points.append((float(value), *means))
+    if not points:
+        return []
     xs, *lines = zip(*sorted(points))
     return [svg_lines(name, [(key.replace(":", " "), xs, ys) for key, ys in zip(shown, lines)], option)]
 

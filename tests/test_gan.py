@@ -429,6 +429,15 @@ def test_diversity_alarm():
     assert gan.diversity(real // 4 + 96, real) < gan.COLLAPSE
 
 
+@pytest.mark.parametrize("n", [3, 8, 11])
+def test_a_grid_is_that_of_torchvision(tmp_path, n):
+    from torchvision.utils import make_grid
+    images = np.random.default_rng(0).integers(0, 256, (n, 5, 5, 3), np.uint8)
+    gan.save_grid(tmp_path / "grid.png", images)
+    want = make_grid(torch.from_numpy(images).permute(0, 3, 1, 2), nrow=8, padding=1).permute(1, 2, 0)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), want)
+
+
 def test_one_picture_per_class_counts_as_collapsed(tmp_path):
     real = data.built_in(192, 32)
     by_class = [real.images[real.labels == k][:8] for k in range(8)]
