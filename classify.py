@@ -651,8 +651,8 @@ def predict(args):
     for name in args.images:
         try:
             image = data.decode(Path(name).read_bytes(), config.get("through", size))
-        except Exception:                           # Pillow raises a dozen types for broken files
-            unreadable.append(name)
+        except Exception as problem:                # Pillow raises a dozen types for broken files
+            unreadable.append(f"{name} ({getattr(problem, 'strerror', None) or 'not a readable image'})")
             continue
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         chances = probabilities(net, image[None], "cpu")[0]
@@ -660,7 +660,7 @@ def predict(args):
         print(f"{name}: " + ", ".join(f"{label} {chance:.1%}" for chance, label in ranked))
     print("A research model's opinion, not a diagnosis: show a skin change to a doctor.")
     if unreadable:
-        raise UserError(f"not a readable image: {', '.join(unreadable)}")
+        raise UserError(f"cannot read {', '.join(unreadable)}")
 
 
 def rank(args):
@@ -800,8 +800,8 @@ def main():
     for model, recipe in RECIPES.items():
         add_train_options(networks.add_parser(model), model, recipe)
     p = commands.add_parser("predict", help="class probabilities of one's own photos")
-    p.add_argument("run")
-    p.add_argument("images", nargs="+")
+    p.add_argument("run", help="folder of a finished classifier")
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="a photo of any size; it is scaled as those of the job")
     for command, first, purpose in (("rank", "run", "order a class's training images by a network's certainty"),
                                     ("score", "net", "FID, KID and inception score of image sets")):
         p = commands.add_parser(command, help=purpose)

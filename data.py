@@ -68,17 +68,19 @@ LAYOUTS = {
     "kaggle_binary": "train|test/benign|malignant (Kaggle's Skin Cancer: Malignant vs. Benign, 3,297 images)",
     "binary_folders": "train|test/benign|malignant with a table beside them",
     "isic_archive": "isic_archive/benign|malignant (16,194 images of the ISIC archive)",
+    "two_folders": "benign|malignant (your own photographs)",
     "isic2019": "the ISIC 2019 ground truth and its images (25,331, 8 classes)",
     "ham10000": "HAM10000's table of diagnoses and its images (10,015, 7 classes)",
     "isic9": "train|test/melanoma|nevus|... (Kaggle's Skin Cancer ISIC, 2,357 images, 9 classes)"}
 NOT_KAGGLE = "other images in the folders of Kaggle's Malignant vs. Benign"
+OWN = "benign and malignant photographs of your own"
 NINE = "Kaggle's Skin Cancer ISIC, with many pictures twice under two labels"
 # What a study needs: its classes, and the layouts that serve it, the best one first, with None for the paper's own set,
 # or what the stand-in is.
 TWO, LESION_CLASSES = ["benign", "malignant"], ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
 SETS = {
-    "wgan_gp": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
-    "dcgan_cls": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE}),
+    "wgan_gp": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE, "two_folders": OWN}),
+    "dcgan_cls": (TWO, {"kaggle_binary": None, "binary_folders": NOT_KAGGLE, "two_folders": OWN}),
     "acgan_cyclegan": (LESION_CLASSES, {
         "isic2019": None, "ham10000": "HAM10000 instead of ISIC 2019: seven classes, no SCC", "isic9": NINE}),
     "dermagan": (["AK", "BCC", "BKL", "MEL"], {
@@ -86,8 +88,9 @@ SETS = {
         for layout, what in (("isic2019", "ISIC 2019"), ("ham10000", "HAM10000"), ("isic9", NINE))}),
     "dcgan_inception": (TWO, {
         "isic_archive": None, "kaggle_binary": "Kaggle's 3,297 images instead of 16,194 of the ISIC archive",
-        "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive"}),
-    "controls": (TWO, dict.fromkeys(("isic2019", "isic_archive", "ham10000", "kaggle_binary", "binary_folders")))}
+        "binary_folders": NOT_KAGGLE + ", instead of 16,194 of the ISIC archive", "two_folders": OWN}),
+    "controls": (TWO, dict.fromkeys(("isic2019", "isic_archive", "ham10000", "kaggle_binary", "binary_folders",
+                                     "two_folders")))}
 
 # --- Errors, files and jobs ------------------------------------------------------------------------------------------
 
@@ -300,18 +303,19 @@ def start_device(args):
 
 
 class Progress:
-    """One line on standard error every few seconds: how far, what the losses say, how long it still takes."""
+    """One line on standard error every few seconds: how far, what the losses said last, how long it still takes."""
 
     def __init__(self, name, total, start=0, every=5.0):
-        self.name, self.total, self.first, self.every = name, total, start, every
+        self.name, self.total, self.first, self.every, self.note = name, total, start, every, ""
         self.begun = self.shown = time.time()
 
     def __call__(self, step, note=""):
+        self.note = note or self.note
         if time.time() - self.shown < self.every and not (step == self.total and self.shown > self.begun):
             return                                  # short work says nothing
         self.shown = time.time()
         left = (self.shown - self.begun) / max(step - self.first, 1) * (self.total - step)
-        print(f"{self.name}  {step}/{self.total}  {note}  {readable_time(left)} left", file=sys.stderr, flush=True)
+        print(f"{self.name}  {step}/{self.total}  {self.note}  {readable_time(left)} left", file=sys.stderr, flush=True)
 
 
 def readable_time(seconds):
@@ -364,8 +368,8 @@ class ImageSet:
         """The images of one part of the split: "train", "val" or "test"."""
         chosen = self.take(self.split == name)
         if not len(chosen):
-            raise UserError(f"the image set {self.info.get('source', '')} has no images marked {name!r}; "
-                            "make it with `python data.py prepare`")
+            raise UserError(f"the image set {self.info.get('source', '')} has no images marked {name!r}; make it with "
+                            "`python data.py prepare`, with a larger --val or --test if it has been")
         return chosen
 
     def of_class(self, name):
@@ -477,7 +481,7 @@ def find_images(path, layout=None):
     if not files:
         raise UserError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     tops = dict(kaggle_binary=("train", "test"), binary_folders=("train", "test"), isic9=("train", "test"),
-                isic_archive=("benign", "malignant")).get(layout)
+                isic_archive=("benign", "malignant"), two_folders=("benign", "malignant")).get(layout)
     return {name: read for name, read in files.items() if not tops or name.lower().split("/")[0] in tops}
 
 
@@ -495,6 +499,8 @@ def read_tables(folder):
             except csv.Error as problem:
                 raise UserError(f"{table}: not readable as csv after line {reader.line_num} ({problem})") from None
         if not rows:
+            if table.name == "labels.csv" and header:
+                raise UserError(f"{table} has no column image, or no row (columns: {', '.join(header)})")
             continue
         plain = [{key: (row[name] or "") if name else "" for key, name in column.items()} for row in rows]
         classes = {row["label"] for row in plain}
@@ -507,8 +513,8 @@ def read_tables(folder):
 
 
 def read_labels(path, files, split_columns=("split_by_lesion", "split")):
-    """[(name, class, lesion, split)] of the images: from a csv beside them (the ISIC challenges have the lesions in a
-    second one), else from the folder names."""
+    """[(name, class, lesion, split)] of the images: from a csv beside them, else from the folder names. The lesions may
+    stand in a table of their own, as in the ISIC challenges."""
     tables = read_tables(path) if path.is_dir() else []
     lesions = {row["image"]: row["group"] for _, rows, _ in tables for row in rows if row["group"]}
     for table, rows, classes in tables:
@@ -518,7 +524,8 @@ def read_labels(path, files, split_columns=("split_by_lesion", "split")):
     listed = []
     for name in files:
         *_, above, parent, _ = ["", ""] + name.split("/")
-        listed.append((name, parent or "unlabelled", name, SPLIT_NAMES.get(above.lower(), "")))
+        lesion = next((lesions[key] for key in (name, Path(name).name, Path(name).stem) if key in lesions), name)
+        listed.append((name, parent or "unlabelled", lesion, SPLIT_NAMES.get(above.lower(), "")))
     classes = {(path / name).parent for name in files if "/" in name and path.is_dir()}
     for folder in sorted({folder for used in classes for folder in used.parent.iterdir() if folder.is_dir()}):
         if not folder.name.startswith((".", "__")) and not any(used.is_relative_to(folder) for used in classes):
@@ -626,8 +633,8 @@ def layout_of(folder):
         return "binary_folders" if any(folder.glob("*.csv")) else "kaggle_binary"
     if {"train/melanoma", "train/nevus", "train/basal_cell_carcinoma"} <= inside:
         return "isic9"
-    if folder.resolve().name == "isic_archive" and (folder / "benign").is_dir() and (folder / "malignant").is_dir():
-        return "isic_archive"
+    if (folder / "benign").is_dir() and (folder / "malignant").is_dir():
+        return "isic_archive" if folder.resolve().name == "isic_archive" else "two_folders"
     try:
         classes = {name.lower() for _, _, names in read_tables(folder) for name in names}
     except UserError:                               # a broken table: whoever reads the set will say so
@@ -831,6 +838,8 @@ def examine(folder):
 def check(args):
     if not Path(args.source).is_dir():
         raise UserError(f"{args.source} is not a folder")
+    if (Path(args.source) / "config.json").exists():
+        raise UserError(f"{args.source} is a job: give the folder of the photographs that it was made of")
 
     def say(topic, text):
         print(f"  {topic:11} {text}")
@@ -1444,7 +1453,7 @@ def class_number(text):
 
 def gather(args, size):
     """The images that `prepare` was asked for, at `size` px; info says what was left out and what is a stand-in."""
-    classes, layouts = SETS[args.study] if args.study else (None, dict.fromkeys(("kaggle_binary", "binary_folders")))
+    classes, layouts = SETS[args.study] if args.study else (None, dict.fromkeys(SETS["wgan_gp"][1]))
     options = dict(classes=classes, binary=args.binary or classes == TWO, limits=dict(args.limit),
                    resplit=args.resplit, seed=args.seed)
     folder, layout = Path(args.source), None
@@ -1504,6 +1513,8 @@ def prepare(args):
     print(f"{out}: {len(images)} images of {lesions} lesions; {images.info['copies_dropped']} copies "
           f"of test images dropped, {copies} other copies kept together on one side; {near.sum()} near copies of test "
           f"images {'dropped' if args.drop_near else 'kept (--drop-near leaves them out)'}")
+    for part in sorted({"train", "val", "test"} - set(images.split)):
+        print(f"warning: no image is left for {part}, which a classifier needs: too few lesions for this --val and --test")
     if images.info.get("stand_in"):
         print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
     if images.classes == ["unlabelled"]:
@@ -1526,7 +1537,7 @@ def main():
     p.add_argument("--out", required=True, help="folder to write images.npz, grid.png and result.json to")
     kind = p.add_mutually_exclusive_group()
     kind.add_argument("--for", dest="study", choices=SETS, help="find this study's set, or a stand-in, below SOURCE")
-    kind.add_argument("--binary", action="store_true", help="two classes; looks for train|test/benign|malignant")
+    kind.add_argument("--binary", action="store_true", help="two classes; looks for [train|test/]benign|malignant")
     p.add_argument("--resplit", action="store_true", help="forget the split that comes with the set")
     p.add_argument("--limit", type=class_number, nargs="+", default=[], metavar="CLASS=N",
                    help="at most N images of this class, whole lesions")

@@ -666,6 +666,7 @@ def train_one(args, out, of_class):
             parts["latents"](generator, done, steps)
         if done % log_every == 0 or done == steps:                      # only here the loop waits for the device
             log(done, log_every, lambda: draw(average, shown))
+        log.progress(done)
         if args.snapshots and done * 30 // steps > step * 30 // steps:  # thirty in all, for distances over the training
             some, their = noise(args.model, args.snapshots, args.z_dim, classes, np.random.default_rng(args.seed + 2))
             snapshot = sample_set(out, config, draw(average, some), their, seen, f"step{done}")

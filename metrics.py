@@ -499,7 +499,7 @@ def together(found):
 
 def printed_range(text, cut=False):
     """(low, high): the shares printed as ".9201" or "92.01%" when rounded, either way at a tie, or else cut off."""
-    if not re.fullmatch(r"(\d+\.?|\d*\.\d+)%?", text):
+    if not re.fullmatch(r"(\d+\.?|\d*\.\d+)%|[01]\.?|[01]?\.\d+", text):
         raise UserError(f"{text!r} is no printed value: give it as .9201 or as 92.01%")
     digits, scale = text.rstrip("%"), 100 if text.endswith("%") else 1
     value, unit = float(digits), 10.0 ** -len(digits.partition(".")[2])
@@ -1297,10 +1297,10 @@ def claims_table(page, claims, scale):
     page.table(f"The papers' claims, on real test images ({scale} scale)",
                ["claim", "verdict", "found here", "printed", "found by the paper's own protocol", "p", "seeds"], rows,
                ["Reproduced: p < .05 and the printed effect lies in the 95 % interval (a claim of no effect: the whole "
-                "interval lies within ±2.7 points; of a level: it lies in the interval). Same direction: p < .05, but "
-                "another size. Not reproduced: the printed effect lies outside the interval. Cannot be tested: p ≥ "
-                ".05 and the printed effect lies in the interval, or the reason given. p is corrected for the "
-                "number of claims (Holm). The paper's own protocol is shown where it flatters: GAN images in the test, "
+                "interval lies within ±2.7 points; of a level: it lies in the interval). Same direction: p < .05 and "
+                "the same sign, but another size. Not reproduced: neither, and the printed effect lies outside the "
+                "interval. Cannot be tested: p ≥ .05 and the printed effect lies in the interval, or the reason given. "
+                "p is corrected for the number of claims (Holm). The paper's own protocol is shown where it flatters: GAN images in the test, "
                 "GANs that saw test images, more steps for one arm."])
 
 
@@ -1475,7 +1475,7 @@ def report(out):
     """Write report.md and report.html from the finished jobs in `out`, and return the path of the HTML page."""
     results = Results(out)
     if not results.jobs:
-        raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
+        raise UserError(f"{out} holds no finished job STUDY/JOB of run_all.sh: run `bash run_all.sh` first")
     page, controls = Page(results.out), control_arms(results)
     made = results.out / "run.txt"                  # written by run_all.sh when it first starts in a folder
     scale = made.read_text().split()[1] if made.exists() else "unstated"
@@ -1801,6 +1801,8 @@ def read_features(path, size, net):
 
 def fid_command(args):
     arrays = args.a.endswith(".npy") and args.b.endswith(".npy")
+    if args.net not in ("inception", "none") and not Path(args.net).is_file():
+        raise UserError(f"--net {args.net}: give inception, none or a weights file")
     net = None if arrays or args.net == "none" else fid_network(args.net if args.net != "inception" else None)
     (a, name, side), (b, other, other_side) = (read_features(path, args.size, net) for path in (args.a, args.b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or (name, side) != (other, other_side):

@@ -289,7 +289,7 @@ list_jobs() {
 time_left() {   # estimate of the jobs still to do, corrected by how fast this machine did the ones of this call
   local k sum=0
   for k in "${!NAMES[@]}"; do
-    finished "$k" && continue
+    if finished "$k" || [[ $BROKEN == *" ${NAMES[k]%%/*} "* ]]; then continue; fi
     case ${TIMES[k]} in -) return ;; *) sum=$((sum + TIMES[k])) ;; esac
   done
   [ "$EXPECTED" -gt 0 ] && sum=$((sum * SPENT / EXPECTED))
@@ -325,7 +325,7 @@ end_job() {   # end_job PID: its line, and for a failure its last words and how 
 }
 
 run_jobs() {   # start the first job of the list whose study has no unfinished job of an earlier stage, JOBS at a time
-  local k pid line todo=() shown=$SECONDS begun=$SECONDS skipped=0 lowest study stage left=()
+  local k pid line todo=() shown=$SECONDS begun=$SECONDS skipped=0 lowest study stage left=() lost=()
   RUNNING=() BEGUN=()          # by process id: job number; by job number: start time
   SPENT=0 EXPECTED=0 ENDED=0
   for k in "${!NAMES[@]}"; do
@@ -341,7 +341,7 @@ run_jobs() {   # start the first job of the list whose study has no unfinished j
     for k in "${todo[@]}"; do
       study=${NAMES[k]%%/*} stage=${STAGES[k]}
       if [[ $lowest != *" $study $stage "* ]]; then
-        if [[ $BROKEN == *" $study "* ]]; then say "not started: ${NAMES[k]}, it needs what failed"; else left+=("$k"); fi
+        if [[ $BROKEN == *" $study "* ]]; then lost+=("$study"); else left+=("$k"); fi
       elif [ ${#RUNNING[@]} -lt "$JOBS" ]; then start_job "$k"
       else left+=("$k"); fi
     done
@@ -356,6 +356,9 @@ run_jobs() {   # start the first job of the list whose study has no unfinished j
         if [ -t 1 ]; then printf '\r\033[K%.*s' "${COLUMNS:-$(tput cols)}" "$line"; else echo "$line"; fi
       fi
     done
+  done
+  printf '%s\n' "${lost[@]}" | sort | uniq -c | while read -r k study; do
+    [ -z "$study" ] || say "$study: $k jobs not started, they need what failed"
   done
   [ $skipped = 0 ] || say "$skipped jobs were done before"
   [ $skipped = ${#NAMES[@]} ] || say "$((ENDED - skipped)) jobs in $(readable $((SECONDS - begun)))"
@@ -380,6 +383,7 @@ find_python() {   # the current Python if it has the packages, else .venv (made 
 
 COMMAND=run SCALE=quick DATA="" OUT="" SEEDS="" JOBS="" SCRATCH="" CHOSEN=()
 while [ $# -gt 0 ]; do
+  if [[ $1 == --*=* ]]; then set -- "${1%%=*}" "${1#*=}" "${@:2}"; fi
   case $1 in
     --scale|--data|--out|--seeds|--jobs|--weights)
       [ $# -ge 2 ] || stop "$1 needs a value (see --help)"

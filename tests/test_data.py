@@ -351,6 +351,9 @@ def test_bad_sources(tmp_path, refused):
     refused(["bad.npz", "not an image set"], "data", "prepare", tmp_path / "bad.npz", "--out", out)
     data.replace(data.built_in(1, 8), images=np.zeros((1, 8, 8, 3))).save(tmp_path / "float.npz")
     refused(["float.npz", "uint8"], "data", "prepare", tmp_path / "float.npz", "--out", out)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "config.json").write_text("{}")
+    refused(["job is a job", "photographs"], "data", "check", tmp_path / "job")
     (tmp_path / "file").write_text("in the way")
     refused(["cannot use", "file"], "data", "prepare", "lesions", "--n", 24, "--size", 8, "--out", tmp_path / "file")
     refused(["--val 1.5", "below 1"], "data", "prepare", "lesions", "--n", 24, "--size", 8, "--val", 1.5, "--out", out)
@@ -366,6 +369,9 @@ def test_csv_errors_name_the_line(tmp_path, refused):
     refused(["labels.csv line 3", "b.png"], "data", "prepare", tmp_path / "set", "--out", tmp_path / "out")
     (tmp_path / "set" / "labels.csv").write_text("image,label\na.png,\n")
     refused(["labels.csv line 2", "no label"], "data", "prepare", tmp_path / "set", "--out", tmp_path / "out")
+    (tmp_path / "set" / "labels.csv").write_text("file,diagnosis\na.png,nevus\n")
+    refused(["labels.csv has no column image", "file, diagnosis"],
+            "data", "prepare", tmp_path / "set", "--out", tmp_path / "out")
 
 
 def test_broken_images_are_named_or_skipped_and_counted(tmp_path, refused, cli):
@@ -463,6 +469,17 @@ def test_stand_ins_are_found_and_named(tmp_path, cli):
     assert result["source"]["left_out"] == {"NV": 4, "DF": 4, "VASC": 4}
 
 
+def test_two_folders_of_ones_own_serve_the_two_class_studies_and_keep_their_lesions(tmp_path, cli):
+    for k in range(24):
+        write_image(tmp_path / "d" / "mine" / ("benign" if k % 2 else "malignant") / f"{k}.png", (10 * k, k, 9))
+    write_text(tmp_path / "d" / "mine" / "lesions.csv", "image,lesion_id", *(f"{k},L{k // 4}" for k in range(23)))
+    for study in ("wgan_gp", "dcgan_cls", "dcgan_inception", "controls"):
+        images, result, _ = prepared_for(cli, tmp_path / "d", study, tmp_path / study, "--val", 0.3, "--test", 0.3)
+        assert len(images) == 24 and images.classes == data.TWO and set(images.split) == {"train", "val", "test"}
+        assert set(images.groups) == {"L0", "L1", "L2", "L3", "L4", "L5", "benign/23.png"}
+        assert ("your own" in result["source"].get("stand_in", "")) == (study != "controls")
+
+
 def test_nine_kaggle_classes_become_eight(tmp_path, cli):
     nine = ["actinic keratosis", "basal cell carcinoma", "dermatofibroma", "melanoma", "nevus",
             "pigmented benign keratosis", "seborrheic keratosis", "squamous cell carcinoma", "vascular lesion"]
@@ -510,6 +527,12 @@ def test_limit_takes_whole_lesions_at_random(tmp_path, cli, refused):
     assert set(one.groups) != set(two.groups) and result["config"]["limit"] == dict(NV=10, MEL=5)
     refused(["WART"], "data", "prepare", "lesions", "--limit", "WART=3", "--out", tmp_path / "3")
     refused(["CLASS=N"], "data", "prepare", "lesions", "--limit", "NV", "--out", tmp_path / "3")
+
+
+def test_a_part_that_gets_no_image_is_named(tmp_path, cli):
+    small = ["data", "prepare", "lesions", "--n", 12, "--binary", "--size", 8]
+    assert "no image is left for val" in cli(*small, "--out", tmp_path / "none")[1]
+    assert "warning" not in cli(*small, "--val", 0.4, "--out", tmp_path / "some")[1]
 
 
 def test_resplit_forgets_the_split_of_the_set(tmp_path, cli):

@@ -571,6 +571,7 @@ def test_audit_command(cli, refused):
     refused(["acc=.9", "MEASURE=VALUE", "sensitivity"], "metrics", "audit", "--n", 9, "acc=.9")
     refused(["--n", "--sizes"], "metrics", "audit", "accuracy=.9")
     refused(["'high'", ".9201"], "metrics", "audit", "--n", 9, "accuracy=high")
+    refused(["92.01", "92.01%"], "metrics", "audit", "--n", 9, "sensitivity=92.01")
 
 
 def test_every_letter_of_a_printed_value_has_its_reason_and_every_reason_is_used():
@@ -729,7 +730,7 @@ def test_fid_command_with_weights_and_without_a_network(fid_weights, tmp_path, c
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     refused(["no network", "pt_inception-2015-12-05-6726825d.pth", "checkpoints", "--net none"], "metrics", "fid",
             tmp_path / "a.npz", tmp_path / "b.npz")
-    refused(["no FID weights", "none.pth"], "metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz",
+    refused(["none.pth", "inception, none or a weights file"], "metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz",
             "--net", tmp_path / "none.pth")
 
 
