@@ -255,7 +255,8 @@ job() {   # job NAME FILLS SECONDS FILE ARGUMENTS...; @other stands for the fold
       @*) word="$OUT/$STUDY/${word#@}" ;;
       synthetic=@*) word="synthetic=$OUT/$STUDY/${word#*@}" ;;
     esac
-    command+=" $(printf %q "$word")"
+    printf -v word %q "$word"
+    command+=" $word"
   done
   NAMES+=("$name") FILLS+=("$fills") TIMES+=("$seconds") STAGES+=("$STAGE") COMMANDS+=("$command")
 }

@@ -675,3 +675,97 @@ def test_score_with_the_fids_inception(tmp_path, cli, prepared, synthetic, monke
     result = result_of(tmp_path / "fid")
     assert result["net"] == "FID" and looks[0][0] == "the network" and "299" in result["provenance"]
     assert [count for _, count in looks][1:] == [result["floor_n"]] and result["rows"][0]["is"][0] > 1
+
+
+# --- Edits of a line that would change a result and nothing else
+
+def test_predictions_csv_holds_the_truth_and_the_lesion(tmp_path, cli, prepared, lesions):
+    train(cli, prepared, tmp_path / "run")
+    test = lesions.part("test")
+    with open(tmp_path / "run/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["lesion"], row["label"]) for row in rows] == [
+        (*pair, test.classes[k]) for *pair, k in zip(test.ids, test.groups, test.labels)]
+    seen = np.array([[row["benign"], row["malignant"]] for row in rows], float)
+    assert result_of(tmp_path / "run")["metrics"]["real"] == metrics.evaluate(test.labels, seen, test.groups, test.classes)
+
+
+def test_the_placebo_is_shuffled_by_the_seed(tmp_path, cli, prepared, synthetic, monkeypatch, lesions):
+    seen, batches = [], data.Batches
+    monkeypatch.setattr(data, "Batches", lambda images, *rest: seen.append(images.labels) or batches(images, *rest))
+    data.mix(replace(data.load(synthetic[0]), classes=lesions.classes), data.load(synthetic[1])).save(tmp_path / "both.npz")
+    for seed in (0, 1):
+        train(cli, prepared, tmp_path / f"s{seed}", "--synthetic", tmp_path / "both.npz", "--shuffle", "--seed", seed, steps=1)
+    assert (seen[0] != seen[1]).any()
+
+
+def test_what_is_done_to_the_images_is_what_the_recipe_says(tmp_path, cli, prepared, monkeypatch):
+    seen, augment = [], data.augment
+    monkeypatch.setattr(data, "augment", lambda x, **options: seen.append(options) or augment(x, **options))
+    train(cli, prepared, tmp_path / "run", "--augmented-test", "--augment", "keras", steps=1)
+    assert seen == [classify.AUGMENT["keras_test"], classify.AUGMENT["keras"]]
+
+
+def test_the_body_learns_after_the_frozen_steps(tmp_path, cli, prepared, small_resnet):
+    before = torch.load(small_resnet, weights_only=True)
+    train(cli, prepared, tmp_path / "run", "--size", 16, "--weights", small_resnet, "--lr", 0.01, model="resnet50", steps=22)
+    after = torch.load(tmp_path / "run/model.pt", weights_only=True)["net"]
+    assert not torch.equal(before["0.weight"], after["body.0.weight"])
+
+
+def test_inceptions_second_head_counts_four_tenths():
+    class Two(torch.nn.Linear):
+        def forward(self, x):
+            return (super().forward(x.flatten(1)),) * heads
+    net, args, grads = Two(12, 2), SimpleNamespace(augment="none", precision="float32"), []
+    for heads in (1, 2):
+        optimizer = SimpleNamespace(zero_grad=lambda **_: net.zero_grad(), step=lambda: grads.append(net.bias.grad.clone()))
+        classify.train_step(net, optimizer, torch.full((4, 3, 2, 2), 200, dtype=torch.uint8), torch.tensor([0, 0, 0, 1]), args)
+    assert torch.allclose(grads[1], 1.4 * grads[0])
+
+
+def test_optimisers_have_momentum_and_decay_matrices_alone():
+    net = classify.derma_cnn(2)
+    args = SimpleNamespace(optimizer="sgd", beta1=0.5, beta2=0.9)
+    assert classify.make_optimizer(net, args, 0.01).defaults["momentum"] == 0.5
+    args.optimizer = "adamw"
+    decays = {p.ndim > 1: group["weight_decay"] for group in classify.make_optimizer(net, args, 0.01).param_groups for p in group["params"]}
+    assert decays == {True: 0.01, False: 0}
+
+
+def test_score_of_a_class_is_that_class_alone(tmp_path, cli, prepared, lesions):
+    train(cli, prepared, tmp_path / "run")
+    part = lesions.part("train")
+    part.take(slice(None)).save(tmp_path / "mixed.npz"), part.of_class("benign").save(tmp_path / "one" / "mixed.npz")
+    for data_, made, out, more in ((prepared, tmp_path / "mixed.npz", "a", ["--class", "benign"]), (tmp_path / "benign.npz", tmp_path / "one/mixed.npz", "b", [])):
+        lesions.of_class("benign").save(tmp_path / "benign.npz")
+        assert cli("classify", "score", tmp_path / "run", "--data", data_, made, *more, "--out", tmp_path / out)[0] == 0
+    a, b = (result_of(tmp_path / name) for name in "ab")
+    assert (a["rows"], a["floor"]) == (b["rows"], b["floor"])
+
+
+def test_rank_and_score_see_images_as_the_network_did(tmp_path, cli, prepared, lesions):
+    train(cli, prepared, tmp_path / "run", "--through", 16, "--size", 32)
+    cli("classify", "rank", tmp_path / "run", "--data", prepared, "--class", "malignant", "--out", tmp_path / "ranked")
+    ranked, (net, _) = data.load(tmp_path / "ranked"), classify.load_net(tmp_path / "run")
+    small = data.resized(data.resized(ranked, 16), 32)
+    assert result_of(tmp_path / "ranked")["probability"] == pytest.approx(classify.probabilities(net, small.images, "cpu")[:, 1].tolist())
+
+
+def test_lr_of_takes_the_rate_that_the_other_job_found(tmp_path, cli, prepared, small_resnet, monkeypatch):
+    common = ["--size", 16, "--weights", "none"]
+    train(cli, prepared, tmp_path / "first", *common, model="resnet50", steps=2)
+    train(cli, prepared, tmp_path / "then", *common, "--seed", 1, "--lr-of", tmp_path / "first", model="resnet50", steps=2)
+    assert result_of(tmp_path / "then")["config"]["lr"] == result_of(tmp_path / "first")["lr_finder"]["chosen"]
+
+
+def test_images_seen(tmp_path, cli, prepared):
+    train(cli, prepared, tmp_path / "run", steps=3)
+    assert result_of(tmp_path / "run")["images_seen"] == 3 * 16
+
+
+def test_batches_of_a_classifier_follow_the_seed(tmp_path, cli, prepared, monkeypatch):
+    seeds, batches = [], data.Batches
+    monkeypatch.setattr(data, "Batches", lambda images, batch, seed, device: seeds.append(seed) or batches(images, batch, seed, device))
+    train(cli, prepared, tmp_path / "run", "--seed", 7, steps=1)
+    assert seeds == [7]

@@ -888,3 +888,83 @@ def test_archive_images_are_paged_and_gone_on_with(tmp_path, server, cli, monkey
     assert cli("data", "download", "isic_archive", "--to", tmp_path / "to")[0] == 0 and len(server.asked) == asked
     server.files[first.format("Benign")] = b'{"unexpected": 1}'
     refused(["unknown form"], "data", "download", "isic_archive", "--to", tmp_path / "again")
+
+
+# --- Edits of a line that would change a result and nothing else
+
+def test_the_order_of_the_batches_follows_the_seed():
+    images = data.built_in(20, 8)
+    images.images[:, 0, 0, 0] = np.arange(20)
+    one, two = (data.Batches(images, 20, seed, "cpu")(0)[0][:, 0, 0, 0].tolist() for seed in (1, 2))
+    assert one != two
+
+
+def test_a_split_by_lesion_goes_before_a_split_by_image(tmp_path):
+    for k in range(3):
+        write_image(tmp_path / "d" / f"{k}.png", (60 * k, 0, 0))
+    write_text(tmp_path / "d" / "t.csv", "image,label,lesion_id,split,split_by_lesion", "0.png,nevus,A,train,train",
+               "1.png,nevus,A,test,train", "2.png,nevus,B,train,test")
+    assert data.load(tmp_path / "d", 8).split.tolist() == ["train", "train", "test"]
+
+
+def test_augment_turns_and_brightens(monkeypatch):
+    x = torch.rand(1, 3, 8, 8) * 2 - 1
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.ones(n))            # every draw at its limit: +1
+    still = dict(flip=False, rotate=0, zoom=0, shift=0, brightness=0)
+    assert torch.allclose(data.augment(x, **still | dict(rotate=90)), x.rot90(1, (2, 3)), atol=1e-5)
+    assert torch.allclose(data.augment(x, **still | dict(brightness=0.5)), ((x + 1) * 1.5 - 1).clamp(-1, 1), atol=1e-5)
+    assert torch.allclose(data.augment(x, **still | dict(shift=0.25))[..., :6, :6], x[..., 2:, 2:], atol=1e-5)
+
+
+def test_which_diagnoses_are_malignant():
+    images = data.built_in(48, 8)
+    two = data.to_binary(images)
+    assert {images.classes[k] for k in images.labels[two.labels == 1]} == {"AK", "BCC", "MEL", "SCC"} and two.classes[1] == "malignant"
+
+
+def test_the_fingerprint_knows_lesions_labels_and_split(lesions):
+    for column, value in (("groups", "x"), ("labels", 1 - lesions.labels[0]), ("split", "val")):
+        other = lesions.take(slice(None))
+        changed = getattr(other, column).copy()
+        changed[0] = value
+        assert data.replace(other, **{column: changed}).fingerprint() != lesions.fingerprint(), column
+
+
+def test_near_copies_in_validation_count_too_before_and_after_the_test_image(lesions):
+    val, test = (np.flatnonzero(lesions.split == part) for part in ("val", "test"))
+    for mine, other in ((val[0], test[-1]), (val[-1], test[0])):
+        images = lesions.take(slice(None))
+        images.images = images.images.copy()
+        images.images[mine] = images.images[other]
+        assert data.near_test(images)[mine]
+
+
+def test_a_copy_of_a_test_image_in_the_validation_part_is_dropped(lesions):
+    copied = data.mix(lesions, lesions.part("val").take([0]))
+    copied.split[-1:], copied.groups[-1:] = "test", ["other"]
+    again = data.with_split(copied)
+    assert again.info["copies_dropped"] == 1 and len(again) == len(copied) - 1
+
+
+def test_a_wide_picture_is_cut_and_not_squeezed():
+    picture, raw = Image.new("RGB", (32, 16), GREEN), io.BytesIO()
+    picture.paste(RED, (8, 0, 24, 16))
+    picture.save(raw, "PNG")
+    assert (data.decode(raw.getvalue(), 16) == RED).all()
+
+
+def test_a_lesion_in_training_and_validation_is_refused(lesions):
+    lesions = lesions.take(slice(None))
+    lesions.groups, first = lesions.groups.copy(), {part: np.flatnonzero(lesions.split == part)[0] for part in ("train", "val")}
+    lesions.groups[first["val"]] = lesions.groups[first["train"]]
+    with pytest.raises(UserError, match="in both train and val"):
+        data.with_split(lesions)
+
+
+def test_the_split_follows_the_seed(tmp_path, cli):
+    one, two = (prepared_for(cli, "lesions", "dermagan", tmp_path / str(seed), "--n", 96, "--val", 0, "--seed", 0, "--test", 0.3)[0] for seed in (0, 1))
+    assert one.fingerprint() == two.fingerprint()
+    data.built_in(96, 8).save(tmp_path / "set.npz")
+    for seed in (0, 1):
+        assert cli("data", "prepare", tmp_path / "set.npz", "--seed", seed, "--out", tmp_path / f"s{seed}")[0] == 0
+    assert (data.load(tmp_path / "s0").split != data.load(tmp_path / "s1").split).any()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -756,3 +757,101 @@ def test_bad_gan_options(tmp_path, prepared, refused):
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run/model.pt").write_bytes(b"cut off")
     refused(["model.pt", "cannot be read"], "gan", "sample", tmp_path / "run", "--out", tmp_path / "more.npz")
+
+
+# --- Edits of a line that would change a result and nothing else
+
+def test_each_cyclegan_judge_gets_its_own_domain():
+    shifts = [nn.Conv2d(3, 3, 1) for _ in "ab"]
+    judges, pools = [Constant(0.3), Constant(0.6)], [gan.ImagePool(4, (3, 8, 8)) for _ in "ab"]
+    both = nn.ModuleList([*shifts, *judges])
+    a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        fake_b, fake_a = shifts[0](a), shifts[1](b)
+    gan.cyclegan_step([*shifts, *judges, *pools], sgd(both), sgd(both), a, b, 10, 0.5, OFF)
+    for judge, seen in zip(judges, ((fake_a, a, fake_a), (fake_b, b, fake_b))):             # generators' turn, then its own
+        assert len(judge.seen) == 3 and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(judge.seen, seen))
+
+
+def test_sgd_is_sgd_with_momentum():
+    net = nn.Linear(2, 2)
+    made = gan.adam(dict(optimizer="sgd", lr=0.1, beta1=0.5, beta2=0.9), net)
+    assert isinstance(made, torch.optim.SGD) and (made.defaults["lr"], made.defaults["momentum"]) == (0.1, 0.5)
+    assert gan.adam(dict(optimizer="adam", lr=0.1, beta1=0.5, beta2=0.9), net).defaults["betas"] == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("model", ["dcgan_cls", "acgan", "cyclegan"])
+def test_every_step_gets_a_new_batch(tmp_path, cli, prepared, monkeypatch, model):
+    steps, batch = [], data.Batches.__call__
+    monkeypatch.setattr(data.Batches, "__call__", lambda self, step: steps.append(step) or batch(self, step))
+    more = dict(cyclegan=["--source", prepared, "--blocks", 1, "--size", 32], acgan=["--size", 32]).get(model, [])
+    assert cli("gan", "train", model, "--data", prepared, "--width", 4, "--steps", 3, "--out", tmp_path / "run", *SMALL, *more)[0] == 0
+    assert steps == ([0, 0, 1, 1, 2, 2] if model == "cyclegan" else [0, 1, 2])
+
+
+def test_a_set_of_gans_is_as_collapsed_as_its_worst(tmp_path, cli, prepared):
+    cli("gan", "train", "dermagan", "--data", prepared, "--each-class", "--steps", 2, "--samples", 9, "--width", 4, "--z-dim", 8, "--out", tmp_path / "run", *SMALL)
+    whole, parts = result_of(tmp_path / "run"), [result_of(tmp_path / "run" / name) for name in ("benign", "malignant")]
+    spread = min(part["metrics"]["diversity"] for part in parts)
+    assert whole["metrics"]["diversity"] == spread and whole["metrics"]["collapsed"] == (spread < gan.COLLAPSE)
+    train_part, made = data.load(prepared).part("train"), data.load(tmp_path / "run")
+    assert whole["metrics"]["kid_8x8"] == gan.colour_distance(train_part, made)["kid_8x8"]
+    assert whole["copying"]["n"] == 18
+
+
+def test_the_colour_distance_has_the_floor_of_the_real_images():
+    real, made = data.built_in(40, 32), data.built_in(16, 32, seed=1)
+    made.images = made.images // 2
+    x, y = (gan.metrics.colour_features(some.images) for some in (real, made))
+    found = gan.colour_distance(real, made)
+    assert (found["fd_8x8"], found["fd_8x8_floor"], found["fd_8x8_n"]) == gan.metrics.distance_with_floor(x, y)
+
+
+def test_what_the_first_gan_saw_goes_with_its_images_into_a_cyclegan(lesions):
+    made = lesions.take(slice(0, 3))
+    made.info = dict(digests=["first"], ids=["gan"])
+    seen = gan.images_seen(lesions.take(slice(5, 9)), made)
+    assert "first" in seen["digests"] and "gan" in seen["ids"] and set(lesions.digests()[5:9]) < seen["digests"]
+    made.info = {}
+    assert set(made.digests()) < gan.images_seen(lesions.take(slice(5, 9)), made)["digests"]
+
+
+def test_samples_of_a_cyclegan_are_scaled_by_its_source(tmp_path, lesions):
+    lesions.save(tmp_path / "all.npz"), lesions.of_class("malignant").save(tmp_path / "one.npz")
+    args = SimpleNamespace(
+        samples=300, per=1000, data=tmp_path / "one.npz", source=tmp_path / "all.npz", size=64)
+    assert gan.number_of_samples(args, None, None, lesions) == round(300 * len(lesions.part("train")) / 1000)
+
+
+def test_copying_compares_with_test_images_of_the_class(tmp_path, prepared, lesions, monkeypatch):
+    seen = []
+    monkeypatch.setattr(gan.metrics, "nearest", lambda *some: seen.append(some) or dict(pairs=[(0, 0, 1.0)]))
+    benign = lesions.part("train").of_class("benign")
+    args = SimpleNamespace(data=prepared, size=64, leak=False, seed=0)
+    gan.copying(args, benign, benign, tmp_path)
+    assert np.array_equal(seen[0][2], lesions.part("test").of_class("benign").images)
+
+
+def test_snapshots_come_from_the_averaged_generator(tmp_path, cli, prepared):
+    cli("gan", "train", "dcgan_inception", "--data", prepared, "--class", "benign", "--width", 4, "--z-dim", 8, "--steps", 6, "--lr", 0.01, "--snapshots", 4,
+        "--out", tmp_path / "run", *SMALL)
+    cli("gan", "sample", tmp_path / "run", "--n", 4, "--seed", 2, "--out", tmp_path / "more.npz")
+    assert same_pictures(data.load(tmp_path / "run/snapshots/000006.npz").images, data.load(tmp_path / "more.npz").images, tolerance=1)
+
+
+def test_the_numbers_that_the_wgan_gp_paper_gives():
+    assert {key: gan.RECIPES["wgan_gp"][key][0] for key in ("lr", "beta1", "beta2", "penalty", "n_critic")} == dict(
+        lr=1e-4, beta1=0, beta2=0.9, penalty=10, n_critic=5)
+
+
+def test_five_latents_are_drawn_in_training_mode():
+    generator, modes = gan.dcgan_generator(8, 2), []
+    generator.register_forward_pre_hook(lambda net, _: modes.append(net.training))
+    gan.FiveLatents(5, 8, 64)(generator, 10, 10)
+    assert modes and all(modes)
+
+
+def test_the_alarm_is_in_the_result(tmp_path):
+    log = gan.Log(tmp_path, 2, dict(d_loss="D loss"), [data.built_in(16, 32).images], {}, "cpu")
+    log(2, 1, lambda: np.repeat(log.real[0][:1], 8, 0))
+    assert log.result()["metrics"]["collapsed"] is True

@@ -1004,3 +1004,151 @@ def test_printed_values_as_text():
 
 def test_a_report_of_nothing_says_so(tmp_path, refused):
     refused(["no finished job", "run_all.sh"], "metrics", "report", tmp_path)
+
+
+# --- Edits of a line that would change a result and nothing else
+
+def test_evaluate_by_hand():
+    labels, first = np.array([0, 0, 0, 0, 1, 1]), np.array([.9, .8, .3, .4, .2, .7])
+    result = metrics.evaluate(labels, np.stack([first, 1 - first], 1), np.arange(6), ["benign", "malignant"])
+    assert result["loss"] == pytest.approx(-np.log([.9, .8, .3, .4, .8, .3]).mean()) and result["majority"] == 4 / 6
+    assert result["specificity"][0] == 2 / 4 and result["sensitivity"][0] == 1 / 2 and result["precision"][0] == 1 / 3
+    assert [part["precision"][0] for part in result["per_class"].values()] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_an_arm_counts_lesions_not_pictures():
+    assert metrics.arm([(LABELS, CHANCES, np.arange(40) // 2)]).lesions == 20
+
+
+def test_a_mean_gain_is_a_mean_and_gains_are_corrected_together():
+    pairs = [(flat([.80, .82, .81]), flat([.83 + k / 100, .84, .86])) for k in range(3)]
+    single = [metrics.mean_gain(pair) for pair in pairs]
+    assert metrics.mean_gain(*pairs)[0] == pytest.approx(np.mean([gain[0] for gain in single]))
+    found = metrics.gains_over(dict(enumerate(pairs)))
+    assert [p for _, p in found.values()] == metrics.holm([gain[3] for gain in single]) != [gain[3] for gain in single]
+
+
+def test_verdicts_on_a_level():
+    for level, expected in ((.8, "reproduced"), (.9, "not reproduced"), (.7, "not reproduced")):
+        assert metrics.verdict(("level", level), [.8, .75, .85], None, "paper") == expected
+
+
+def test_a_level_needs_the_papers_scale_and_pretrained_networks_their_weights(tmp_path):
+    write_planted(tmp_path / "r" / "dcgan_cls", dict(base=.93))
+    write_planted(tmp_path / "r" / "dermagan", dict(mobilenet_fair=.7, cnn_gan_fair=.75))
+    for file in tmp_path.glob("r/dermagan/mobilenet*/result.json"):
+        job = json.loads(file.read_text()) | dict(config=dict(model="mobilenet_flat"), weights="none (from scratch)")
+        file.write_text(json.dumps(job))
+    why = {(study, scale): metrics.evidence(metrics.Results(tmp_path / "r"), study, *PRINTED[study]["claims"][k], scale)["why"]
+           for study, k in (("dcgan_cls", 0), ("dermagan", 1)) for scale in ("small", "paper")}
+    assert why["dcgan_cls", "small"] == "needs the paper's own scale" and why["dcgan_cls", "paper"] == ""
+    assert "random weights" in why["dermagan", "paper"]
+
+
+def test_a_claim_over_several_rows_is_about_their_mean_and_names_the_largest(tmp_path):
+    rows = {f"{kind}_row/count{n}": .75 for kind in ("acgan", "cyclegan") for n in (2000, 4000, 8000, 16000, 24000)}
+    write_planted(tmp_path / "acgan_cyclegan", dict(rows, isic0=.75) | {"cyclegan_row/count24000": .60})
+    claim = metrics.evidence(metrics.Results(tmp_path), "acgan_cyclegan", *PRINTED["acgan_cyclegan"]["claims"][0], "small")
+    arms = {name: metrics.Results(tmp_path).arm(f"acgan_cyclegan/{name}").values.mean() for name in ("isic0", *rows)}
+    assert claim["gain"][0] == pytest.approx(np.mean([arms[name] for name in rows]) - arms["isic0"])
+    assert claim["largest"].startswith("largest of 10: -1")
+
+
+def with_mixed_test(folder):
+    """cnn_real and cnn_hybrid planted at .75; cnn_hybrid also has a mixed test, 90 of 100 right, loss .125."""
+    write_planted(folder / "wgan_gp", dict(cnn_real=.75, cnn_hybrid=.75))
+    for file in (folder / "wgan_gp").glob("cnn_hybrid-*/result.json"):
+        file.write_text(file.read_text().replace('"metrics": {', '"metrics": {"mixed": {"loss": 0.125}, '))
+        with open(file.with_name("predictions.csv"), "a") as rows:
+            rows.writelines(f"mixed,{k},{k},benign,{'.9,.1' if k < 90 else '.1,.9'}\n" for k in range(100))
+    return metrics.Results(folder)
+
+
+def test_the_mixed_test_is_kept_apart(tmp_path):
+    results = with_mixed_test(tmp_path)
+    shown = [results.value("wgan_gp/cnn_hybrid", test, key)[:5] for key in ("accuracy", "loss") for test in ("real", "mixed")]
+    assert shown[0].startswith("0.7") and shown[1:] == ["0.900", "0.500", "0.125"]
+    assert results.value("wgan_gp/cnn_hybrid", "real", "val_accuracy") == "0.700"       # of the last epoch
+
+
+def test_the_mixed_test_is_the_papers_own_protocol(tmp_path):
+    results = with_mixed_test(tmp_path)
+    assert results.arm("wgan_gp/cnn_hybrid").spread[1] == 4 and results.arm("wgan_gp/cnn_hybrid", "mixed").spread[1] == 2
+    way = metrics.evidence(results, "wgan_gp", *PRINTED["wgan_gp"]["claims"][0], "small")["way"]
+    assert 12 < float(way.split()[0]) < 18                              # .90 - .75
+
+
+def test_the_spread_is_pooled_over_arms_of_one_network(tmp_path):
+    write_planted(tmp_path / "wgan_gp", dict(cnn_real=.7, cnn_hybrid=.7, resnet18_real=.8))
+    for file in tmp_path.glob("wgan_gp/resnet18_real-*/result.json"):
+        file.write_text(file.read_text().replace('"cnn"', '"resnet18"'))
+    results = metrics.Results(tmp_path)
+    assert [results.arm(f"wgan_gp/{name}").spread[1] for name in ("cnn_real", "cnn_hybrid", "resnet18_real")] == [4, 4, 2]
+
+
+def test_together_weighs_the_classes_by_their_images():
+    found = [dict(closer_to_train=[.5, .4, .6], n=300), dict(closer_to_train=[.9, .8, .95], n=100), dict(closer_to_train=None, n=5)]
+    share, low, high = metrics.together(found)["closer_to_train"]
+    assert share == pytest.approx(.6) and metrics.together(found)["n"] == 400
+    assert (low, high) == pytest.approx((.6 - np.hypot(.075, .025), .6 + np.hypot(.075, .0125)))
+
+
+def test_the_noise_floor_is_one_half_against_the_other():
+    x = np.random.default_rng(0).normal(size=(40, 5))
+    mixed = x[np.random.default_rng(7).permutation(40)]
+    distance, floor, n = metrics.distance_with_floor(x, x + 3, seed=7)
+    assert n == 20 and floor == metrics.frechet(mixed[:20], mixed[20:]) > 0.01
+
+
+def test_inception_score_is_taken_within_each_split():
+    one = np.repeat(np.eye(2), 100, 0)                                  # each split of 100 has a class of its own
+    assert metrics.inception_score(one) == pytest.approx((1, 0))
+    half = np.concatenate([np.full((100, 2), .5), np.eye(2)[np.arange(100) % 2]])
+    assert metrics.inception_score(half) == pytest.approx((1.5, .5 ** .5))      # 1 and 2
+
+
+def test_the_gan_table(tmp_path):
+    values = dict(diversity=.2, fd_8x8=9.5, fd_8x8_floor=1.25, fd_8x8_n=20, kid_8x8=.03)
+    for name in ("bad", "good"):
+        write_job(tmp_path / "dcgan_cls" / name, metrics=dict(values, collapsed=name == "bad"), curves={})
+    page = metrics.Page()
+    metrics.gan_table(page, metrics.Results(tmp_path), "dcgan_cls")
+    bad, good = (line for line in "\n".join(page.markdown).splitlines() if line.startswith(("| bad", "| good")))
+    assert "9.500<br>noise floor 1.250" in bad and bad.endswith("COLLAPSED |") and good.endswith("| no |")
+
+
+def test_the_larger_class_and_the_tests_by_seed(tmp_path):
+    write_planted(tmp_path / "wgan_gp", dict(cnn_real=.7, cnn_hybrid=.8), seeds=2)
+    for file in tmp_path.rglob("predictions.csv"):
+        header, *rows = file.read_text().splitlines()
+        file.write_text("\n".join([header, *rows[::2][:300], *rows[1::2][:100]]))       # 300 benign, 100 malignant
+    page, results = metrics.Page(), metrics.Results(tmp_path)
+    metrics.the_question(page, results, "wgan_gp", "small")
+    assert re.search(r"always the larger class .* 0.750 \| 0.750 \|", "\n".join(page.markdown))
+    (labels, a, _), (_, b, _) = (results.predictions(f"wgan_gp/{name}", "real")[0][0] for name in ("cnn_real", "cnn_hybrid"))
+    p = metrics.mcnemar(a.argmax(1) == labels, b.argmax(1) == labels), metrics.delong(labels, a[:, 1], b[:, 1])[2]
+    assert metrics.by_seed([(labels, a, 0)], [(labels, b, 0)], 2) == ", ".join(map(metrics.p_text, p))
+
+
+def test_harm_is_called_harm(tmp_path):
+    planted_controls(tmp_path, -0.6)
+    first = metrics.report(tmp_path).read_text().partition("<nav>")[0]
+    assert "No, they did harm: doubling" in first and "Yes" not in first
+    gain = metrics.worth_of(metrics.control_arms(metrics.Results(tmp_path)), "cnn", metrics.GANS)[1]
+    assert f"accuracy by {metrics.points(gain)}" in first and "as many further real images +" in first
+
+
+def test_the_measures_of_the_controls_are_those_at_100_per_cent(tmp_path):
+    planted_controls(tmp_path, 0.0, seeds=1)
+    page, results = metrics.Page(), metrics.Results(tmp_path)
+    metrics.measures_table(page, results, metrics.control_arms(results), "cnn")
+    assert re.search(r"\| real alone \| 0\.(7[5-9]|8[0-4])\d ", "\n".join(page.markdown))           # .60 at 25 %, .80 at 100 %
+
+
+def test_a_leak_that_cannot_be_told_is_said(tmp_path):
+    write_planted(tmp_path / "wgan_gp", dict(cnn_real=.7, cnn_hybrid=.7), seeds=1)
+    file = tmp_path / "wgan_gp/cnn_hybrid-s0/result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(leaked=None)))
+    page = metrics.report(tmp_path).read_text()
+    assert "trained on nobody knows how many of the validation" in page
+    assert "for 1 it saw no validation" in page and "the others: wgan_gp/cnn_hybrid-s0" in page

@@ -297,3 +297,53 @@ def test_results_are_json_with_the_promised_fields(tmp_path, cli):
         assert result[key], key
     images = data.load(tmp_path / "data")
     assert result["data"] == images.fingerprint() and sum(result["counts"]["test"].values()) == (images.split == "test").sum()
+
+
+# --- Edits of a line that would change a result and nothing else
+
+def words_of(*arguments):
+    """{job: its command's words, folders by their names}"""
+    return {job["job"]: [word.rsplit("/", 1)[-1] for word in shlex.split(job["command"])[3:]] for job in list_jobs(*arguments)}
+
+
+EACH_JOB = {"wgan_gp/gan_malignant": "--class malignant", "wgan_gp/cnn_hybrid-s0": "--synthetic gan_benign gan_malignant --mixed-test",
+            "dcgan_cls/data": "--enhance", "dcgan_cls/batch100-s0": "--from dcgan_batch100 --batch 100", "dcgan_cls/lr1e3-s0": "--from dcgan_lr1e3 --lr 0.001",
+            "dcgan_cls/sgd-s0": "--from dcgan_sgd --optimizer sgd", "dcgan_cls/base_probe-s0": "--from dcgan_base --probe",
+            "acgan_cyclegan/acgan_row-s0": "--lr-of isic0-s0 --synthetic acgan --vary", "acgan_cyclegan/cyclegan_row-s0": "--lr-of isic0-s0 --synthetic cyclegan --vary",
+            **{f"acgan_cyclegan/row_{k}-s0": f"--lr-of isic0-s0 --synthetic nv2mel_{k} --vary" for k in (1, 2, 4, 8)},
+            **{f"acgan_cyclegan/nv2mel_{k}": "--source data --source-class NV --data rank --class MEL" for k in (1, 2, 4, 8)},
+            "dermagan/gan_code": "--leak --latents 5", "dermagan/vgg16_fair-s0": "--synthetic gan --lr 2e-4", "dermagan/vgg16_code-s0": "--synthetic gan_code --allow-leak",
+            "dcgan_inception/original_64-s0": "--through 64", "dcgan_inception/augmented_64-s0": "--synthetic dcgan --through 64",
+            "dcgan_inception/fid_curve": "--class malignant --over-steps dcgan", "controls/data": "--resplit --drop-near"}
+
+
+@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
+def test_each_job_gets_what_its_name_says(scale):
+    jobs = words_of("--scale", scale)
+    assert not {job: part for job, part in EACH_JOB.items() if part not in " ".join(jobs[job])}
+
+
+@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
+def test_arms_of_a_pair_differ_in_the_gan_images_alone(scale):
+    jobs = words_of("--scale", scale)
+    for preset in ("fair", "text", "code"):
+        without, with_gan = (jobs[f"dermagan/cnn_{kind}_{preset}-s0"] for kind in ("real", "gan"))
+        assert [some[some.index("--lr"):some.index("--augment") + 2] for some in (without, with_gan)] == [without[5:13]] * 2
+        assert preset == "code" or {*with_gan} - {*without} == {"--synthetic", "gan", f"cnn_gan_{preset}-s0"}
+
+
+def test_each_seed_is_another_one():
+    for name, words in words_of("--scale", "small", "--seeds", 3).items():
+        seed = re.search(r"-s(\d)$", name)
+        if seed:
+            assert words[words.index("--seed") + 1] == seed[1] and ("--lr-of" not in words or f"isic0-s{seed[1]}" in words), name
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_controls_take_each_gan_at_its_own_size(scale):
+    shares = {"25": "0.125", "50": "0.25", "100": "0.5", "200": "1"}
+    for name, words in words_of("controls", "--scale", scale).items():
+        size, value = name.split("_")[-1].partition("-")[0], lambda key: words[words.index(key) + 1]
+        assert "--share" not in words or value("--share") == shares[size], name
+        assert words[0] != "gan.py" or value("--samples") == "all", name
+        assert "--source" not in words or value("--source") == f"acgan_{size}", name
