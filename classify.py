@@ -557,10 +557,11 @@ def find_lr(net, batches, args, tries=100):
             losses.append(mean / (1 - 0.98 ** (k + 1)))
             if not losses[-1] <= 4 * min(losses):                       # also where it is not a number
                 break
-    losses = [loss for loss in losses if math.isfinite(loss)]
-    if len(losses) < 10:
+    losses, skip = [loss for loss in losses if math.isfinite(loss)], tries // 10
+    if len(losses) <= skip:
         raise UserError("the lr finder's loss explodes at once: give --lr")
-    return dict(lrs=rates[:len(losses)].tolist(), losses=losses, chosen=float(rates[np.argmin(losses)] / 10))
+    lowest = skip + np.argmin(losses[skip:])        # as fastai: the mean of the first few batches is luck
+    return dict(lrs=rates[:len(losses)].tolist(), losses=losses, chosen=float(rates[lowest] / 10))
 
 
 def found_lr(job):

@@ -505,6 +505,13 @@ def test_arms_differ_in_their_images_alone(tmp_path, cli, prepared, lesions, syn
     refused(["unrecognized", "colour"], *start, "--out", tmp_path / "no", "--arm", "x", "colour=red")
 
 
+def test_lr_finder_is_not_taken_in_by_a_lucky_first_batch(monkeypatch):
+    fall = [0.9] + [2 - k / 100 for k in range(1, 70)] + [1.3 + k / 3 for k in range(30)]
+    monkeypatch.setattr(classify, "train_step", lambda net, optimizer, k, args: [fall[k]])
+    found = classify.find_lr(torch.nn.Linear(2, 2), lambda k: (k,), SimpleNamespace(optimizer="sgd", beta1=0, beta2=0))
+    assert found["losses"][0] == min(found["losses"]) and 1e-4 < found["chosen"] < 1e-2
+
+
 def test_lr_finder_runs_once_for_a_row(tmp_path, cli, prepared, small_resnet):
     train(cli, prepared, tmp_path / "row", "--size", 16, "--weights", "none", "--vary", "seed", 0, 1, model="resnet50",
           steps=2)
