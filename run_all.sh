@@ -92,7 +92,7 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
     quick) n=480 px=32
            [ -z "$DATA" ] || limit="--limit NV=60 MEL=60 BCC=60 BKL=60 AK=60"
            acgan="--size 32 --width 16 --batch 32 --steps 200" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 60"
-           resnet="--size 32 --batch 16 --steps 6"
+           resnet="--size 32 --width 16 --batch 16 --steps 6"
            t_data=4 t_acgan=10 t_cyclegans=20 t_nv2mel=7 t_resnet=20 t_row5=12 t_row8=17 t_rank=5 ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # leaves 1,984 images of HAM10000
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
