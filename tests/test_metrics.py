@@ -814,11 +814,11 @@ def test_the_report_of_four_studies_is_complete(made_up):
             assert f"{'Ours' if table['id'] == 'ours' else 'Table ' + table['id']}. {table['title']}"[:30] in markdown
         for figure, title, *_ in paper["figures"]:
             assert (f"Figure {figure}. {title}" if figure else title) in markdown
-    # the first screen: a row and a verdict for each claim; no claim can be tested with 40 images and one seed
+    # the first screen: a row and a verdict for each claim of what has run; none can be tested with 40 images and one seed
     first = page[:page.index("<nav>")]
-    claims = sum(len(paper["claims"]) for paper in PRINTED.values())
-    assert claims >= 12 and first.count(">cannot be tested here<") == claims
-    assert first.count("not run: cnn_real, cnn_hybrid") == 1 and "one seed does not show" in first
+    claims = sum(len(paper["claims"]) for study, paper in PRINTED.items() if study != "wgan_gp")
+    assert claims >= 9 and first.count(">cannot be tested here<") == claims
+    assert "not judged: wgan_gp (Gören" in first and "one seed does not show" in first
     assert "bash run_all.sh controls" in first                      # the answer is missing, and how to get it
     for paper in list(PRINTED.values())[1:]:
         assert all(f"- {line}" in markdown for line in paper["audit"])
