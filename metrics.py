@@ -1384,7 +1384,7 @@ def controls_section(page, results, arms, scale):
     whole, test = (sum(counts.get(part, {}).values()) for part in ("train", "test"))
     first = {(net, size): results.seeds(f"controls/{net}_{size}/real")[0] for net, size in sorted(arms)
              if "real" in arms[net, size]}
-    passes = ", ".join(f"{NETS[net]} at {size} % {job['images_seen'] / sum(job['counts'].values()):.0f}"
+    passes = ", ".join(f"{NETS[net]} at {size} % {job['images_seen'] / sum(job['counts'].values()):.2g}"
                        for (net, size), job in first.items() if "images_seen" in job)
     seeds = sorted({len(one.values) for group in arms.values() for one in group.values()})
     page.text(f"Half of {whole} training images are held back: they show what further real images would give. Of the "

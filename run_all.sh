@@ -30,7 +30,7 @@ wgan_gp() {   # paper 000: WGAN-GP, one per class; CNN, MobileNet and ResNet-18 
   case $SCALE in
     quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 60 --checkpoint-every 30" fit="--epochs 3" n=480
            benign=118 malignant=142 mixed="13 16"      # in the paper's proportion to 480 built-in images
-           t_data=4 t_gan=28 t_cnn=11 t_mobilenet=12 t_resnet18=22 ;;
+           t_data=3 t_gan=30 t_cnn=10 t_mobilenet=12 t_resnet18=20 ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15"
            t_data=7 t_gan=1850 t_cnn=130 t_mobilenet=180 t_resnet18=440 ;;
   esac
@@ -56,7 +56,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   case $SCALE in
     quick) n=480 samples=160 gan="--width 16 --steps 40" plain="--width 300 --steps 100" lapgan="--width 16 --steps 12"
            fit="--width 16 --steps 12"
-           t_data=5 t_gan=18 t_plain=12 t_lapgan=16 t_fit=6 t_probe=5 t_fid=6 ;;
+           t_data=7 t_gan=24 t_plain=16 t_lapgan=21 t_fit=6 t_probe=5 t_fid=3 ;;
     small) samples=600 gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16"
            t_data=11 t_gan=300 t_plain=210 t_lapgan=420 t_fit=60 t_probe=30 t_fid=8 ;;
@@ -93,7 +93,7 @@ acgan_cyclegan() {   # paper 002: ACGAN from noise, a CycleGAN per class upon it
            [ -z "$DATA" ] || limit="--limit NV=60 MEL=60 BCC=60 BKL=60 AK=60"
            acgan="--size 32 --width 16 --batch 32 --steps 150" cyclegan="--size 32 --width 16 --blocks 2 --batch 2 --steps 30"
            resnet="--size 32 --width 16 --batch 16 --steps 6"
-           t_data=4 t_acgan=10 t_cyclegans=20 t_nv2mel=7 t_resnet=20 t_row5=12 t_row8=17 t_rank=5 ;;
+           t_data=3 t_acgan=14 t_cyclegans=24 t_nv2mel=7 t_resnet=16 t_row5=10 t_row8=13 t_rank=5 ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"     # leaves 1,984 images of HAM10000
            t_data=4 t_acgan=1100 t_cyclegans=1600 t_nv2mel=120 t_resnet=60 t_row5=280 t_row8=420 t_rank=6
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
@@ -133,7 +133,7 @@ dermagan() {   # paper 003: a GAN per class; text, code: as the paper says, as i
   case $SCALE in
     quick) n=480 samples=20 size="--size 32" gan="--width 16 --z-dim 64 --steps 100 --batch 16 --lr 1e-3" code=$gan
            text="--steps 12" fair="--steps 12" nets="--steps 3" real_code="--steps 12" gan_code="--steps 15" nets_code="--steps 4"
-           t_data=5 t_gan=12 t_cnn=6 t_net=7 t_dropout=15 ;;
+           t_data=3 t_gan=28 t_cnn=8 t_net=8 t_dropout=32 ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16"     # with batch 64 and 600 steps 3 of 4 GANs collapsed
            code="--width 32 --steps 1500 $BF16 --batch 16 --lr 1e-4" text="--epochs 15" fair="--steps 300" nets="--steps 40 $BF16"
            real_code="--steps 300" gan_code="--steps 374" nets_code="--steps 60 $BF16" ;;
@@ -167,7 +167,7 @@ dcgan_inception() {   # paper 004: a DCGAN of malignant images fills the smaller
   local t_data=- t_gan=- t_fit=- t_fid=-
   case $SCALE in
     quick) n=480 full=80 snapshots=48 gan="--width 16 --batch 32 --steps 96 --lr 1e-3" fit="--size 80 --batch 8 --steps 12"
-           t_data=4 t_gan=10 t_fit=12 t_fid=12 ;;
+           t_data=4 t_gan=20 t_fit=11 t_fid=16 ;;
     small) full=96 snapshots=500 gan="--width 32 --steps 800 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) fit="--size 299" ;;
   esac
@@ -198,11 +198,11 @@ controls() {   # ours: what is one GAN image worth? All arms make the same steps
   local sizes="25=0.125 50=0.25 100=0.5"                # per cent of what is not held back = share of the training part
   local more="resnet18_25=0.125 resnet18_50=0.25"       # and ResNet-18's placebos: at paper scale only
   case $SCALE in
-    quick) n=960 fit="--size 32 --steps 15 --batch 16" more=""
+    quick) n=960 fit="--size 32 --steps 24 --batch 16" more=""
            [ -z "$DATA" ] || limit="--limit benign=480 malignant=480"
            wgan_gp="--width 8 --batch 8 --lr 1e-3 --steps 15" dcgan="--width 8 --batch 8 --lr 1e-3 --steps 30" dermagan=$dcgan
            acgan="--size 32 --width 8 --batch 16 --lr 1e-3 --steps 40" cyclegan="--size 32 --width 8 --blocks 2 --steps 12"
-           t_data=4 t_wgan_gp=12 t_dcgan=8 t_acgan=7 t_dermagan=8 t_cyclegan=10 t_cnn=22 t_resnet18=35 t_one=8 ;;
+           t_data=5 t_wgan_gp=11 t_dcgan=8 t_acgan=7 t_dermagan=9 t_cyclegan=7 t_cnn=22 t_resnet18=38 t_one=8 ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 400 --batch 32 $BF16" more=""
            wgan_gp="--width 32 --batch 16 --lr 2e-4 --steps 300 $BF16" dcgan="--width 32 --batch 32 --steps 500 $BF16"
            dermagan="--width 32 --batch 16 --steps 1000 $BF16" acgan="--size 64 --width 32 --batch 32 --steps 800 $BF16"
