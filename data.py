@@ -1514,7 +1514,7 @@ def prepare(args):
           f"of test images dropped, {copies} other copies kept together on one side; {near.sum()} near copies of test "
           f"images {'dropped' if args.drop_near else 'kept (--drop-near leaves them out)'}")
     for part in sorted({"train", "val", "test"} - set(images.split)):
-        print(f"warning: no image is left for {part}, which a classifier needs: too few lesions for this --val and --test")
+        print(f"warning: no image is left for {part}, which a classifier needs: too few lesions for this --val, --test")
     if images.info.get("stand_in"):
         print(f"stand-in for the set of {args.study}: {images.info['stand_in']}")
     if images.classes == ["unlabelled"]:

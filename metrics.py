@@ -1300,8 +1300,8 @@ def claims_table(page, claims, scale):
                 "interval lies within ±2.7 points; of a level: it lies in the interval). Same direction: p < .05 and "
                 "the same sign, but another size. Not reproduced: neither, and the printed effect lies outside the "
                 "interval. Cannot be tested: p ≥ .05 and the printed effect lies in the interval, or the reason given. "
-                "p is corrected for the number of claims (Holm). The paper's own protocol is shown where it flatters: GAN images in the test, "
-                "GANs that saw test images, more steps for one arm."])
+                "p is corrected for the number of claims (Holm). The paper's own protocol is shown where it flatters: "
+                "GAN images in the test, GANs that saw test images, more steps for one arm."])
 
 
 # --- The controls: what is one GAN image worth? ----------------------------------------------------------------------
