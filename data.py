@@ -524,7 +524,7 @@ def read_labels(path, files, split_columns=("split_by_lesion", "split")):
     listed = []
     for name in files:
         *_, above, parent, _ = ["", ""] + name.split("/")
-        lesion = next((lesions[key] for key in (name, Path(name).name, Path(name).stem) if key in lesions), name)
+        lesion = next((lesions[key] for key in names_of(name) if key in lesions), name)
         listed.append((name, parent or "unlabelled", lesion, SPLIT_NAMES.get(above.lower(), "")))
     classes = {(path / name).parent for name in files if "/" in name and path.is_dir()}
     for folder in sorted({folder for used in classes for folder in used.parent.iterdir() if folder.is_dir()}):
@@ -533,10 +533,15 @@ def read_labels(path, files, split_columns=("split_by_lesion", "split")):
     return listed
 
 
+def names_of(name):
+    """How a table may call an image: by its path, its file name or its stem."""
+    return name, Path(name).name, Path(name).stem
+
+
 def match_rows(table, rows, column, files, lesions):
-    by_name = collections.defaultdict(set)          # an image may be listed by its path, its file name or its stem
+    by_name = collections.defaultdict(set)
     for name in files:
-        for key in (name, Path(name).name, Path(name).stem):
+        for key in names_of(name):
             by_name[key].add(name)
     listed, used = [], set()
     for number, row in enumerate(rows, start=2):
