@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 from torchvision.ops import Conv2dNormActivation
-from torchvision.transforms.v2 import Normalize
+from torchvision.transforms.v2.functional import normalize
 
 import data
 import gan
@@ -86,10 +86,11 @@ class ForImagenet(nn.Sequential):
     """From [-1, 1] to what a network trained on ImageNet expects, then its body, then a head of ours."""
 
     def __init__(self, body, head):
-        mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         super().__init__()
-        self.input = Normalize(2 * mean - 1, 2 * deviation)
         self.body, self.head = body, head
+
+    def forward(self, x):
+        return super().forward(normalize((x + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
 def torchvision_net(name, weights, **options):
@@ -370,22 +371,18 @@ def train(args):
         freeze(m.net, True, entry.norm_learns)
     m.top = config["lr"]
     m.optimizer = make_optimizer(m.net, config, m.top)
-    m.parts = dict(net=m.net, optimizer=m.optimizer, batches=m.batches)
-    saved = jobs.load_checkpoint(out, m.parts)
-    m.finder = saved.get("finder", {})
-    if not m.top and not m.finder:
-        m.finder = find_lr(m)
-    m.top = m.top or m.finder["chosen"]
-    m.curves = saved.get("curves", dict(loss=[], accuracy=[], val_loss=[], val_accuracy=[]))
-    m.history = list(saved.get("history", []))
-    before = saved.get("seconds", 0.0)
+    m.record = Record()
+    m.parts = dict(net=m.net, optimizer=m.optimizer, batches=m.batches, record=m.record)
+    first, spent = jobs.load_checkpoint(out, m.parts)
+    if not m.top and not m.record.finder:
+        m.record.finder = find_lr(m)
+    m.top = m.top or m.record.finder["chosen"]
 
     def save(done):
-        jobs.save_checkpoint(out, m.parts, step=done, seconds=before + time.time() - begun, finder=m.finder,
-                             curves=m.curves, history=m.history)
+        jobs.save_checkpoint(out, m.parts, step=done, seconds=spent + time.time() - begun)
 
     last = min(config["steps"], args.stop_after or config["steps"])
-    loop(m, out, val, saved.get("step", 0), last, save)
+    loop(m, out, val, first, last, save)
     if last < config["steps"]:
         save(last)
         print(f"{out}: stopped after step {last} as asked")
@@ -394,11 +391,25 @@ def train(args):
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict(), config=json.dumps(config)))
     values = test_and_save(out, m.net, tests, device)
     result = jobs.finish_job(
-        out, config, before + time.time() - begun, device, steps=config["steps"], counts=training.counts(),
-        metrics=values, curves=m.curves, leaked=leaked, lr_finder=m.finder, scratch=entry.imagenet and not pretrained,
+        out, config, spent + time.time() - begun, device, steps=config["steps"], counts=training.counts(),
+        metrics=values, curves=m.record.curves, leaked=leaked, lr_finder=m.record.finder, scratch=entry.imagenet and not pretrained,
         parameters=sum(weight.numel() for weight in m.net.parameters()))
     say_result(out, values["real"], training.classes, leaked)
     return result
+
+
+class Record:
+    """What a training keeps besides its weights: the curves, and what the lr finder saw."""
+
+    def __init__(self):
+        self.curves = dict(loss=[], accuracy=[], val_loss=[], val_accuracy=[])
+        self.values, self.finder = [], {}           # values: since the last point of the curves
+
+    def state_dict(self):
+        return dict(vars(self))
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
 
 
 def loop(m, out, val, first, last, save):
@@ -412,14 +423,14 @@ def loop(m, out, val, first, last, save):
         set_rate(m.optimizer, *rates[step])
         pixels, labels = m.batches.next()
         base_rests = step < m.frozen and not m.entry.norm_learns
-        m.history.append(train_step(m.net, m.optimizer, m.config, pixels, labels, base_rests))
+        m.record.values.append(train_step(m.net, m.optimizer, m.config, pixels, labels, base_rests))
         if (step + 1) % every == 0 or step + 1 == steps:            # only here the loop waits for the device
-            loss, accuracy = torch.stack(m.history).mean(0).tolist()
+            loss, accuracy = torch.stack(m.record.values).mean(0).tolist()
             values = (loss, accuracy, *loss_and_accuracy(m.net, val, m.device))
             jobs.check_finite(out, m.parts, step + 1, *values)
-            for curve, value in zip(m.curves.values(), values):
+            for curve, value in zip(m.record.curves.values(), values):
                 curve.append(value)
-            m.history = []
+            m.record.values = []
             progress(step + 1, f"loss {loss:.3f}  accuracy {accuracy:.3f}  validation {values[3]:.3f}")
         progress(step + 1)
 
@@ -477,6 +488,8 @@ def learning_rates(schedule, steps, frozen, top):
 def one_cycle(steps, top):
     """fastai's numbers in torch's OneCycleLR: a quarter upwards from top / 25, then down to top / 100,000,
     the momentum from .95 to .85 and back, all on cosines."""
+    if steps == 0:
+        return []
     optimizer = torch.optim.AdamW([torch.zeros(1)], top)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, top, total_steps=steps + 1, pct_start=(steps / 4 + 1) / (steps + 1), div_factor=25,
@@ -714,8 +727,7 @@ def main():
     for p in (p, s):
         p.add_argument("--data", required=True, help="split image set; its training part is used")
         p.add_argument("--out", required=True, help="folder of this job")
-        p.add_argument("--seed", type=jobs.at_least(0), default=0)
-        jobs.add_device_options(p)
+        jobs.add_common_options(p)
     args = parser.parse_args()
     args.function(args)
 

@@ -610,7 +610,9 @@ def noise(config, n, rng=None, device="cpu"):
     shape, uniform = (n, config["z_dim"]), entry.noise == "uniform"
     if rng is None:
         z = torch.rand(shape, device=device) if uniform else torch.randn(shape, device=device)
-        labels = torch.randint(classes, (n,), device=device)
+        labels = torch.zeros(n, dtype=torch.long, device=device)
+        if entry.labels:
+            labels = torch.randint(classes, (n,), device=device)
     else:
         draw_z = rng.random if uniform else rng.standard_normal
         z = torch.from_numpy(draw_z(shape, np.float32))
@@ -733,14 +735,13 @@ def train(args):
     m = build(config, images, source, device)
     m.record = Record(out, config, images)
     m.parts["record"] = m.record
-    saved = jobs.load_checkpoint(out, m.parts)
-    spent = saved.get("seconds", 0.0)
+    first, spent = jobs.load_checkpoint(out, m.parts)
 
     def save(done):
         jobs.save_checkpoint(out, m.parts, step=done, seconds=spent + time.time() - begun)
 
     last = min(config["steps"], args.stop_after or config["steps"])
-    loop(m, saved.get("step", 0), last, save)
+    loop(m, first, last, save)
     if last < config["steps"]:
         return save(last)
     jobs.check_finite(out, m.parts, last)

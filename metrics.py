@@ -167,9 +167,9 @@ def combine(arms, weights):
 
 def difference(arms, weights):
     """[value, low, high, p]: 95 % interval and two-sided p of a sum of arms against 0. p None: one seed."""
-    value, variance, df = combine(arms, weights)
-    if np.isnan(value):
+    if any(np.isnan(arms[name].values).any() for name in weights):
         return [None] * 4
+    value, variance, df = combine(arms, weights)
     if not any(weights.values()):                   # an arm against itself
         return [0.0, 0.0, 0.0, 1.0]
     lesions = min(arms[name].lesions for name in weights)
@@ -195,12 +195,12 @@ def level(arm):
 
     So it stays within 0 and 1, and has a width even where every lesion is right. None where undefined.
     """
-    value, variance, df = combine({"": arm}, {"": 1.0})
-    if np.isnan(value) or arm.lesions < 1:
+    if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
+    value, variance, df = combine({"": arm}, {"": 1.0})
     n = arm.lesions
     if variance > 0 and 0 < value < 1:
-        n = min(n, value * (1 - value) / variance)
+        n = value * (1 - value) / variance
     squared = (scipy.stats.t(df) if df else scipy.stats.norm()).ppf(0.975) ** 2
     middle = (value + squared / (2 * n)) / (1 + squared / n)
     half = np.sqrt(squared) / (1 + squared / n) * np.sqrt(value * (1 - value) / n + squared / (4 * n * n))
