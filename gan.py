@@ -407,28 +407,17 @@ def cyclegan_discriminator(width=64):
         nn.Conv2d(8 * width, 1, 4, 1, 1)))
 
 
-class ImagePool:
-    """The last `size` fakes: half of the time a discriminator is shown one of these instead of the newest."""
-
-    def __init__(self, size):
-        self.size, self.images = size, []
-
-    def show(self, new):
-        shown = []
-        for image in new.detach():
-            if len(self.images) < self.size:
-                self.images.append(image)
-            elif torch.rand(()) < 0.5:              # show an old one, keep the new one in its place
-                k = int(torch.randint(self.size, ()))
-                image, self.images[k] = self.images[k], image
-            shown.append(image)
-        return torch.stack(shown)
-
-    def state_dict(self):
-        return dict(images=list(self.images))
-
-    def load_state_dict(self, state):
-        self.images = state["images"]
+def show_old(pool, size, new):
+    """Each new fake, or half of the time an earlier one in its place. pool: the last `size` fakes."""
+    shown = []
+    for image in new.detach():
+        if len(pool["images"]) < size:
+            pool["images"].append(image)
+        elif torch.rand(()) < 0.5:                  # show an old one, keep the new one in its place
+            k = int(torch.randint(size, ()))
+            image, pool["images"][k] = pool["images"][k], image
+        shown.append(image)
+    return torch.stack(shown)
 
 
 def crop_and_flip(x):
@@ -441,14 +430,17 @@ def crop_and_flip(x):
     return window.flip(-1) if mirror else window
 
 
-def add_way_back(m):
+def add_way_back(m, source):
     """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
-    m.back = m.entry.generator(m.config).to(m.device)
-    m.judge_a = m.entry.discriminator(m.config).to(m.device)
-    m.pool_a, m.pool_b = ImagePool(m.config["pool"]), ImagePool(m.config["pool"])
-    m.optimizer_g = make_optimizer(m.config, m.generator, m.back)
-    m.optimizer_d = make_optimizer(m.config, m.judge_a, m.discriminator)
-    m.parts.update(back=m.back, judge_a=m.judge_a, pool_a=m.pool_a, pool_b=m.pool_b)
+    config = m.config
+    m.back = cyclegan_generator(config["width"], config["blocks"]).to(m.device)
+    m.judge_a = cyclegan_discriminator(config["width"]).to(m.device)
+    m.optimizer_g = make_optimizer(config, m.generator, m.back)
+    m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
+    m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, m.device, True)
+    m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
+    m.parts.update(back=m.back, judge_a=m.judge_a, source_batches=m.source_batches,
+                   pool_a=m.pool_a, pool_b=m.pool_b)
 
 
 def squares(score, target):
@@ -479,7 +471,8 @@ def cyclegan_step(m):
     for judge in judges:
         judge.requires_grad_(True)
     with m.autocast:
-        old_a, old_b = m.pool_a.show(fake_a.float()), m.pool_b.show(fake_b.float())
+        old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
+        old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
         d_a = (squares(m.judge_a(a), 1) + squares(m.judge_a(old_a), 0)) / 2
         d_b = (squares(m.discriminator(b), 1) + squares(m.discriminator(old_b), 0)) / 2
     descend(m.optimizer_d, d_a + d_b)
@@ -673,9 +666,8 @@ def sample_set(name, config, pictures, labels, seen):
 DECIDES = ("model", "seed", "precision", "size", "leak", "share", "of_class", "snapshots")
 
 
-def load_images(args):
+def load_images(args, entry):
     """(training images, images to translate or None, test images of the same classes)."""
-    entry = GANS[args.model]
     if args.size % 4 or entry.sizes and args.size not in entry.sizes:
         sides = " or ".join(map(str, entry.sizes)) or "any multiple of 4"
         raise UserError(f"--size {args.size}: {args.model} makes images of {sides} px")
@@ -689,53 +681,45 @@ def load_images(args):
     if args.of_class:
         images = images.of_class(args.of_class)
     test = whole.take((whole.split == "test") & np.isin(whole.labels, images.labels))
-    source = None
-    if entry.source:
-        images = images.take(slice(0, max(1, round(args.keep * len(images)))))
-        source = data.load(args.source, args.size).part("train")
-        if args.source_class:
-            source = source.of_class(args.source_class)
-    return images, source, test
+    if not entry.source:
+        return images, None, test
+    source = data.load(args.source, args.size).part("train")
+    if args.source_class:
+        source = source.of_class(args.source_class)
+    return images.take(slice(0, max(1, round(args.keep * len(images))))), source, test
 
 
-def number_of_samples(args, images, source):
-    """--samples as a number: `balance` is counted, and --per M scales it to our number of images."""
-    if args.samples == "balance":
+def number_of_samples(args, images):
+    """--samples as a number. images: those to translate, or else the training images."""
+    if args.samples == "balance" and args.of_class:
         counts = data.load(args.data, args.size).part("train").counts()
-        missing = max(counts.values()) - counts.get(args.of_class, math.inf)
-        if missing > 0:
-            return int(missing)
+        return max(1, max(counts.values()) - counts[args.of_class])
     if not args.samples.isdecimal() or args.samples == "0":
-        raise UserError(f"--samples {args.samples}: give a number; or balance, with a --class of "
-                        "which there are fewer than of another")
+        raise UserError(f"--samples {args.samples}: give a number; or balance, with --class")
     number = int(args.samples)
     if args.per:
-        number = max(1, round(number * len(images if source is None else source) / args.per))
-    if source is not None and number > len(source):
-        raise UserError(f"--samples {number}: there are {len(source)} images to translate")
+        number = max(1, round(number * len(images) / args.per))
     return number
 
 
 def train(args):
-    """Set up, train, finish. Returns the result; None if --stop-after came before the end."""
-    out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    images, source, test = load_images(args)
-    config = {key: getattr(args, key) for key in DECIDES}
-    config |= {key: getattr(args, key) for key in GANS[args.model].recipe if key != "epochs"}
+    """Set up, train, finish."""
+    entry, out, begun = GANS[args.model], Path(args.out), time.time()
+    device = jobs.start_device(args)
+    images, source, test = load_images(args, entry)
+    config = {key: getattr(args, key) for key in [*DECIDES, *entry.recipe] if key != "epochs"}
     config |= dict(classes=images.classes, data=images.fingerprint())
     if source is not None:
-        config |= dict(source=source.fingerprint())
-    config["samples"] = number_of_samples(args, images, source)
+        config["source"] = source.fingerprint()
+    config["samples"] = number_of_samples(args, images if source is None else source)
     epoch = max(len(images), len(source or ())) / args.batch / config.get("n_critic", 1)
     config["steps"] = args.steps or math.ceil(args.epochs * epoch)
-    done = jobs.start_job(out, config)
-    if done:
-        return done
+    if jobs.start_job(out, config):
+        return
 
-    m = build(config, images, source, device)
-    m.record = Record(out, config, images)
-    m.parts["record"] = m.record
+    m = build(config, out, images, source, device)
     first, spent = jobs.load_checkpoint(out, m.parts)
+    m.progress = jobs.Progress(out.name, config["steps"], first)
 
     def save(done):
         jobs.save_checkpoint(out, m.parts, step=done, seconds=spent + time.time() - begun)
@@ -745,13 +729,13 @@ def train(args):
     if last < config["steps"]:
         return save(last)
     jobs.check_finite(out, m.parts, last)
-    return finish(m, out, images, source, test, spent + time.time() - begun)
+    finish(m, images, source, test, spent + time.time() - begun)
 
 
-def build(config, images, source, device):
-    """A model, ready for entry.step(m): networks, optimisers, batches. m.parts: what is checkpointed."""
+def build(config, out, images, source, device):
+    """A model, ready for entry.step(m): networks, optimisers, batches. m.parts: what is saved."""
     entry = GANS[config["model"]]
-    m = SimpleNamespace(entry=entry, config=config, device=device, step=0)
+    m = SimpleNamespace(entry=entry, config=config, out=out, device=device)
     m.generator = entry.generator(config).to(device)
     m.discriminator = entry.discriminator(config).to(device)
     m.average = copy.deepcopy(m.generator).eval().requires_grad_(False)
@@ -759,20 +743,24 @@ def build(config, images, source, device):
     m.batches = data.Batches(images, config["batch"], config["seed"], device, entry.source)
     m.real = lambda: scaled(m.batches.next()[0])
     m.noise = lambda n: noise(config, n, device=device)
+    m.record = jobs.Record(values=[], diversity=[])
     m.parts = dict(generator=m.generator, discriminator=m.discriminator, average=m.average,
-                   batches=m.batches)
+                   batches=m.batches, record=m.record)
     if source is None:
-        m.inputs, m.labels = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
-        m.shown, _ = noise(config, 64, np.random.default_rng(config["seed"]))
         m.optimizer_g = make_optimizer(config, m.generator)
         m.optimizer_d = make_optimizer(config, m.discriminator)
+        m.shown, _ = noise(config, 64, np.random.default_rng(config["seed"]))
+        m.inputs, m.labels = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
     else:
+        add_way_back(m, source)
         m.inputs = scaled(data.to_tensor(source.images[:config["samples"]]))
-        m.shown, m.labels = m.inputs[:16], torch.zeros(len(m.inputs), dtype=torch.long)
-        m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, device, True)
-        m.parts["source_batches"] = m.source_batches
-        add_way_back(m)
+        m.shown, m.labels = m.inputs[:8], torch.zeros(len(m.inputs), dtype=torch.long)
     m.parts.update(optimizer_g=m.optimizer_g, optimizer_d=m.optimizer_d)
+
+    mixed = images.take(np.random.default_rng(config["seed"]).permutation(len(images)))
+    m.some_real = [mixed.images[:64]]               # to compare the samples' diversity with
+    if entry.labels:                                # an ACGAN with one picture per class has collapsed
+        m.some_real = [mixed.of_class(name).images[:16] for name in images.classes]
     return m
 
 
@@ -784,112 +772,88 @@ def make_optimizer(config, *nets):
 
 
 def loop(m, first, last, save):
-    """The training: fetch a batch and step (in entry.step), average, record, save."""
+    """The training: fetch a batch and step (in entry.step), average, log, save."""
+    steps = m.config["steps"]
+    every = min(50, max(1, steps // 5))
     for m.step in jobs.steps_to_do(first, last, save):
         values = m.entry.step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
-        m.record.add(values)
-        if m.record.due(m.step + 1):                    # only here the loop waits for the device
-            m.record.write(m.step + 1, draw(m.average, m.shown))
-            keep_snapshot(m)
+        m.record["names"] = list(values)
+        m.record["values"].append(torch.stack(list(values.values())).detach())
+        done = m.step + 1
+        if done % every == 0 or done == steps:      # only here the loop waits for the device
+            log(m, done, torch.stack(m.record["values"][-every:]))
+        if done * 10 // steps > m.step * 10 // steps:
+            keep_pictures(m, done)
 
 
-class Record:
-    """The values of every step, on the device; at log points the samples' diversity, and ten grids."""
-
-    def __init__(self, out, config, images):
-        self.out, self.steps = out, config["steps"]
-        self.every = min(50, max(1, self.steps // 5))
-        self.names, self.values, self.diversity = [], [], []
-        self.progress = jobs.Progress(out.name, self.steps)
-        order = np.random.default_rng(config["seed"]).permutation(len(images))
-        mixed = images.take(order)
-        self.real = [mixed.images[:64]]
-        if GANS[config["model"]].labels:                # one picture per class is collapsed too
-            self.real = [mixed.of_class(name).images[:16] for name in images.classes]
-
-    def add(self, values):
-        self.names = list(values)
-        self.values.append(torch.stack(list(values.values())).detach())
-
-    def due(self, done):
-        return done % self.every == 0 or done == self.steps
-
-    def write(self, done, samples):
-        means = torch.stack(self.values[-self.every:]).float().mean(0).tolist()
-        jobs.check_finite(self.out, {}, done, *means)
-        kinds = len(self.real)                          # samples take turns over the classes
-        spread = [diversity(samples[k::kinds], real) for k, real in enumerate(self.real)]
-        self.diversity.append([done, float(np.mean(spread))])
-        words = [f"{name} {value:.2f}" for name, value in zip(self.names, means)]
-        self.progress(done, "  ".join([*words, f"diversity {np.mean(spread):.2f}"]))
-        if done * 10 // self.steps > (done - self.every) * 10 // self.steps:
-            data.save_grid(self.out / f"grid_{done:06d}.png", samples[:16])
-
-    def curves(self):
-        """{name: values}, averaged over windows so that there are at most about 200."""
-        window = max(1, self.steps // 200)
-        values = torch.stack(self.values).float().cpu()[:self.steps // window * window]
-        curves = values.view(-1, window, len(self.names)).mean(1).T.tolist()
-        return dict(zip(self.names, curves), window=window, diversity=self.diversity)
-
-    def state_dict(self):
-        return dict(names=self.names, values=list(self.values), diversity=list(self.diversity))
-
-    def load_state_dict(self, state):
-        self.names, self.values, self.diversity = state["names"], state["values"], state["diversity"]
-        self.progress.first = len(self.values)
+def log(m, done, values):
+    """A line of progress: the last values, and how much the samples differ from each other."""
+    means = values.float().mean(0).tolist()
+    jobs.check_finite(m.out, {}, done, *means)
+    samples, kinds = draw(m.average, m.shown), len(m.some_real)     # they take turns over the classes
+    spread = [diversity(samples[k::kinds], real) for k, real in enumerate(m.some_real)]
+    m.record["diversity"].append([done, float(np.mean(spread))])
+    words = [f"{name} {value:.2f}" for name, value in zip(m.record["names"], means)]
+    m.progress(done, "  ".join([*words, f"diversity {np.mean(spread):.2f}"]))
 
 
-def keep_snapshot(m):
-    """Paper 004's Figure 6: samples while the training goes on, to measure their distance later."""
+def keep_pictures(m, done):
+    """Ten times over the training: a grid, and samples to measure later (paper 004, Figure 6)."""
+    data.save_grid(m.out / f"grid_{done:06d}.png", draw(m.average, m.shown[:16]))
     if m.config["snapshots"]:
         rng = np.random.default_rng(m.config["seed"] + 2)
         inputs, labels = noise(m.config, m.config["snapshots"], rng)
-        made = sample_set(m.record.out.name, m.config, draw(m.average, inputs), labels, {})
-        made.save(m.record.out / f"snapshots/{m.step + 1:06d}.npz")
+        made = sample_set(m.out.name, m.config, draw(m.average, inputs), labels, {})
+        made.save(m.out / f"snapshots/{done:06d}.npz")
 
 
-def finish(m, out, images, source, test, seconds):
+def curves(record, points=200):
+    """{name: values}, averaged over windows so that there are at most about 200."""
+    values = torch.stack(record["values"]).float().cpu()
+    window = max(1, len(values) // points)
+    means = values[:len(values) // window * window].view(-1, window, values.shape[1]).mean(1)
+    return dict(zip(record["names"], means.T.tolist()), window=window, diversity=record["diversity"])
+
+
+def finish(m, images, source, test, seconds):
     """Weights, samples, pictures, distances, result.json."""
-    config, shown = m.config, draw(m.average, m.shown)
-    jobs.save_state(out / "model.pt", dict(
-        config=json.dumps(config), average=m.average.state_dict(),
-        discriminator=m.discriminator.state_dict()))
-    if source is not None:                              # sources above what became of them
-        pictures = data.to_uint8(m.shown)
-        shown = np.concatenate([pictures[:8], shown[:8]])
-    data.save_grid(out / "grid.png", shown[:16])
-    made = sample_set(out.name, config, draw(m.average, m.inputs), m.labels, what_it_saw(images, source))
+    config, out, shown = m.config, m.out, draw(m.average, m.shown[:16])
+    weights = dict(average=m.average.state_dict(), discriminator=m.discriminator.state_dict())
+    jobs.save_state(out / "model.pt", dict(config=json.dumps(config), **weights))
+    if source is not None:                          # sources above what became of them
+        shown = np.concatenate([data.to_uint8(m.shown), shown])
+    data.save_grid(out / "grid.png", shown)
+    seen = what_it_saw(images, source)
+    made = sample_set(out.name, config, draw(m.average, m.inputs), m.labels, seen)
     made.save(out / "samples.npz")
-    curves = m.record.curves()
-    values = {name: curves[name][-1] for name in m.record.names}
-    values["diversity"] = m.record.diversity[-1][1]
+
+    lines = curves(m.record)
+    values = {name: lines[name][-1] for name in m.record["names"]}
+    values["diversity"] = lines["diversity"][-1][1]
     values["collapsed"] = values["diversity"] < COLLAPSED
     values |= metrics.colour_distance(images.images, made.images)
     if not config["leak"]:
         values |= metrics.copying(made.images, images.images, test.images, config["seed"])
-    result = jobs.finish_job(out, config, seconds, m.device, steps=config["steps"],
-                             counts=images.counts(), metrics=values, curves=curves)
-    alarm = " COLLAPSED" if values["collapsed"] else ""
-    print(f"{out}: {config['steps']} steps, {len(made)} samples, "
-          f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
-    return result
+    jobs.finish_job(out, config, seconds, m.device, steps=config["steps"], counts=images.counts(),
+                    metrics=values, curves=lines)
+    print(f"{out}: {config['steps']} steps, {len(made)} samples, diversity {values['diversity']:.2f}"
+          f"{' COLLAPSED' * values['collapsed']}; see {out}/grid.png")
 
 
 def what_it_saw(images, source):
-    """Digests and ids of the training images; a GAN's samples as source bring what that GAN has seen."""
-    digests, ids = set(images.digests().tolist()), set(images.ids.tolist())
+    """Digests and ids of the training images; a source made by another GAN adds what that one saw."""
+    digests, ids = images.digests().tolist(), images.ids.tolist()
     if source is not None:
-        digests |= set(source.info.get("digests", source.digests().tolist()))
-        ids |= set(source.info.get("seen_ids", source.ids.tolist()))
-    return dict(digests=sorted(digests), seen_ids=sorted(ids))
+        digests += source.info.get("digests", source.digests().tolist())
+        ids += source.info.get("seen_ids", source.ids.tolist())
+    return dict(digests=sorted(set(digests)), seen_ids=sorted(set(ids)))
 
 
 # ---- More samples, layer tables
 
 def load_run(run, known=GANS):
-    """(weights, config) of a finished GAN."""
+    """(weights, config) of a finished job whose model is among the known ones."""
     saved = jobs.load_state(Path(run) / "model.pt")
     try:
         config = json.loads(saved["config"])
@@ -900,15 +864,15 @@ def load_run(run, known=GANS):
 
 
 def sample(args):
-    """More images of a finished run. They carry what the run's own samples carry."""
+    """More images of a finished run. They say what the run's own samples say of its training images."""
     run = Path(args.run)
     saved, config = load_run(run)
     entry = GANS[config["model"]]
     generator = entry.generator(config).eval()
     generator.load_state_dict(saved["average"])
+    if entry.source and not args.source:
+        raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
     if entry.source:
-        if not args.source:
-            raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
         inputs = scaled(data.to_tensor(data.load(args.source, config["size"]).images[:args.n]))
         labels = torch.zeros(len(inputs), dtype=torch.long)
     else:
@@ -921,41 +885,32 @@ def sample(args):
 
 
 def layer_table(net, shape):
-    """[[layer, output shape, parameters], ...] of a Sequential, on meta tensors, which cost no memory."""
+    """[[layer, output shape, parameters], ...]; on meta tensors, which cost no memory."""
     rows, x = [], torch.empty(1, *shape, device="meta")
-    for layer in net.to("meta").eval():
-        x = layer(x)
-        shown = x[1] if isinstance(x, tuple) else x
-        count = sum(weight.numel() for weight in layer.parameters())
-        rows.append([type(layer).__name__, list(shown.shape[1:]), count])
-    return rows
+    for layer in net.to("meta").eval().children():
+        sides = []
+        if isinstance(net, nn.Sequential):          # LAPGAN's levels stand side by side
+            x = layer(x)
+            sides = list(x[-1].shape if isinstance(x, tuple) else x.shape)[1:]
+        rows.append([type(layer).__name__, sides, sum(p.numel() for p in layer.parameters())])
+    return [*rows, ["total", [], sum(count for _, _, count in rows)]]
 
 
 def describe(args):
     """The layer tables of a model. For paper 000 also its Table 1, the critic of width 64."""
     entry = GANS[args.model]
-    config = {key: value for key, (value, _) in entry.recipe.items()}
-    config |= dict(width=args.width or config["width"], classes=data.EIGHT)
-    side = config.get("size", 64)
-    nets = {"discriminator": (entry.discriminator(config), (3, side, side)),
-            "generator": (entry.generator(config), (config.get("z_dim", 3), 1, 1))}
-    if entry.source:
-        nets["generator"] = (nets["generator"][0], (3, side, side))
+    config = {key: value for key, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
+    image = (3, config.get("size", 64), config.get("size", 64))
+    z = image if entry.source else (config["z_dim"], 1, 1)
+    tables = dict(discriminator=layer_table(entry.discriminator(config), image),
+                  generator=layer_table(entry.generator(config), z))
     if args.model == "wgan_gp":
-        nets["critic"] = (wgan_gp_critic(64), (3, 64, 64))
-    tables = {}
-    for name, (net, shape) in nets.items():
-        if isinstance(net, nn.Sequential):
-            tables[name] = layer_table(net, shape)
-        else:                                               # LAPGAN: levels side by side
-            tables[name] = [[part, [], sum(weight.numel() for weight in child.parameters())]
-                            for part, child in net.named_children()]
-        total = sum(count for _, _, count in tables[name])
-        tables[name].append(["total", [], total])
+        tables["critic"] = layer_table(wgan_gp_critic(64), image)
+    for name, rows in tables.items():
         print(f"{name} of {args.model}")
-        for layer, shape, count in tables[name]:
-            print(f"    {layer:20}{' x '.join(map(str, shape)):>18}{count:>14,}")
-    config = dict(command="describe", model=args.model, width=config["width"])
+        for layer, sides, count in rows:
+            print(f"    {layer:20}{' x '.join(map(str, sides)):>18}{count:>14,}")
+    config = dict(command="describe", model=args.model)
     if args.out and not jobs.start_job(args.out, config):
         jobs.finish_job(args.out, config, 0.0, "cpu", tables=tables)
 
@@ -997,7 +952,6 @@ def main():
     p = commands.add_parser("describe", help="print layer tables", description=describe.__doc__)
     p.set_defaults(function=describe)
     p.add_argument("model", choices=GANS)
-    p.add_argument("--width", type=jobs.at_least(1))
     p.add_argument("--out", help="folder for a result.json with the tables")
 
     p = commands.add_parser("sample", help="draw more images", description=sample.__doc__)

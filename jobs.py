@@ -269,6 +269,16 @@ def start_device(args):
     return torch.device("cuda" if gpu and args.device != "cpu" else "cpu")
 
 
+class Record(dict):
+    """A dictionary that travels with the checkpoint, as networks and optimisers do."""
+
+    def state_dict(self):
+        return dict(self)
+
+    def load_state_dict(self, state):
+        self.update(state)
+
+
 def save_checkpoint(out, parts, **rest):
     """All that a training needs to go on exactly where it is.
 
