@@ -935,7 +935,7 @@ def add_train_options(p, entry):
         p.add_argument("--keep", type=jobs.at_least(0, float), default=1.0,
                        help="use this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
     if "size" not in entry.recipe:
-        p.set_defaults(size=64)
+        p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
     jobs.add_training_options(p, entry.recipe)
 
 
