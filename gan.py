@@ -1,13 +1,13 @@
-"""gan.py: the papers' generators and discriminators, their losses, one training loop, sampling.
+"""gan.py: the papers' GANs, one training step each, one loop, sampling.
 
-    python gan.py describe dcgan_cls                      layer tables with parameter counts
-    python gan.py train dcgan_cls --data runs/data --class nevus --width 16 --batch 16 --lr 1e-3 \\
-        --steps 400 --samples 500 --out runs/gan          a small GAN: half a minute on one core
-    python gan.py sample runs/gan --n 1000 --out nevi/    more images, as PNG files
+    python gan.py describe dcgan_cls                   layer tables with parameter counts
+    python gan.py train dcgan_cls --data runs/data --class benign --width 16 --batch 16 \
+        --lr 1e-3 --steps 400 --out runs/gan           half a minute on one core
+    python gan.py sample runs/gan --n 1000 --out more/        more images, as PNG files
 
-`train GAN --help` lists every hyper-parameter and where it comes from. A training that was cut off goes on
-when its command is given again. Read GANS below first: each model is one entry, and nothing outside of its
-entry knows its name. Samples come from averaged weights in eval mode: an image is the same in any batch.
+`train GAN --help` lists every hyper-parameter and its source. Read GANS below first: a model is
+one entry, and nothing outside of it knows its name. Samples come from averaged weights in eval
+mode, so that an image is the same in any batch.
 """
 import copy
 import json
@@ -29,131 +29,165 @@ import metrics
 from data import scaled
 from jobs import UserError
 
-COLLAPSED = 0.4     # alarm: samples differ from each other less than this fraction of what real images do
+COLLAPSED = 0.4     # alarm: samples differ less than this fraction of what real images do
+
+
+# ---- What the steps share
+
+def descend(optimizer, loss):
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def bce(logit, target):
+    """Binary cross entropy of logits (n,) against 0 or 1: log 2 where the logits are 0."""
+    target = torch.full_like(logit, target, dtype=torch.float32)
+    return F.binary_cross_entropy_with_logits(logit.float(), target)
+
+
+def squares(score, target):
+    """Least squares instead of cross entropy (LSGAN)."""
+    return (score.float() - target).square().mean()
+
+
+def chance(logit):
+    """Mean probability of "real": what the papers write as D(x)."""
+    return logit.float().sigmoid().mean()
 
 
 # ---- Paper 000: WGAN-GP, 64 px. Initial weights are not stated: PyTorch's
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
-    """Paper 000, Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
+    """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
 
     Every layer has a bias. ReLU as in the table; the text says LeakyReLU.
     """
     def up(maps, wide, stride=2, pad=1):
-        convolution = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
-        return convolution, nn.BatchNorm2d(wide), nn.ReLU()
+        layer = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
+        return layer, nn.BatchNorm2d(wide), nn.ReLU()
 
     return nn.Sequential(
-        *up(z_dim, 8 * width, stride=1, pad=0),                                 # (n, 8 width, 4, 4)
-        *up(8 * width, 4 * width),                                              # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                              # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                                  # (n, width, 32, 32)
-        nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=bias), nn.Tanh())            # (n, 3, 64, 64)
+        *up(z_dim, 8 * width, stride=1, pad=0),                     # (n, 8 width, 4, 4)
+        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
+        *up(2 * width, width),                                      # (n, width, 32, 32)
+        nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=bias),
+        nn.Tanh())                                                  # (n, 3, 64, 64)
 
 
 def conv4_discriminator(width, norm, bias):
-    """Four halvings by 4x4 kernels and a last one to a score. Image (n, 3, 64, 64) -> (n,)."""
+    """Image (n, 3, 64, 64) -> score (n,), by 4x4 kernels."""
     def down(maps, wide):
         return nn.Conv2d(maps, wide, 4, 2, 1, bias=bias), norm(wide), nn.LeakyReLU(0.2)
 
     return nn.Sequential(
-        *down(3, width),                                                        # (n, width, 32, 32)
-        *down(width, 2 * width),                                                # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                            # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                            # (n, 8 width, 4, 4)
-        nn.Conv2d(8 * width, 1, 4, 1, 0, bias=bias), nn.Flatten(0))             # (n,)
+        *down(3, width),                                            # (n, width, 32, 32)
+        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        nn.Conv2d(8 * width, 1, 4, 1, 0, bias=bias),
+        nn.Flatten(0))                                              # (n,)
 
 
 def wgan_gp_critic(width=224):
-    """Paper 000, Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
+    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
 
-    InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch together
-    and make a penalty per image meaningless. Table 1 prints its first row without the bias of all others.
+    InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch
+    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row.
     """
-    return conv4_discriminator(width, lambda maps: nn.InstanceNorm2d(maps, affine=True), bias=True)
+    def norm(maps):
+        return nn.InstanceNorm2d(maps, affine=True)
+
+    return conv4_discriminator(width, norm, bias=True)
 
 
 def gradient_penalty(critic, real, fake, weight=10.0):
-    """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (WGAN-GP, eq. 3).
+    """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
 
-    The norm runs over all of channels, height and width of one image, in float32. The small constant under
-    the root keeps the derivative finite where the gradient is zero.
+    The norm runs over all of channels, height and width of one image, in float32. The constant
+    under the root keeps the derivative finite where the gradient is zero.
     """
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
-    gradient, = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    score = critic(between).sum()
+    gradient, = torch.autograd.grad(score, between, create_graph=True)
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
     return weight * (norm - 1).square().mean()
+
+
+def critic_step(m):
+    """Raise the critic's score of real images over that of fakes, with slope 1 between them."""
+    real = m.real()
+    z, _ = m.noise(len(real))
+    with torch.no_grad(), m.autocast:                   # the generator is not trained here
+        fake = m.generator(z)
+    fake = fake.float()
+    with m.autocast:                                    # one pass: the critic has no BatchNorm
+        score = m.discriminator(torch.cat([real, fake])).float()
+    on_real, on_fake = score[:len(real)].mean(), score[len(real):].mean()
+    penalty = gradient_penalty(m.discriminator, real, fake, m.config["penalty"])
+    descend(m.optimizer_d, on_fake - on_real + penalty)
+    return {"D(x)": on_real, "D(G(z))": on_fake, "penalty": penalty}
 
 
 def wgan_gp_step(m):
     """n_critic critic updates, each on a new batch, then one generator update."""
     for _ in range(m.config["n_critic"]):
         values = critic_step(m)
-    m.discriminator.requires_grad_(False)                   # saves its weight gradients
+    m.discriminator.requires_grad_(False)               # saves its weight gradients
     z, _ = m.noise(m.config["batch"])
     with m.autocast:
-        loss = -m.discriminator(m.generator(z)).float().mean()
-    descend(m.optimizer_g, loss)
+        score = m.discriminator(m.generator(z))
+    descend(m.optimizer_g, -score.float().mean())
     m.discriminator.requires_grad_(True)
     return values
 
 
-def critic_step(m):
-    """Raise the critic's score of real images over that of fake ones, with slope 1 between them."""
-    real = scaled(m.batches.next()[0])
-    z, _ = m.noise(len(real))
-    with torch.no_grad(), m.autocast:                       # the generator is not trained here
-        fake = m.generator(z)
-    fake = fake.float()
-    with m.autocast:                                        # one pass: the critic has no BatchNorm
-        score = m.discriminator(torch.cat([real, fake])).float()
-    on_real, on_fake = score[:len(real)].mean(), score[len(real):].mean()
-    penalty = gradient_penalty(m.discriminator, real, fake, m.config["penalty"])    # float32
-    descend(m.optimizer_d, on_fake - on_real + penalty)
-    return {"D(x)": on_real, "D(G(z))": on_fake, "penalty": penalty}
-
-
-# ---- DCGAN: papers 001 and 004 (5x5 kernels) and 003 (4x4), 64 px
+# ---- DCGAN: papers 001 and 004 (5x5 kernels), 003 (4x4), 64 px
 
 def dcgan_generator(z_dim=128, width=64):
-    """Paper 001: 5,364,739 parameters (z 100: 5,135,363); paper 004, width 128, z 100: 18,872,323.
+    """Paper 001: 5,364,739 parameters; 004, width 128, z 100: 18,872,323. z -> (n, 3, 64, 64).
 
-    z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1]. BatchNorm by channel; paper 001's base code
-    normalises image rows instead, by a wrong axis.
+    BatchNorm by channel; paper 001's base code normalises image rows, by a wrong axis.
     """
     def up(maps, wide):
-        return nn.BatchNorm2d(maps), nn.ReLU(), nn.ConvTranspose2d(maps, wide, 5, 2, 2, output_padding=1)
+        layer = nn.ConvTranspose2d(maps, wide, 5, 2, 2, output_padding=1)
+        return nn.BatchNorm2d(maps), nn.ReLU(), layer
 
     return dcgan_init(nn.Sequential(
-        nn.Flatten(), nn.Linear(z_dim, 8 * width * 16), nn.Unflatten(1, (8 * width, 4, 4)),
-        *up(8 * width, 4 * width),                                              # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                              # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                                  # (n, width, 32, 32)
-        *up(width, 3), nn.Tanh()))                                              # (n, 3, 64, 64)
+        nn.Flatten(),
+        nn.Linear(z_dim, 8 * width * 16),
+        nn.Unflatten(1, (8 * width, 4, 4)),
+        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
+        *up(2 * width, width),                                      # (n, width, 32, 32)
+        *up(width, 3),                                              # (n, 3, 64, 64)
+        nn.Tanh()))
 
 
 def dcgan_discriminator(width=64, outputs=1):
-    """Paper 001: 4,316,545 parameters. Image (n, 3, 64, 64) -> logit (n,); no BatchNorm on the first layer.
+    """Paper 001: 4,316,545 parameters. Image (n, 3, 64, 64) -> logit (n,).
 
-    outputs: more than one make it paper 001's classifier, (n, outputs).
+    More outputs make it paper 001's classifier, -> (n, outputs).
     """
     def down(maps, wide):
         return nn.Conv2d(maps, wide, 5, 2, 2), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)
 
     layers = [
-        nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2),                        # (n, width, 32, 32)
-        *down(width, 2 * width),                                                # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                            # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                            # (n, 8 width, 4, 4)
-        nn.Flatten(), nn.Linear(8 * width * 16, outputs)]
+        nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2),            # (n, width, 32, 32)
+        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        nn.Flatten(),
+        nn.Linear(8 * width * 16, outputs)]
     if outputs == 1:
         layers.append(nn.Flatten(0))
     return dcgan_init(nn.Sequential(*layers))
 
 
 def dcgan_init(net):
-    """Weights N(0, 0.02), BatchNorm's scale N(1, 0.02), biases 0 (DCGAN paper; also ACGAN, CycleGAN)."""
+    """Weights N(0, 0.02), BatchNorm's scale N(1, 0.02), biases 0. DCGAN paper; ACGAN, CycleGAN."""
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -174,18 +208,6 @@ def dermagan_discriminator(width=64):
     return conv4_discriminator(width, nn.BatchNorm2d, bias=False)
 
 
-def bce(logit, target):
-    """Binary cross entropy of logits (n,) against one target, 0 or 1: log 2 where the logits are 0."""
-    target = torch.full_like(logit, target, dtype=torch.float32)
-    return F.binary_cross_entropy_with_logits(logit.float(), target)
-
-
-def descend(optimizer, loss):
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
 
@@ -195,7 +217,8 @@ def dcgan_step(m):
     z, _ = m.noise(len(real))
     with m.autocast:
         fake = m.generator(z)
-        on_real, on_fake = m.discriminator(real), m.discriminator(fake.detach())
+        on_real = m.discriminator(real)
+        on_fake = m.discriminator(fake.detach())
     d_loss = bce(on_real, 1) + bce(on_fake, 0)
     descend(m.optimizer_d, d_loss)
 
@@ -208,50 +231,53 @@ def dcgan_step(m):
     return {"D loss": d_loss, "G loss": g_loss, "D(x)": chance(on_real), "D(G(z))": chance(on_fake)}
 
 
-def chance(logit):
-    """Mean probability of "real": what the papers write as D(x)."""
-    return logit.float().sigmoid().mean()
-
-
 # ---- The two older models of paper 001's Table 6, 64 px
 
 def plain_generator(z_dim=128, width=1200):
-    """Fully connected, Goodfellow et al. 2014. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64)."""
+    """Fully connected, Goodfellow et al. 2014. z -> image (n, 3, 64, 64)."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(z_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-        nn.Linear(width, 3 * 64 * 64), nn.Tanh(), nn.Unflatten(1, (3, 64, 64)))
+        nn.Flatten(),
+        nn.Linear(z_dim, width), nn.ReLU(),
+        nn.Linear(width, width), nn.ReLU(),
+        nn.Linear(width, 3 * 64 * 64), nn.Tanh(),
+        nn.Unflatten(1, (3, 64, 64)))
 
 
 def plain_discriminator(width=240):
     """Fully connected with dropout; LeakyReLU where Goodfellow et al. have maxout."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * 64 * 64, width), nn.LeakyReLU(0.2), nn.Dropout(0.5),
-        nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.5), nn.Linear(width, 1), nn.Flatten(0))
+        nn.Flatten(),
+        nn.Linear(3 * 64 * 64, width), nn.LeakyReLU(0.2), nn.Dropout(0.5),
+        nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.5),
+        nn.Linear(width, 1), nn.Flatten(0))
 
 
-LEVELS = (16, 32, 64)       # sides of the images that LAPGAN sharpens; it begins at 8 px
+LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 
 
 class LaplacianGenerator(nn.Module):
-    """LAPGAN, Denton et al. 2015: an 8 px image, then at each level the detail that its enlargement lacks.
+    """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail that its enlargement lacks.
 
-    z (n, 5504, 1, 1): 128 values for the 8 px image and one plane of noise for each level.
+    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level.
     """
 
     def __init__(self, width=64):
         super().__init__()
         self.base = nn.Sequential(
-            nn.Linear(128, 16 * width), nn.ReLU(), nn.Linear(16 * width, 16 * width), nn.ReLU(),
-            nn.Linear(16 * width, 3 * 8 * 8), nn.Tanh(), nn.Unflatten(1, (3, 8, 8)))
+            nn.Linear(128, 16 * width), nn.ReLU(),
+            nn.Linear(16 * width, 16 * width), nn.ReLU(),
+            nn.Linear(16 * width, 3 * 8 * 8), nn.Tanh(),
+            nn.Unflatten(1, (3, 8, 8)))
         self.detail = nn.ModuleList()
-        for _ in LEVELS:                            # (n, 3 colours + 1 noise, side, side) -> (n, 3, side, side)
-            self.detail.append(nn.Sequential(
-                nn.Conv2d(4, width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 5, padding=2),
-                nn.ReLU(), nn.Conv2d(width, 3, 5, padding=2)))
+        for _ in LEVELS:
+            self.detail.append(nn.Sequential(                       # 3 colours + 1 noise -> 3
+                nn.Conv2d(4, width, 5, padding=2), nn.ReLU(),
+                nn.Conv2d(width, width, 5, padding=2), nn.ReLU(),
+                nn.Conv2d(width, 3, 5, padding=2)))
 
     def levels(self, z, smaller=None):
-        """The image of each level, 8 to 64 px, upon `smaller` (training: real images) or the one before."""
-        first, *planes = z.flatten(1).split([128, *(side ** 2 for side in LEVELS)], 1)
+        """The images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
+        first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
         for k, side in enumerate(LEVELS):
             below = images[k] if smaller is None else smaller[k]
@@ -269,48 +295,53 @@ def laplacian_discriminators(width=64):
     nets = nn.ModuleList()
     for side in (8, *LEVELS):
         nets.append(nn.Sequential(
-            nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 5, 2, 2),
-            nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(0.5),
+            nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width, 5, 2, 2), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Dropout(0.5),
             nn.Linear(width * (side // 4) ** 2, 1), nn.Flatten(0)))
     return nets
 
 
 def lapgan_step(m):
-    """As dcgan_step, at all levels at once. Their weights are separate, so that the sum of the losses trains
-    each level on its own, as in the paper."""
+    """As dcgan_step for every level, upon real smaller images, as in the paper.
+
+    The levels share no weights, so the sum of their losses trains each on its own.
+    """
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
     with m.autocast:
         fakes = m.generator.levels(z, reals)
-        on_real = [judge(image) for judge, image in zip(m.discriminator, reals)]
-        on_fake = [judge(image.detach()) for judge, image in zip(m.discriminator, fakes)]
-    d_loss = sum(bce(logit, 1) for logit in on_real) + sum(bce(logit, 0) for logit in on_fake)
+        on_real = [judge(x) for judge, x in zip(m.discriminator, reals)]
+        on_fake = [judge(x.detach()) for judge, x in zip(m.discriminator, fakes)]
+    d_loss = sum(bce(x, 1) for x in on_real) + sum(bce(x, 0) for x in on_fake)
     descend(m.optimizer_d, d_loss)
 
     m.discriminator.requires_grad_(False)
     with m.autocast:
-        scores = [judge(image) for judge, image in zip(m.discriminator, fakes)]
-    g_loss = sum(bce(score, 1) for score in scores)
+        scores = [judge(x) for judge, x in zip(m.discriminator, fakes)]
+    g_loss = sum(bce(x, 1) for x in scores)
     descend(m.optimizer_g, g_loss)
     m.discriminator.requires_grad_(True)
-    return {"D loss": d_loss, "G loss": g_loss, "D(x)": chance(on_real[-1]), "D(G(z))": chance(on_fake[-1])}
+    return {"D loss": d_loss, "G loss": g_loss}
 
 
 # ---- ACGAN: paper 002, Odena et al. 2017 at 128 px; with fewer layers 64 or 32 px (ours)
 
 def acgan_generator(z_dim=110, width=64, size=128):
-    """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> (n, 3, size, size).
+    """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> image.
 
     Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper.
     """
     maps = 12 * width
     layers = [nn.Flatten(), nn.Linear(z_dim, maps), nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
-    for wide in (6, 4, 3, 1)[:int(math.log2(size)) - 3]:            # 4 layers at 128 px, 2 at 32
-        layers += [nn.ConvTranspose2d(maps, wide * width, 5, 2, bias=False)]
-        layers += [nn.BatchNorm2d(wide * width), nn.ReLU()]
-        maps = wide * width
-    return dcgan_init(nn.Sequential(*layers, nn.ConvTranspose2d(maps, 3, 8, 2, bias=False), nn.Tanh()))
+    middle = int(math.log2(size)) - 3                               # 4 layers at 128 px, 2 at 32
+    for wide in (6 * width, 4 * width, 3 * width, width)[:middle]:
+        layers.append(nn.ConvTranspose2d(maps, wide, 5, 2, bias=False))
+        layers += [nn.BatchNorm2d(wide), nn.ReLU()]
+        maps = wide
+    layers += [nn.ConvTranspose2d(maps, 3, 8, 2, bias=False), nn.Tanh()]
+    return dcgan_init(nn.Sequential(*layers))
 
 
 class TwoHeads(nn.Module):
@@ -318,27 +349,29 @@ class TwoHeads(nn.Module):
 
     def __init__(self, features, classes):
         super().__init__()
-        self.source, self.label = nn.Linear(features, 1), nn.Linear(features, classes)
+        self.source = nn.Linear(features, 1)
+        self.label = nn.Linear(features, classes)
 
     def forward(self, x):
         return self.source(x).flatten(), self.label(x)
 
 
 def acgan_discriminator(classes=8, width=64, size=128):
-    """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits (n, classes))."""
+    """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits)."""
     layers, maps, side = [], 3, size
-    for k, wide in enumerate((1, 2, 4, 8, 16, 32)):                 # sides 64, 62, 31, 29, 15, 13 at 128 px
-        wide, stride, pad = wide * width // 4, 2 - k % 2, 1 - k % 2
+    for k in range(6):                          # sides 64, 62, 31, 29, 15, 13 at 128 px
+        wide, stride, pad = width * 2 ** k // 4, 2 - k % 2, 1 - k % 2
         layers.append(nn.Conv2d(maps, wide, 3, stride, pad, bias=False))
         if k > 0:
             layers.append(nn.BatchNorm2d(wide))
         layers += [nn.LeakyReLU(0.2), nn.Dropout(0.5)]
         maps, side = wide, (side + 2 * pad - 3) // stride + 1
-    return dcgan_init(nn.Sequential(*layers, nn.Flatten(), TwoHeads(maps * side ** 2, classes)))
+    heads = TwoHeads(maps * side ** 2, classes)
+    return dcgan_init(nn.Sequential(*layers, nn.Flatten(), heads))
 
 
 def acgan_step(m):
-    """As dcgan_step, and the discriminator names the class too, of real and of fake images (eq. 2 and 3).
+    """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
 
     cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K.
     """
@@ -356,7 +389,8 @@ def acgan_step(m):
     m.discriminator.requires_grad_(False)
     with m.autocast:
         score, named = m.discriminator(fake)
-    g_loss, g_class = bce(score, 1), F.cross_entropy(named.float(), fake_labels)
+    g_loss = bce(score, 1)
+    g_class = F.cross_entropy(named.float(), fake_labels)
     descend(m.optimizer_g, g_loss + g_class)
     m.discriminator.requires_grad_(True)
     return {"D loss": d_loss, "G loss": g_loss, "class real": class_real, "class fake": g_class,
@@ -385,21 +419,23 @@ def cyclegan_generator(width=64, blocks=9):
         return nn.Conv2d(maps, 2 * maps, 3, 2, 1), nn.InstanceNorm2d(2 * maps), nn.ReLU()
 
     def up(maps):
-        enlarge = nn.ConvTranspose2d(maps, maps // 2, 3, 2, 1, output_padding=1)
-        return enlarge, nn.InstanceNorm2d(maps // 2), nn.ReLU()
+        layer = nn.ConvTranspose2d(maps, maps // 2, 3, 2, 1, output_padding=1)
+        return layer, nn.InstanceNorm2d(maps // 2), nn.ReLU()
 
+    middle = [ResidualBlock(4 * width) for _ in range(blocks)]
     return dcgan_init(nn.Sequential(
         nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(),
-        *down(width), *down(2 * width),                                         # side / 4
-        *(ResidualBlock(4 * width) for _ in range(blocks)),
-        *up(4 * width), *up(2 * width),                                         # side
+        *down(width), *down(2 * width),                             # side / 4
+        *middle,
+        *up(4 * width), *up(2 * width),                             # side
         nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
 def cyclegan_discriminator(width=64):
-    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> one score per patch, (n, 1, 30, 30) at 256 px."""
+    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> a score per patch, 30 x 30 at 256 px."""
     def down(maps, stride):
-        return nn.Conv2d(maps, 2 * maps, 4, stride, 1), nn.InstanceNorm2d(2 * maps), nn.LeakyReLU(0.2)
+        layer = nn.Conv2d(maps, 2 * maps, 4, stride, 1)
+        return layer, nn.InstanceNorm2d(2 * maps), nn.LeakyReLU(0.2)
 
     return dcgan_init(nn.Sequential(
         nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
@@ -408,12 +444,12 @@ def cyclegan_discriminator(width=64):
 
 
 def show_old(pool, size, new):
-    """Each new fake, or half of the time an earlier one in its place. pool: the last `size` fakes."""
+    """Each new fake, or half of the time an earlier one. pool: the last `size` fakes."""
     shown = []
     for image in new.detach():
         if len(pool["images"]) < size:
             pool["images"].append(image)
-        elif torch.rand(()) < 0.5:                  # show an old one, keep the new one in its place
+        elif torch.rand(()) < 0.5:              # show an old one, keep the new one in its place
             k = int(torch.randint(size, ()))
             image, pool["images"][k] = pool["images"][k], image
         shown.append(image)
@@ -421,7 +457,7 @@ def show_old(pool, size, new):
 
 
 def crop_and_flip(x):
-    """Enlarge by 286/256, cut a random window of the old side, mirror at random (CycleGAN's code)."""
+    """Enlarge by 286/256, cut a random window of the old side, mirror at random (its code)."""
     side = x.shape[-1]
     large = F.interpolate(x, size=round(side * 286 / 256), mode="bicubic").clamp(-1, 1)
     room = large.shape[-1] - side + 1
@@ -443,21 +479,14 @@ def add_way_back(m, source):
                    pool_a=m.pool_a, pool_b=m.pool_b)
 
 
-def squares(score, target):
-    """Least squares instead of cross entropy (LSGAN)."""
-    return (score.float() - target).square().mean()
-
-
 def cyclegan_step(m):
-    """Both generators, then both discriminators. CycleGAN paper, eq. 1 to 3, and its identity loss."""
-    for optimizer in (m.optimizer_g, m.optimizer_d):        # constant for half of the steps, then to zero
+    """Both generators, then both discriminators. Eq. 1 to 3, and the paper's identity loss."""
+    for optimizer in (m.optimizer_g, m.optimizer_d):    # constant for half of the steps, then to 0
         for group in optimizer.param_groups:
             group["lr"] = m.config["lr"] * min(1, 2 - 2 * m.step / m.config["steps"])
     a = crop_and_flip(scaled(m.source_batches.next()[0]))
-    b = crop_and_flip(scaled(m.batches.next()[0]))
-    judges = (m.judge_a, m.discriminator)
-    for judge in judges:
-        judge.requires_grad_(False)
+    b = crop_and_flip(m.real())
+    judges = nn.ModuleList([m.judge_a, m.discriminator]).requires_grad_(False)
     with m.autocast:
         fake_b, fake_a = m.generator(a), m.back(b)
         back_a, back_b = m.back(fake_b), m.generator(fake_a)
@@ -468,11 +497,10 @@ def cyclegan_step(m):
     weight = m.config["cycle"]
     descend(m.optimizer_g, fooled + weight * cycle + weight * m.config["identity"] * identity)
 
-    for judge in judges:
-        judge.requires_grad_(True)
+    judges.requires_grad_(True)
+    old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
+    old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
     with m.autocast:
-        old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
-        old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
         d_a = (squares(m.judge_a(a), 1) + squares(m.judge_a(old_a), 0)) / 2
         d_b = (squares(m.discriminator(b), 1) + squares(m.discriminator(old_b), 0)) / 2
     descend(m.optimizer_d, d_a + d_b)
