@@ -746,7 +746,7 @@ def train(args):
         return
 
     m = build(config, out, images, source, device)
-    first, spent = jobs.load_checkpoint(out, m.parts)
+    first, spent = jobs.load_checkpoint(out, m.parts, device)
     m.progress = jobs.Progress(out.name, config["steps"], first)
 
     def save(done):

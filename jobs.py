@@ -160,7 +160,7 @@ def save_state(path, state):
         file.write(buffer.getbuffer())
 
 
-def load_state(path):
+def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
     import torch
     if not Path(path).exists():
@@ -168,7 +168,7 @@ def load_state(path):
     try:
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except Exception as problem:                    # zipfile and torch raise a dozen types
         message = f"{path} is damaged ({problem}): delete it to train again from the start"
         raise UserError(message) from None
@@ -271,12 +271,8 @@ def start_device(args):
 
 class Record(dict):
     """A dictionary that travels with the checkpoint, as networks and optimisers do."""
-
-    def state_dict(self):
-        return dict(self)
-
-    def load_state_dict(self, state):
-        self.update(state)
+    state_dict = dict.copy
+    load_state_dict = dict.update
 
 
 def save_checkpoint(out, parts, **rest):
@@ -293,19 +289,19 @@ def save_checkpoint(out, parts, **rest):
     save_state(Path(out) / "checkpoint.pt", state)
 
 
-def load_checkpoint(out, parts):
+def load_checkpoint(out, parts, device):
     """Put the states back into `parts` and the random generators. Returns (step, seconds)."""
     import torch
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
         return 0, 0.0
-    state = load_state(path)
+    state = load_state(path, device)
     try:
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
         if "random_on_gpu" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random_on_gpu"])
+            torch.cuda.set_rng_state(state["random_on_gpu"].cpu())
         print(f"{out}: going on from step {state['step']}", file=sys.stderr)
         return state["step"], state["seconds"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
