@@ -112,6 +112,8 @@ def value(results, study, job, column, row, number):
     if not seeds:
         return f"not run: {name}"
     kind, _, label = column.removesuffix(" %").partition(" ")
+    if test and "metrics" in seeds[0] and test not in seeds[0]["metrics"]:
+        return f"no {test} test"
     if kind in ("output", "parameters"):
         if row == "total":
             number = -1
@@ -214,15 +216,16 @@ def ticks(low, high):
     for step in (size / 5, size / 2, size, 2 * size):
         found = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
         if len(found) <= 5:
-            return found.round(12)
+            break
+    return found.round(12)
 
 
 def line_chart(title, x_label, series):
     """series: [(name, xs, ys), ...]"""
     xs = np.concatenate([x for _, x, _ in series])
     ys = np.concatenate([y for _, _, y in series])
-    x0, x1 = xs.min(), max(xs.max(), xs.min() + 1e-6)
-    y0, y1 = ys.min(), max(ys.max(), ys.min() + 1e-6)
+    x0, x1 = xs.min(), max(xs.max(), xs.min() + 1e-2)
+    y0, y1 = ys.min(), max(ys.max(), ys.min() + 1e-3)
 
     def across(x):
         return 50 + 294 * (x - x0) / (x1 - x0)

@@ -27,7 +27,7 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
   local gan="" fit="" benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
   case $SCALE in
-    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 120" fit="--steps 60 --batch 16"
+    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 120" fit="--steps 60 --batch 16"
            benign=118 malignant=142 mixed="13 16" ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15" ;;
   esac
@@ -50,9 +50,9 @@ wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on r
 dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becomes the classifier
   local gan="" plain="" lapgan="" fit="" samples=1300 hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02" net=inception scratch=""
   case $SCALE in
-    quick) gan="--width 16 --batch 16 --lr 1e-3 --steps 300" samples=160 fit="--width 16 --steps 60 --batch 16"
-           hundred="--batch 12" fast="--lr 2e-3"          # in proportion to 16 and 1e-3
-           plain="--width 300 --batch 16 --lr 1e-3 --steps 400" lapgan="--width 16 --batch 16 --lr 1e-3 --steps 200" ;;
+    quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
+           hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
+           plain="--width 200 --batch 32 --steps 800" lapgan="--width 8 --batch 16 --steps 600" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -134,7 +134,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
   local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class samples=100 test=100
   local fit="--lr 2e-4 --beta1 0.5 --batch 64"
   case $SCALE in
-    quick) gan="--width 16 --z-dim 64 --batch 16 --lr 1e-3 --steps 250" samples=20 test=20 size="--size 32"
+    quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 size="--size 32"
            fit="--batch 16 --lr 1e-3" steps="--steps 60" epochs="--epochs 3" nets="--steps 4" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
     paper) gan="--steps 6000" ;;        # 200 epochs of the clean part are 1,000 steps, too few to live
@@ -168,7 +168,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
   local n=600 limit="" full=299 gan="" fit="" net=inception keep=""
   case $SCALE in
-    quick) full=80 gan="--width 16 --batch 16 --steps 300 --lr 1e-3 --snapshots 48"
+    quick) full=80 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
            fit="--size 80 --batch 8 --steps 12" ;;
     small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) gan="--snapshots 2000" ;;
@@ -197,7 +197,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   local n="--built-in 3000" seeds=$SEEDS test=0.4
   case $SCALE in
     quick) fit="--size 32 --steps 400 --batch 32" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 400" test=0.8
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 300" test=0.8
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
