@@ -119,7 +119,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
     each_seed cyclegan_$n $resnet --lr-of @isic0-s% --synthetic $made --use $n --of 24000
   done
   for alpha in 8 4 2 1; do
-    job nv2mel_$alpha gan.py train cyclegan --source @data --source-class NV --data @rank \
+    job nv2mel_$alpha gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL \
       --keep $(awk "BEGIN {print 1 / $alpha}") --samples 7000 --per 10300 $cyclegan
   done
   stage
