@@ -281,6 +281,8 @@ def read_tables(folder):
                 entries.append(entry)
             elif file.name == "labels.csv":
                 raise UserError(f"{file} has no column image: its columns are {list(row)}")
+        if rows and "image" not in [COLUMN_NAMES.get(name) for name in rows[0]]:
+            print(f"{file} has no column that names images: not used", file=sys.stderr)
     return entries
 
 
@@ -302,6 +304,9 @@ def read_rows(folder, zeros=None):
     for entry in entries:
         for name in by_key[entry["image"]]:
             lesions[name] = entry["lesion"] or lesions.get(name, name)
+    if any(entry["lesion"] for entry in entries) and len(lesions) < len(files):
+        print(f"{folder}: {len(files) - len(lesions)} of {len(files)} images have no lesion id: each "
+              "counts as a lesion of its own", file=sys.stderr)
     entries = [entry for entry in entries if "label" in entry]
     entries = [entry for entry in entries if entry["table"].name == "labels.csv"] or entries
     if not entries:
@@ -326,6 +331,9 @@ def read_rows(folder, zeros=None):
         part = PARTS.get(part) or part_of(name.rpartition("/")[0])
         part = part or part_of(entry["table"].stem)
         rows[name] = Row(name, plain_name(label), lesions.get(name, name), part)
+    if len(rows) < len(files):
+        print(f"{folder}: {len(files) - len(rows)} of {len(files)} images are in no table: left out",
+              file=sys.stderr)
     return list(rows.values())
 
 

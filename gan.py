@@ -755,6 +755,7 @@ def train(args):
     last = min(config["steps"], args.stop_after or config["steps"])
     loop(m, first, last, save)
     if last < config["steps"]:
+        print(f"{out}: stopped after step {last} as asked")
         return save(last)
     jobs.check_finite(out, m.parts, last)
     finish(m, images, source, test, spent + time.time() - begun)

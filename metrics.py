@@ -239,10 +239,12 @@ def level(arm):
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
     value, variance, df = combine({"": arm}, {"": 1.0})
+    z = student(df).ppf(0.975)
+    if not 0 <= value <= 1:                         # no share, such as a negative kappa
+        return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
     n = arm.lesions
     if variance > 0 and 0 < value < 1:
         n = value * (1 - value) / variance
-    z = student(df).ppf(0.975)
     shrink = 1 + z ** 2 / n
     middle = (value + z ** 2 / (2 * n)) / shrink
     half = z / shrink * np.sqrt(value * (1 - value) / n + z ** 2 / (4 * n * n))

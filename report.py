@@ -135,7 +135,7 @@ def value(results, study, job, column, row, number):
         label = row
     arm = results.arms(f"{study}/{name}", test or "real").get(f"{kind} {label}".strip())
     if arm is None:
-        return f"no {label} here"
+        return f"no {column} here"
     level = metrics.level(arm)
     if level is None:
         return f"no {label} here" if kind == "recall" else "never predicted"
@@ -437,6 +437,9 @@ def paper_section(page, study, judged):
             page.add(re.sub("^#", "##", block))
             continue
         header, _, *rows = map(cells_of, block.splitlines())
+        for row in rows:
+            if len(row) != len(header):
+                raise UserError(f"{PAPERS[study]}: {len(row)} cells below {len(header)}: {row}")
         if header[0] == "claim":
             claims(page, study, rows, judged)
         elif header[0] == "figure":
@@ -448,7 +451,7 @@ def paper_section(page, study, judged):
             fill_below(page, study, header, rows)
         else:
             page.table(header, rows)
-    page.add(f"What the paper states, leaves silent, and what was changed: papers/{study}.md")
+    page.add(f"What the paper states, leaves silent, and what was changed: papers/{PAPERS[study].name}")
 
 
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
@@ -519,7 +522,7 @@ def claims(page, study, rows, judged):
         clean, as_printed = points(gain), "-"
         if before == "-" and gain:
             clean = f"{percent(gain[:3])} %"
-        if own[0] != "-":
+        if own and own[0] != "-":
             as_printed = points(results.gain(study, *own))
         shown.append([claim, printed, clean, as_printed, verdict(printed, gain, p)])
     header = ["claim", "printed", "ours, clean", "ours, as printed", "verdict"]
@@ -529,8 +532,8 @@ def claims(page, study, rows, judged):
 
 # ---- The controls
 
-GANS = {"wgan_gp": "WGAN-GP", "dcgan_cls": "DCGAN (001)", "dermagan": "DCGAN (003)",
-        "dcgan_inception": "DCGAN (004)"}
+TITLES = {"wgan_gp": "WGAN-GP", "dcgan_cls": "DCGAN (001)", "dermagan": "DCGAN (003)",
+          "dcgan_inception": "DCGAN (004)"}
 NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
 
 
@@ -554,9 +557,18 @@ def worth_of(results, net, gans):
     return metrics.worth(arms, triples), fake, more
 
 
+def gans_added(results, net="cnn"):
+    """{GAN of the controls: its title}: what stands in NET_SIZE_GAN and is no other arm."""
+    found = {}
+    for name in results.names("controls", f"{net}_*_alone"):
+        gan = re.fullmatch(r".*?_\d+_(.*)_alone", name)[1]
+        found[gan] = TITLES.get(gan, gan)
+    return found
+
+
 def answer(results):
     """The first sentence of the page."""
-    found = worth_of(results, "cnn", GANS)
+    found = worth_of(results, "cnn", gans_added(results))
     if not found:
         return "What one GAN image is worth was not measured here: bash run_all.sh controls"
     (x, low, high), fake, more = found
@@ -589,7 +601,7 @@ def first_screen(page, scale):
     page.add("# Do GAN images help a skin-lesion classifier?")
     page.add(answer(results))
     worths = {}
-    for gan, title in GANS.items():
+    for gan, title in gans_added(results).items():
         found = worth_of(results, "cnn", [gan])
         if found and np.isfinite(found[0][1]):
             worths[title] = found[0]
@@ -654,7 +666,7 @@ def controls_table(page, net):
         return
     added = {"real": "as many further real images", "classical": "classical augmentation",
              "copies": "copies of the same images"}
-    for gan, title in GANS.items():
+    for gan, title in gans_added(results, net).items():
         added[gan] = f"{title} images"
         added[f"{gan}_shuffled"] = f"{title}, labels shuffled"
         added[f"{gan}_alone"] = f"{title} alone"

@@ -314,7 +314,7 @@ if [ "$GPU" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16=
 cd "$(dirname "$0")" || exit
 : "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}}"
 if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA/ham10000" ]; then
-  CHOSEN="wgan_gp dcgan_cls dcgan_inception controls"
+  CHOSEN=${STUDIES//acgan_cyclegan dermagan /}
   echo "$DATA has no isic2019 or ham10000: without the eight classes that acgan_cyclegan and dermagan need" >&2
 fi
 

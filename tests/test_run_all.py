@@ -195,6 +195,7 @@ def controls(out, real, gan, more):
         fake_run(out, "controls", "cnn_100_real", real, seed)
         fake_run(out, "controls", "cnn_200_real", more, seed)
         fake_run(out, "controls", "cnn_100_dcgan_cls", gan, seed)
+        fake_run(out, "controls", "cnn_100_dcgan_cls_alone", 0.6, seed)
 
 
 def test_the_worth_that_was_planted_is_found(tmp_path):
