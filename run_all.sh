@@ -52,7 +52,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
-           plain="--width 200 --batch 32 --steps 800" lapgan="--width 8 --batch 16 --steps 600" ;;
+           plain="--width 200 --batch 32 --steps 400" lapgan="--width 8 --batch 16 --steps 250" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -90,7 +90,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
-    quick) px=32 acgan="--size 32 --width 16 --batch 32 --lr 1e-3 --steps 500"
+    quick) px=32 acgan="--size 32 --width 16 --batch 32 --lr 2e-4 --steps 400"
            cyclegan="--size 32 --width 8 --blocks 2 --steps 100" resnet="--size 32 --width 8 --batch 16 --steps 12"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
@@ -135,7 +135,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
   local fit="--lr 2e-4 --beta1 0.5 --batch 64"
   case $SCALE in
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 size="--size 32"
-           fit="--batch 16 --lr 1e-3" steps="--steps 60" epochs="--epochs 3" nets="--steps 4" ;;
+           fit="--batch 16 --lr 1e-3" steps="--steps 40" epochs="--epochs 2" nets="--steps 4" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
     paper) gan="--steps 6000" ;;        # 200 epochs of the clean part are 1,000 steps, too few to live
   esac
@@ -196,7 +196,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 20000 $BF16"
   local n="--built-in 3000" seeds=$SEEDS test=0.4
   case $SCALE in
-    quick) fit="--size 32 --steps 400 --batch 32" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
+    quick) fit="--size 32 --steps 300 --batch 16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
            gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 300" test=0.8
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
