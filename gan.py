@@ -357,12 +357,17 @@ class TwoHeads(nn.Module):
 
 
 def acgan_discriminator(classes=8, width=64, size=128):
-    """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits)."""
+    """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
+
+    A smaller image gets the last layers alone: with all six it would end at 1 x 1, where a
+    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images.
+    """
     layers, maps, side = [], 3, size
-    for k in range(6):                          # sides 64, 62, 31, 29, 15, 13 at 128 px
+    first = 14 - 2 * int(math.log2(size))       # 0 at 128 px, 2 at 64, 4 at 32
+    for k in range(first, 6):                   # sides 64, 62, 31, 29, 15, 13 at 128 px
         wide, stride, pad = width * 2 ** k // 4, 2 - k % 2, 1 - k % 2
         layers.append(nn.Conv2d(maps, wide, 3, stride, pad, bias=False))
-        if k > 0:
+        if k > first:
             layers.append(nn.BatchNorm2d(wide))
         layers += [nn.LeakyReLU(0.2), nn.Dropout(0.5)]
         maps, side = wide, (side + 2 * pad - 3) // stride + 1

@@ -634,7 +634,8 @@ def first_pictures(page):
         data = results.names(study, "data")
         gans = gans_of(results, study)[:2]
         if data and gans:
-            page.pictures(pictures_of(results, "grid", data))
+            [(_, real)] = pictures_of(results, "grid", data)[:1]
+            page.pictures([(f"real: {source_of(results)}, a row per class", real)])
             page.pictures(pictures_of(results, "grid", gans))
             return
 

@@ -52,7 +52,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
-           plain="--width 200 --batch 32 --steps 400" lapgan="--width 8 --batch 16 --steps 250" ;;
+           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 8 --batch 16 --steps 200" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -90,8 +90,9 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
-    quick) px=32 acgan="--size 32 --width 16 --batch 32 --lr 2e-4 --steps 400"
-           cyclegan="--size 32 --width 8 --blocks 2 --steps 100" resnet="--size 32 --width 8 --batch 16 --steps 12"
+    quick) px=32 acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
+           cyclegan="--size 32 --width 8 --blocks 2 --lr 1e-3 --steps 150"
+           resnet="--size 32 --width 8 --batch 16 --steps 8"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
@@ -166,7 +167,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 }
 
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
-  local n=600 limit="" full=299 gan="" fit="" net=inception keep=""
+  local n=600 limit="" full=299 gan="" fit="" net=inception
   case $SCALE in
     quick) full=80 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
            fit="--size 80 --batch 8 --steps 12" ;;
@@ -174,7 +175,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
     paper) gan="--snapshots 2000" ;;
   esac
   [ "$DATA" ] || limit="--limit malignant=250"          # the paper's ratio of malignant to benign is 0.83
-  if [ "$WEIGHTS" ]; then net=@original_64-s0 keep=--keep; fi
+  if [ "$WEIGHTS" ]; then net=@judge; fi         # without the FID's weights: a small network of ours
   local prepare="data.py prepare $(data $n) $limit --for dcgan_inception --resplit --val 0.1111 --test 0.1"
   local inception="classify.py train inception --data @data_full $fit $WEIGHTS"
   stage
@@ -183,7 +184,8 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
   stage
   job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance $gan
   each_seed original    $inception
-  each_seed original_64 $inception --through 64 $keep
+  each_seed original_64 $inception --through 64
+  if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 300 --batch 16 --keep; fi
   stage
   each_seed augmented    $inception --synthetic @dcgan
   each_seed augmented_64 $inception --synthetic @dcgan --through 64

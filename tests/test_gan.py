@@ -35,6 +35,14 @@ def test_parameter_counts(net, count):
     assert parameters(net()) == count
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_the_acgans_judge_ends_on_13_or_14_pixels_at_every_size(size):
+    """Ending at 1 x 1, as the first edition's did at 32 px, a BatchNorm over fakes alone makes them look real."""
+    judge = gan.acgan_discriminator(8, 16, size)
+    features = judge[:-2](torch.randn(2, 3, size, size))
+    assert features.shape[1] == 128 and features.shape[2] in (13, 14)
+
+
 @pytest.mark.parametrize("name", gan.GANS)
 def test_recipes_build_networks_that_fit_each_other(name):
     entry = gan.GANS[name]
@@ -78,7 +86,7 @@ class Linear(nn.Module):
 def test_the_penalty_of_a_linear_critic_is_known(norm):
     real, fake = torch.randn(2, 5, 3, 64, 64)
     penalty = gan.gradient_penalty(Linear(norm), real, fake, weight=10.0)
-    assert float(penalty) == pytest.approx(10 * (norm - 1) ** 2, abs=1e-4)
+    assert penalty.item() == pytest.approx(10 * (norm - 1) ** 2, abs=1e-4)
 
 
 def test_the_penalty_takes_one_norm_per_image_over_all_its_values():
@@ -292,6 +300,7 @@ def test_kill_9_or_ctrl_c_and_the_same_command_again_gives_the_same_result(tmp_p
     for kind in (signal.SIGKILL, signal.SIGINT):
         process, before = start(tmp_path / "cut"), checkpoint.exists() and checkpoint.stat().st_mtime_ns
         while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
         process.send_signal(kind)
         words = process.communicate()[1]

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,6 @@ def test_photographs_are_found_from_any_folder_and_with_odd_names(tmp_path):
     found = subprocess.run(["bash", str(ROOT / "run_all.sh"), "list", "--data", photos.name, "wgan_gp"],
                            capture_output=True, text=True, cwd=tmp_path)
     rows = [line.split("\t") for line in found.stdout.splitlines()]
-    import shlex
     prepare = next(shlex.split(row[3]) for row in rows if row[2] == "wgan_gp/data")
     assert prepare[prepare.index("prepare") + 1] == str(photos)
 
@@ -131,11 +131,13 @@ def test_a_folder_of_other_results_is_refused(tmp_path):
 def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_path, prepared, kind):
     text = lines(tmp_path, ("a", 1, "gan", f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps 4000"))
     process = subprocess.Popen([sys.executable, "jobs.py", "run", "--out", str(tmp_path), "--jobs", "2"], cwd=ROOT,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     process.stdin.write(text)
     process.stdin.close()
     log = tmp_path / "a" / "gan" / "log.txt"
     while not log.exists() or "/4000" not in log.read_text():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(kind)
     process.wait(timeout=30)
@@ -158,6 +160,7 @@ def test_two_processes_never_share_a_job(tmp_path, prepared):
              "--steps", "4000", "--out", str(tmp_path / "job")]
     first = subprocess.Popen(train, cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (tmp_path / "job" / "config.json").exists():
+        assert first.poll() is None
         time.sleep(0.1)
     second = subprocess.run(train, cwd=ROOT, capture_output=True, text=True)
     first.kill()
