@@ -136,7 +136,7 @@ class ImageSet:
         if path.suffix == ".npz":
             columns = {name: getattr(self, name) for name in COLUMNS}
             with jobs.replacing(path) as file:
-                np.savez(file, **columns, classes=self.classes, info=json.dumps(self.info))
+                np.savez_compressed(file, **columns, classes=self.classes, info=json.dumps(self.info))
             return
 
         if (path / "info.json").exists():
