@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import re
+import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -302,9 +303,9 @@ def read_rows(folder, zeros=None):
     entries = read_tables(folder)
     lesions = {}
     for entry in entries:
-        for name in by_key[entry["image"]]:
-            lesions[name] = entry["lesion"] or lesions.get(name, name)
-    if any(entry["lesion"] for entry in entries) and len(lesions) < len(files):
+        if entry["lesion"]:
+            lesions |= dict.fromkeys(by_key[entry["image"]], entry["lesion"])
+    if 0 < len(lesions) < len(files):
         print(f"{folder}: {len(files) - len(lesions)} of {len(files)} images have no lesion id: each "
               "counts as a lesion of its own", file=sys.stderr)
     entries = [entry for entry in entries if "label" in entry]

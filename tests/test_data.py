@@ -148,6 +148,19 @@ def test_bad_tables_name_the_line(tmp_path, refused, rows, words):
     refused(words, "data", "prepare", tmp_path, "--out", tmp_path / "job")
 
 
+def test_what_a_table_leaves_out_is_said(tmp_path, capsys):
+    folder_of(tmp_path, noise_photos([f"{k}.png" for k in range(5)]))
+    table(tmp_path / "labels.csv", [["image", "label"], ["0.png", "a"], ["1.png", "b"]])
+    assert len(data.read_rows(tmp_path)) == 2 and "3 of 5 images are in no table" in capsys.readouterr().err
+    table(tmp_path / "labels.csv", [["image", "label"], *([f"{k}.png", "a"] for k in range(5))])
+    table(tmp_path / "lesions.csv", [["image", "lesion_id"], ["0.png", "x"], ["nowhere.png", "y"]])
+    table(tmp_path / "other.csv", [["picture", "lesion_id"], ["0.png", "x"]])
+    rows = data.read_rows(tmp_path)
+    said = capsys.readouterr().err
+    assert rows[0].lesion == "x" and rows[1].lesion == "1.png"
+    assert "4 of 5 images have no lesion id" in said and "other.csv has no column that names images" in said
+
+
 def test_unreadable_images_are_named_or_left_out_and_counted(tmp_path, refused, done):
     folder_of(tmp_path / "set", noise_photos([f"{name}/{k}.png" for name in ("a", "b") for k in range(12)]))
     (tmp_path / "set" / "a" / "broken.png").write_bytes(photo()[:40])
