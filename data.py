@@ -305,7 +305,7 @@ def read_rows(folder, zeros=None):
     for entry in entries:
         if entry["lesion"]:
             lesions |= dict.fromkeys(by_key[entry["image"]], entry["lesion"])
-    if 0 < len(lesions) < len(files):
+    if any(entry["lesion"] for entry in entries) and len(lesions) < len(files):
         print(f"{folder}: {len(files) - len(lesions)} of {len(files)} images have no lesion id: each "
               "counts as a lesion of its own", file=sys.stderr)
     entries = [entry for entry in entries if "label" in entry]

@@ -443,8 +443,10 @@ class Runner:
         if process.exitcode == 0 and job.is_done():
             self.took.setdefault(job.kind(), []).append(seconds)
             ended = len(self.jobs) - len(self.todo) - len(self.running)
-            print(f"[{ended}/{len(self.jobs)}] {label:34}{readable_time(seconds):>7}, "
-                  f"about {readable_time(self.time_left())} left", flush=True)
+            line = f"[{ended}/{len(self.jobs)}] {label:36}{readable_time(seconds):>7}"
+            if len(sum(self.took.values(), [])) >= 5:           # fewer tell nothing of the rest
+                line += f", about {readable_time(self.time_left())} left"
+            print(line, flush=True)
             return
         self.broken.add(job.study)
         print(f"FAILED after {readable_time(seconds)}: {label}; the rest of {job.study} waits for it")

@@ -158,6 +158,9 @@ def test_what_a_table_leaves_out_is_said(tmp_path, capsys):
     rows = data.read_rows(tmp_path)
     said = capsys.readouterr().err
     assert rows[0].lesion == "x" and rows[1].lesion == "1.png"
+    table(tmp_path / "lesions.csv", [["image", "lesion_id"], ["nowhere.png", "y"]])
+    data.read_rows(tmp_path)
+    assert "5 of 5 images have no lesion id" in capsys.readouterr().err
     assert "4 of 5 images have no lesion id" in said and "other.csv has no column that names images" in said
 
 
