@@ -96,6 +96,8 @@ def published(name, weights, **options):
     """A network of torchvision's with published weights, with random ones if these are "none"."""
     if weights == "none":
         return models.get_model(name, weights=None, **options)
+    if options.get("width_per_group", 64) != 64:
+        raise UserError("--width: published weights are those of width 64; give --weights none")
     return models.get_model(name, weights=weights)
 
 
@@ -185,7 +187,7 @@ DERMA = PLAIN | dict(
     batch=(64, "text; released code 30"),
     augment=("classical", "text: rotation, flip, scaling, colour; ranges ours"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first"))
-FROZEN = DERMA | IMAGENET | dict(frozen_epochs=(100.0, "text: the base rests, the head learns"))
+FROZEN = DERMA | IMAGENET | dict(frozen_epochs=(math.inf, "text: the base rests, the head learns"))
 
 NETWORKS = {
     "cnn": Network(PLAIN, lambda c: cnn(c["n_classes"], c["size"])),        # paper 000
@@ -274,8 +276,8 @@ def weights_hash(run):
 
 def at_size(source, args):
     """The set at --size; with --through, first made that small: all as blurred as a GAN's."""
-    images = data.load(source, args.size)
-    return data.resized(data.resized(images, args.through), args.size)
+    images = data.load(source, args.through or args.size)      # a GAN's small images: never enlarged first
+    return data.resized(images, args.size)
 
 
 def load_parts(args):
@@ -297,7 +299,7 @@ def load_parts(args):
 
 def load_synthetic(args, training):
     """(fakes to train on, fakes held back for the mixed test), under the real images' classes."""
-    if (args.shuffle or args.alone or args.use) and not args.synthetic:
+    if (args.shuffle or args.alone or args.use is not None) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
     holds = args.mixed_test or [0] * len(args.synthetic)
     if len(holds) != len(args.synthetic):
@@ -307,8 +309,8 @@ def load_synthetic(args, training):
     for source, hold in zip(args.synthetic, holds):
         made = at_size(source, args)
         most = n = len(made) - hold
-        if args.use:                    # nested: the first n of each set
-            n = round(most * args.use / (args.of or most))
+        if args.use is not None:        # nested: the first n of each set
+            n = round(most * args.use / (args.of or max(most, 1)))
         if not 0 <= n <= most:
             raise UserError(f"{source} holds {len(made)} images, but {n} + {hold} are asked for")
         fakes = data.mix(fakes, made.take(slice(n)))

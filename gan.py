@@ -674,6 +674,8 @@ def draw(generator, inputs, batch=64):
 
 def diversity(images, real):
     """Mean pixel distance between two samples over that between two real images: near 0, collapsed."""
+    if min(len(images), len(real)) < 2:
+        return 1.0                                  # one image differs from nothing
     def apart(some):
         return torch.pdist(torch.from_numpy(some).flatten(1).float()).mean().item()
 
@@ -906,13 +908,15 @@ def sample(args):
     generator.load_state_dict(saved["average"])
     if entry.source and not args.source:
         raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
-    if entry.source:
-        inputs = scaled(data.to_tensor(data.load(args.source, config["size"]).images[:args.n]))
-        labels = torch.zeros(len(inputs), dtype=torch.long)
-    else:
-        inputs, labels = noise(config, args.n, np.random.default_rng(args.seed))
     info = data.load(run / "samples.npz").info
     seen = {key: info[key] for key in ("digests", "seen_ids")}
+    if entry.source:                                # what is translated has been seen too
+        source = data.load(args.source, config["size"])
+        inputs = scaled(data.to_tensor(source.images[:args.n]))
+        labels = torch.zeros(len(inputs), dtype=torch.long)
+        seen = {key: found + seen[key] for key, found in what_it_saw(source, source).items()}
+    else:
+        inputs, labels = noise(config, args.n, np.random.default_rng(args.seed))
     made = sample_set(f"{run.name}/{args.seed}", config, draw(generator, inputs), labels, seen)
     made.save(args.out)
     print(f"{args.out}: {len(made)} images")
@@ -960,8 +964,11 @@ def add_train_options(p, entry):
                    help="--samples is meant for M training (or source) images: scale it to ours")
     p.add_argument("--share", type=jobs.at_least(0, float), default=1.0,
                    help="train on this share of each class, by lesion; a larger one holds a smaller")
-    p.add_argument("--snapshots", type=jobs.at_least(0), default=0,
-                   help="keep so many samples at every log point")
+    if entry.source:
+        p.set_defaults(snapshots=0)
+    else:
+        p.add_argument("--snapshots", type=jobs.at_least(0), default=0,
+                       help="keep so many samples, ten times over the training")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too")
     if entry.source:
         p.add_argument("--source", required=True, help="image set to translate from")

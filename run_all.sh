@@ -97,7 +97,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
            cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
-           resnet="--size 64 --width 16 --batch 32 --epochs 3 $BF16" ;;
+           resnet="--size 64 --width 16 --batch 32 --epochs 3 --weights none $BF16" ;;
   esac
   resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS"
   local made="@cycle_${classes// / @cycle_}"
@@ -132,16 +132,16 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
 }
 
 dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test images and steps differ
-  local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class samples=100 test=100
+  local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class samples=100 test=100 n=4400
   local fit="--lr 2e-4 --beta1 0.5 --batch 64"
   case $SCALE in
-    quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 size="--size 32"
+    quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3" steps="--steps 40" epochs="--epochs 2" nets="--steps 4" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
     paper) gan="--steps 6000" ;;        # 200 epochs of the clean part are 1,000 steps, too few to live
   esac
   stage
-  job data data.py prepare $(data 800) --for dermagan --size 64 --resplit --test $test --val 0.1 \
+  job data data.py prepare $(data $n) --for dermagan --size 64 --resplit --test $test --val 0.1 \
     --limit MEL=509 BKL=513 AK=456 BCC=498
   stage
   for class in AK BCC BKL MEL; do
@@ -195,8 +195,8 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
   # The training part is the 200 %; 50 % is a quarter of it. The real arm of the next size is the oracle.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
-  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 20000 $BF16"
-  local n="--built-in 3000" seeds=$SEEDS test=0.4
+  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 20000 --batch 64 $BF16"
+  local seeds=$SEEDS test=0.4
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
            gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 300" test=0.8

@@ -1,6 +1,7 @@
 """Classifiers have the papers' parameter counts, see only what they may, and go on exactly."""
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,6 +185,9 @@ def test_a_placebo_has_its_labels_permuted_and_through_a_size_all_are_blurred(mo
     done("classify", "train", "cnn", "--data", prepared, *TINY, "--through", 16, "--out", tmp_path / "blurred")
     small = data.resized(data.resized(data.load(prepared).part("train"), 16), 64)
     assert (seen[1].images == small.images).all()
+    data.resized(small, 16).save(tmp_path / "small.npz")        # as a GAN's: not enlarged before it is blurred
+    made = classify.at_size(tmp_path / "small.npz", SimpleNamespace(size=64, through=16))
+    assert (made.images == data.resized(data.resized(small, 16), 64).images).all()
 
 
 def test_predictions_csv_holds_truth_lesion_and_chances_of_every_test_image(tmp_path, done, prepared, lesions):

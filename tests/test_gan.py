@@ -321,6 +321,8 @@ def test_a_gan_sees_the_training_part_alone_and_its_samples_say_so(tmp_path, don
          "--size", 64, "--width", 4, "--blocks", 1, "--steps", 1, "--samples", 2, "--out", tmp_path / "cycle")
     chain = set(data.load(tmp_path / "cycle").info["digests"])
     assert set(train.digests()) < chain             # what the first GAN saw, and its own images
+    done("gan", "sample", tmp_path / "cycle", "--source", prepared, "--n", 9, "--out", tmp_path / "all.npz")
+    assert set(lesions.digests()) <= set(data.load(tmp_path / "all.npz").info["digests"])
 
 
 def test_samples_as_many_as_asked(tmp_path, done, lesions, prepared):
