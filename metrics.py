@@ -234,7 +234,8 @@ def gain(arms, before, after):
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, so within 0 and 1.
 
-    Of as many lesions as give the variance of combine: n = value * (1 - value) / variance.
+    Of as many lesions as give the variance of combine: n = value * (1 - value) / variance, but no
+    more than there are: else a few that fail as a whole would make it too narrow.
     """
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
@@ -243,8 +244,10 @@ def level(arm):
     if not 0 <= value <= 1:                         # no share, such as a negative kappa
         return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
     n = arm.lesions
-    if variance > 0 and 0 < value < 1:
+    if variance > 0 and value * (1 - value) / variance < n:
         n = value * (1 - value) / variance
+    else:
+        z = student(0).ppf(0.975)                   # Wilson as he stands
     shrink = 1 + z ** 2 / n
     middle = (value + z ** 2 / (2 * n)) / shrink
     half = z / shrink * np.sqrt(value * (1 - value) / n + z ** 2 / (4 * n * n))

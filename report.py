@@ -43,17 +43,23 @@ class Results:
             job = file.parent.relative_to(self.out).as_posix()
             try:
                 self.add(job, file.parent)
-            except (UserError, OSError) as problem:
-                self.damaged.append(f"{job}: {problem}")
+            except (UserError, OSError, LookupError, TypeError, ValueError) as problem:
+                self.damaged.append(f"{job}: {problem!r}")
 
     def add(self, job, folder):
         result = jobs.read_json(folder / "result.json")
-        if not {"config", "seconds", "command"} <= result.keys():
-            raise UserError("result.json is not of this project")
+        kinds = dict(config=dict, seconds=(int, float), command=str)
+        found = dict(metrics={}, counts={}, source={}) | result
+        kinds |= dict(metrics=dict, counts=dict, source=dict)
+        for key, kind in kinds.items():
+            if not isinstance(found.get(key), kind):
+                raise UserError(f"result.json is not of this project: {key}")
         tests = {}
-        if (folder / "predictions.csv").exists():
-            for test in result["metrics"]:
+        if "curves" in result and "leaked" in result:           # a classifier
+            for test in ["real", *result["metrics"]]:
                 tests[test] = metrics.read_predictions(folder, test)
+                if tests[test] is None:
+                    raise UserError(f"predictions.csv has no test {test}")
         self.jobs[job] = result
         self.seeds.setdefault(re.sub(r"-s\d+$", "", job), {})[job] = tests
 
@@ -75,7 +81,11 @@ class Results:
         runs = [tests[test] for tests in seeds if test in tests]
         if not runs:
             return {}
-        return metrics.arms_of([predictions for predictions, _ in runs], runs[0][1])
+        try:
+            return metrics.arms_of([predictions for predictions, _ in runs], runs[0][1])
+        except UserError as problem:
+            self.damaged.append(f"{name}: {problem}")
+            return {}
 
     def accuracies(self, study, names):
         """{(name, test): Arm} of "name", "name@test" or wildcards; {} if one of them has not run."""
@@ -542,6 +552,8 @@ def worth_of(results, net, gans):
     arms = {}
     triples = []
     for name in results.names("controls", f"{net}_*_real"):
+        if not re.fullmatch(r".*_\d+_real", name):
+            continue
         size = int(name.split("_")[-2])
         for gan in gans:
             triple = [name, f"controls/{net}_{size}_{gan}", f"controls/{net}_{2 * size}_real"]
@@ -561,8 +573,8 @@ def gans_added(results, net="cnn"):
     """{GAN of the controls: its title}: what stands in NET_SIZE_GAN and is no other arm."""
     found = {}
     for name in results.names("controls", f"{net}_*_alone"):
-        gan = re.fullmatch(r".*?_\d+_(.*)_alone", name)[1]
-        found[gan] = TITLES.get(gan, gan)
+        for gan in re.findall(r"_\d+_(.*)_alone$", name):
+            found[gan] = TITLES.get(gan, gan)
     return found
 
 
@@ -661,7 +673,7 @@ def controls_table(page, net):
     """A row for each way to double the training set, a column for each size."""
     results = page.results
     names = results.names("controls", f"{net}_*_real")
-    sizes = [int(name.split("_")[-2]) for name in names]
+    sizes = [int(size) for size in re.findall(r"_(\d+)_real\b", " ".join(names))]
     sizes = sorted(size for size in sizes if 2 * size in sizes)
     if not sizes:
         return
