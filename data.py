@@ -112,7 +112,10 @@ class ImageSet:
         return dict(zip(self.classes, numbers.tolist()))
 
     def share(self, share):
-        """This share of each class, whole lesions, in a fixed random order: more holds less."""
+        """This share of each class, in a fixed random order of lesions: a larger one holds a smaller.
+
+        Lesions are whole, but perhaps the last one of each class.
+        """
         lots = [hash_of(str(group).encode()) for group in self.groups]
         order = np.argsort(lots, kind="stable")
         chosen = []
@@ -263,7 +266,7 @@ def read_tables(folder):
     for file in sorted(folder.rglob("*.csv")):
         try:
             with open(file, newline="", encoding="utf-8-sig", errors="replace") as opened:
-                rows = list(csv.DictReader(opened, restval=""))
+                rows = list(csv.DictReader(opened, restval="", skipinitialspace=True))
         except csv.Error as problem:
             raise UserError(f"{file} cannot be read as csv ({problem})") from None
 
@@ -277,7 +280,7 @@ def read_tables(folder):
                 entry["label"] = "+".join(name for name in one_hot if float(row[name]))
             for name, meaning in COLUMN_NAMES.items():
                 if name in row:
-                    entry[meaning] = row[name]
+                    entry[meaning] = row[name].strip()
             if "image" in entry:
                 entries.append(entry)
             elif file.name == "labels.csv":

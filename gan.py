@@ -873,8 +873,9 @@ def finish(m, images, source, test, seconds):
         values |= metrics.copying(made.images, images.images, test.images, config["seed"])
     jobs.finish_job(out, config, seconds, m.device, steps=config["steps"], counts=images.counts(),
                     metrics=values, curves=lines)
-    print(f"{out}: {config['steps']} steps, {len(made)} samples, diversity {values['diversity']:.2f}"
-          f"{' COLLAPSED' * values['collapsed']}; see {out}/grid.png")
+    alarm = " COLLAPSED" if values["collapsed"] else ""
+    print(f"{out}: {config['steps']} steps, {len(made)} samples, "
+          f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
 
 
 def what_it_saw(images, source):

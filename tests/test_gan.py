@@ -149,6 +149,18 @@ def test_dcgan_losses_of_a_judge_that_knows_nothing():
     assert float(values["D(x)"]) == float(values["D(G(z))"]) == 0.5
 
 
+@pytest.mark.parametrize("name, step", [("dcgan_cls", gan.dcgan_step), ("acgan", gan.acgan_step)])
+def test_real_and_fake_images_pass_the_discriminator_apart(name, step):
+    """BatchNorm would mix them: no batch may hold real images (here all of one colour) and fakes."""
+    judge, seen = Constant(8 if name == "acgan" else 0), []
+    judge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    generator = gan.acgan_generator(110, 4, 64) if name == "acgan" else gan.dcgan_generator(128, 4)
+    step(model(name, generator, judge, size=64))
+    colour = 200 / 127.5 - 1
+    real = [int(torch.isclose(batch, torch.tensor(colour)).flatten(1).all(1).sum()) for batch in seen]
+    assert real == [6, 0, 0]                    # real, fake for the judge, fake for the generator
+
+
 def test_the_acgans_class_loss_of_a_judge_that_knows_nothing_is_log_k():
     """It takes raw logits: softmax twice, as popular code has it, would give log K too, so shift one logit."""
     m = model("acgan", gan.acgan_generator(110, 4, 64), Constant(8), size=64)
