@@ -283,29 +283,36 @@ def at_size(source, args):
 def load_parts(args):
     """(training, validation, {name: test}). Test "real" is real images alone; "mixed" adds fakes."""
     real = at_size(args.data, args)
-    training, test = real.part("train").share(args.share), real.part("test")
+    training = real.part("train").share(args.share)
+    val, test = real.part("val"), real.part("test")
+    del real                            # half of the memory
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
         raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
 
-    fakes, held_back = load_synthetic(args, training)
+    fakes, held_back = load_synthetic(args)
     tests = {"real": test}
     if args.mixed_test:
-        tests["mixed"] = data.mix(test, held_back)
-    if not args.alone:
-        fakes = data.mix(training, *[training] * args.copies, fakes)
-    return fakes, real.part("val"), tests
+        tests["mixed"] = data.mix(test, *held_back)
+    reals = [training] * (1 + args.copies)
+    if args.alone:
+        reals = [training.take(slice(0))]
+    mixed = data.mix(*reals, *fakes)
+    if args.shuffle:                    # a placebo: the same images under permuted labels
+        labels = mixed.labels[sum(map(len, reals)):]
+        labels[:] = np.random.default_rng(args.seed).permutation(labels)
+    return mixed, val, tests
 
 
-def load_synthetic(args, training):
-    """(fakes to train on, fakes held back for the mixed test), under the real images' classes."""
+def load_synthetic(args):
+    """(sets of fakes to train on, sets of fakes held back for the mixed test)."""
     if (args.shuffle or args.alone or args.use is not None) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
     holds = args.mixed_test or [0] * len(args.synthetic)
     if len(holds) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
 
-    fakes = held_back = training.take(slice(0))
+    fakes, held_back = [], []
     for source, hold in zip(args.synthetic, holds):
         made = at_size(source, args)
         most = n = len(made) - hold
@@ -313,10 +320,8 @@ def load_synthetic(args, training):
             n = round(most * args.use / (args.of or max(most, 1)))
         if not 0 <= n <= most:
             raise UserError(f"{source} holds {len(made)} images, but {n} + {hold} are asked for")
-        fakes = data.mix(fakes, made.take(slice(n)))
-        held_back = data.mix(held_back, made.take(slice(most, None)))
-    if args.shuffle:                    # a placebo: the same images under permuted labels
-        fakes.labels = np.random.default_rng(args.seed).permutation(fakes.labels)
+        fakes.append(made.take(slice(n)))
+        held_back.append(made.take(slice(most, None)))
     return fakes, held_back
 
 
@@ -353,8 +358,8 @@ DECIDES = [
 def train(args):
     """Load, set up, loop, finish. Returns the result; None if --stop-after came before the end."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    training, val, tests = load_parts(args)
     leaked = count_leaked(args)
+    training, val, tests = load_parts(args)
     m = set_up(args, training, tests, device)
     done = jobs.start_job(out, m.config)
     if done:

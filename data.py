@@ -106,9 +106,12 @@ class ImageSet:
             raise UserError(f"no class {name}: the classes are {', '.join(self.classes)}")
         return self.take(self.labels == self.classes.index(name))
 
-    def counts(self):
-        """{class name: number of images}"""
-        numbers = np.bincount(self.labels, minlength=len(self.classes))
+    def counts(self, part=None):
+        """{class name: number of images}, of the whole set or of one part."""
+        labels = self.labels
+        if part:
+            labels = labels[self.split == part]
+        numbers = np.bincount(labels, minlength=len(self.classes))
         return dict(zip(self.classes, numbers.tolist()))
 
     def share(self, share):
@@ -116,6 +119,8 @@ class ImageSet:
 
         Lesions are whole, but perhaps the last one of each class.
         """
+        if share >= 1:
+            return self
         lots = [hash_of(str(group).encode()) for group in self.groups]
         order = np.argsort(lots, kind="stable")
         chosen = []
@@ -139,8 +144,11 @@ class ImageSet:
         path = Path(path)
         if path.suffix == ".npz":
             columns = {name: getattr(self, name) for name in COLUMNS}
+            save = np.savez_compressed
+            if self.images.nbytes > 500e6:      # 30 MB a second: a large set would wait for minutes
+                save = np.savez
             with jobs.replacing(path) as file:
-                np.savez_compressed(file, **columns, classes=self.classes, info=json.dumps(self.info))
+                save(file, **columns, classes=self.classes, info=json.dumps(self.info))
             return
 
         if (path / "info.json").exists():
@@ -389,30 +397,40 @@ def read_all(work, rows, title):
 def decoded(folder, rows, size, skip_bad=False):
     """The image set of these rows. An unreadable image ends the work, or is left out and named."""
     files = image_files(folder)
-    good, pictures, bad = read_all(lambda row: decode(files[row.name](), size), rows,
-                                   f"decoding {folder.name}")
+    pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
+
+    def work(row):
+        pictures[place[row]] = decode(files[row.name](), size)
+        return place[row]
+
+    place = {row: k for k, row in enumerate(rows)}
+    good, filled, bad = read_all(work, rows, f"decoding {folder.name}")
     if bad and not skip_bad:
         raise UserError(f"{folder}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
                         "remove it, or use `python data.py prepare --skip-bad`")
     info = dict(source=folder.name, skipped=bad)
     if (folder / "info.json").exists():             # GAN samples: what their GAN has seen
         info |= jobs.read_json(folder / "info.json")
+    if bad:
+        pictures = pictures[filled]
     return from_rows(good, pictures, info)
 
 
 def from_rows(rows, pictures, info):
+    """rows: [Row, ...]; pictures: uint8 (n, side, side, 3)."""
     names, labels, lesions, parts = map(np.array, zip(*rows))
     classes, numbers = np.unique(labels, return_inverse=True)
-    return ImageSet(np.stack(pictures), numbers, classes.tolist(), names, lesions, parts, info)
+    return ImageSet(pictures, numbers, classes.tolist(), names, lesions, parts, info)
 
 
 def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or len(images) == 0 or images.images.shape[1] == size:
         return images
-    pictures = [Image.fromarray(image) for image in images.images]
-    pictures = [picture.resize((size, size), BICUBIC) for picture in pictures]
-    return replace(images, images=np.stack(pictures))
+    pictures = np.empty((len(images), size, size, 3), np.uint8)
+    for k, image in enumerate(images.images):
+        pictures[k] = Image.fromarray(image).resize((size, size), BICUBIC)
+    return replace(images, images=pictures)
 
 
 # ---- Which images, which classes
@@ -507,7 +525,8 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     in_test = np.isin(groups, groups[split == "test"])
     in_val = np.isin(groups, groups[split == "val"]) & ~in_test
     drop = in_test & (split != "test") | in_val & (split != "val")
-    images, groups, split = images.take(~drop), groups[~drop], split[~drop]
+    if drop.any():
+        images, groups, split = images.take(~drop), groups[~drop], split[~drop]
 
     for name, share, own_seed in (("test", test, seed), ("val", val, seed + 1)):
         if share and name not in split:
@@ -781,7 +800,7 @@ def drawn(rows, size, seed):
     for row in rows:
         lesion, view = map(int, row.name.removeprefix("lesion").split("_"))
         pictures.append(draw_lesion(lesion % 8, lesion, view, seed, size))
-    return from_rows(rows, pictures, dict(source=f"drawn lesions (n {len(rows)}, seed {seed})"))
+    return from_rows(rows, np.stack(pictures), dict(source=f"drawn lesions (n {len(rows)}, seed {seed})"))
 
 
 def built_in(n, size=64, seed=0):
@@ -816,7 +835,7 @@ class Batches:
             raise UserError("--batch 1: BatchNorm needs at least 2 images")
         if len(images) < batch:
             raise UserError(f"{len(images)} images are too few for --batch {batch}")
-        self.pixels = to_tensor(images.images, device)
+        self.pixels = torch.from_numpy(images.images).to(device)    # (n, h, w, 3): no second copy
         self.labels = torch.from_numpy(images.labels).to(device)
         self.batch, self.seed = batch, seed
         self.per_epoch = len(images) // batch
@@ -832,7 +851,8 @@ class Batches:
             self.epoch = epoch
         chosen = self.order[k * self.batch:(k + 1) * self.batch]
         self.position += 1
-        return self.pixels[chosen], self.labels[chosen]
+        pixels = self.pixels[chosen].permute(0, 3, 1, 2).contiguous()
+        return pixels, self.labels[chosen]
 
     def state_dict(self):
         return dict(position=self.position)
@@ -937,10 +957,10 @@ def prepare(args):
     config |= dict(command="prepare", data=images.fingerprint())
     if jobs.start_job(out, config):
         return
-    show_training_images(images.part("train"), out, args.seed)
+    show_training_images(images, out, args.seed)
     images.save(out / "images.npz")
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    counts = {part: images.part(part).counts() for part in parts}
+    counts = {part: images.counts(part) for part in parts}
     lesions = len(set(images.groups))
     jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=images.info,
                     lesions=lesions, drop_near=args.drop_near)
@@ -954,12 +974,15 @@ def prepare(args):
         print(f"stand-in: {images.info['stand_in']}")
 
 
-def show_training_images(train, out, seed):
-    """grid.png, 8 images of each class; augmented.png, 16 copies of one image."""
-    shown = [train.of_class(name).images[:8] for name in train.classes]
-    save_grid(out / "grid.png", np.concatenate(shown))
+def show_training_images(images, out, seed):
+    """grid.png, 8 training images of each class; augmented.png, 16 copies of one image."""
+    shown = []
+    for label in range(len(images.classes)):
+        of_class = (images.split == "train") & (images.labels == label)
+        shown.extend(np.flatnonzero(of_class)[:8])
+    save_grid(out / "grid.png", images.images[shown])
     torch.manual_seed(seed)
-    copies = scaled(to_tensor(train.images[:1].repeat(16, 0)))
+    copies = scaled(to_tensor(images.images[shown[:1] * 16]))
     copies = augment(copies, zoom=0, shift=0, shear=10, brightness=0)
     save_grid(out / "augmented.png", to_uint8(copies))
 

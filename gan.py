@@ -666,10 +666,14 @@ def update_average(average, net, step, decay):
 
 @torch.no_grad()
 def draw(generator, inputs, batch=64):
-    """Images of a generator in eval mode, of noise or of images: uint8 (n, h, w, 3)."""
+    """Images of a generator in eval mode, of noise or of uint8 images: uint8 (n, h, w, 3)."""
     device = next(generator.parameters()).device
-    images = [generator(some.to(device)).float().cpu() for some in inputs.split(batch)]
-    return data.to_uint8(torch.cat(images))
+    images = []
+    for some in inputs.split(batch):
+        if some.dtype == torch.uint8:               # scaled here: as floats thousands fill memory
+            some = scaled(some)
+        images.append(data.to_uint8(generator(some.to(device)).float()))
+    return np.concatenate(images)
 
 
 def diversity(images, real):
@@ -789,8 +793,8 @@ def build(config, out, images, source, device):
         m.inputs, m.labels = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
     else:
         add_way_back(m, source)
-        m.inputs = scaled(data.to_tensor(source.images[:config["samples"]]))
-        m.shown, m.labels = m.inputs[:8], torch.zeros(len(m.inputs), dtype=torch.long)
+        m.inputs = data.to_tensor(source.images[:config["samples"]])
+        m.shown, m.labels = m.inputs[:64], torch.zeros(len(m.inputs), dtype=torch.long)
     m.parts.update(optimizer_g=m.optimizer_g, optimizer_d=m.optimizer_d)
 
     mixed = images.take(np.random.default_rng(config["seed"]).permutation(len(images)))
@@ -858,7 +862,7 @@ def finish(m, images, source, test, seconds):
     weights = dict(average=m.average.state_dict(), discriminator=m.discriminator.state_dict())
     jobs.save_state(out / "model.pt", dict(config=json.dumps(config), **weights))
     if source is not None:                          # sources above what became of them
-        shown = np.concatenate([data.to_uint8(m.shown), shown])
+        shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
     seen = what_it_saw(images, source)
     made = sample_set(out.name, config, draw(m.average, m.inputs), m.labels, seen)
@@ -913,7 +917,7 @@ def sample(args):
     seen = {key: info[key] for key in ("digests", "seen_ids")}
     if entry.source:                                # what is translated has been seen too
         source = data.load(args.source, config["size"])
-        inputs = scaled(data.to_tensor(source.images[:args.n]))
+        inputs = data.to_tensor(source.images[:args.n])
         labels = torch.zeros(len(inputs), dtype=torch.long)
         seen = {key: found + seen[key] for key, found in what_it_saw(source, source).items()}
     else:
