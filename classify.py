@@ -280,6 +280,13 @@ def at_size(source, args):
     return data.resized(images, args.size)
 
 
+def few(images, args):
+    """The images; in a dry run the first 64, since two steps take longer to test than to make."""
+    if args.dry_run:
+        return images.take(slice(64))
+    return images
+
+
 def load_parts(args):
     """(training, validation, {name: test}). Test "real" is real images alone; "mixed" adds fakes."""
     real = at_size(args.data, args)
@@ -360,7 +367,10 @@ def train(args):
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     leaked = count_leaked(args)
     training, val, tests = load_parts(args)
+    val, tests = few(val, args), {name: few(test, args) for name, test in tests.items()}
     m = set_up(args, training, tests, device)
+    if args.dry_run:
+        m.train_step = jobs.measured(train_step, m.cost)
     done = jobs.start_job(out, m.config)
     if done:
         return done
@@ -386,7 +396,7 @@ def train(args):
     return jobs.finish_job(
         out, m.config, spent + time.time() - begun, device, steps=steps, counts=training.counts(),
         metrics=values, curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"],
-        scratch=m.config.get("weights") == "none", parameters=parameters)
+        scratch=m.config.get("weights") == "none", parameters=parameters, cost=m.cost)
 
 
 def set_up(args, training, tests, device):
@@ -398,7 +408,7 @@ def set_up(args, training, tests, device):
     config |= dict(
         classes=training.classes, n_classes=len(training.classes), train=training.fingerprint(),
         tests={name: test.fingerprint() for name, test in tests.items()},
-        steps=args.steps or math.ceil(args.epochs * batches.per_epoch), start="none")
+        start="none", **jobs.planned(args, args.steps or math.ceil(args.epochs * batches.per_epoch)))
     if args.lr_of:
         found = jobs.read_json(Path(args.lr_of) / "result.json").get("lr_finder")
         if not found:
@@ -419,7 +429,8 @@ def set_up(args, training, tests, device):
         frozen = min(1.0, args.frozen_epochs / args.epochs)
     config["frozen_steps"] = round(config["steps"] * frozen)
 
-    m = SimpleNamespace(batches=batches, config=config, device=device)
+    m = SimpleNamespace(batches=batches, config=config, device=device, cost={})
+    m.train_step = train_step
     m.norm_learns = entry.norm_learns
     m.net = net.to(device, memory_format=torch.channels_last)
     m.optimizer = make_optimizer(net, config)
@@ -438,7 +449,7 @@ def loop(m, out, val, first, last, save):
     for step in jobs.steps_to_do(first, last, save):
         if step == frozen:
             freeze(m, False)
-        m.record["recent"].append(train_step(m, *rates[step]))
+        m.record["recent"].append(m.train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here the loop waits for the device
             progress.note = add_point(m, out, val, step + 1)
         progress(step + 1)
@@ -500,7 +511,8 @@ def learning_rates(m):
     """[(rate, momentum), ...]. 1cycle: one cycle for the head alone, one for all."""
     top, steps, frozen = m.config["lr"], m.config["steps"], m.config["frozen_steps"]
     if top == 0:
-        m.record["lr_finder"] = m.record["lr_finder"] or find_lr(m)
+        tries = 2 if "dry_run_of" in m.config else 100
+        m.record["lr_finder"] = m.record["lr_finder"] or find_lr(m, tries)
         top = m.record["lr_finder"]["chosen"]
     if m.config["schedule"] == "constant":
         return [(top, m.config["beta1"])] * steps
@@ -516,7 +528,7 @@ def one_cycle(steps, top):
     return np.stack([rates, 0.95 - 0.1 * height], 1).tolist()
 
 
-def find_lr(m, tries=100):
+def find_lr(m, tries):
     """fastai's lr finder (2020): a tenth of the rate at which the smoothed loss is lowest. A copy of
     the network trains while the rate grows, until the loss is 4 times its best. The first tenth is
     left out, as fastai does: the mean of so few batches is luck."""
@@ -586,7 +598,9 @@ def load_net(run, device="cpu"):
 def load_training(args):
     """The training images of --data, of --class alone if that is given."""
     images = data.load(args.data).part("train")
-    return images.of_class(args.of_class) if args.of_class else images
+    if args.of_class:
+        images = images.of_class(args.of_class)
+    return few(images, args)
 
 
 def predict(args):
@@ -633,7 +647,7 @@ def score(args):
     files = [Path(source) for source in args.sets]
     if args.over_steps:
         files += sorted(Path(args.over_steps).glob("snapshots/*.npz"))
-    sets = {file.stem: data.load(file) for file in files}
+    sets = {file.stem: few(data.load(file), args) for file in files}
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
@@ -645,6 +659,8 @@ def score(args):
     if jobs.start_job(out, config):
         return
 
+    side = min(made.images.shape[1] for made in sets.values())
+    real = data.resized(real, side)     # as blurred as the GANs' images
     rng, rows = np.random.default_rng(args.seed), []
     x, _ = features(real.take(rng.permutation(len(real))))
     for label, made in sets.items():

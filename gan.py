@@ -752,11 +752,14 @@ def train(args):
         config["source"] = source.fingerprint()
     config["samples"] = number_of_samples(args, images if source is None else source)
     epoch = max(len(images), len(source or ())) / args.batch / config.get("n_critic", 1)
-    config["steps"] = args.steps or math.ceil(args.epochs * epoch)
+    config |= jobs.planned(args, args.steps or math.ceil(args.epochs * epoch))
     if jobs.start_job(out, config):
         return
 
     m = build(config, out, images, source, device)
+    if args.dry_run:
+        m.train_step = jobs.measured(m.train_step, m.cost)
+        m.shown = m.shown[:8]
     first, spent = jobs.load_checkpoint(out, m.parts, device)
     m.progress = jobs.Progress(out.name, config["steps"], first)
 
@@ -775,7 +778,8 @@ def train(args):
 def build(config, out, images, source, device):
     """A model, ready for entry.step(m): networks, optimisers, batches. m.parts: what is saved."""
     entry = GANS[config["model"]]
-    m = SimpleNamespace(entry=entry, config=config, out=out, device=device)
+    m = SimpleNamespace(entry=entry, config=config, out=out, device=device, cost={})
+    m.train_step = entry.step
     m.generator = entry.generator(config).to(device)
     m.discriminator = entry.discriminator(config).to(device)
     m.average = copy.deepcopy(m.generator).eval().requires_grad_(False)
@@ -812,11 +816,11 @@ def make_optimizer(config, *nets):
 
 
 def loop(m, first, last, save):
-    """The training: fetch a batch and step (in entry.step), average, log, save."""
+    """The training: fetch a batch and step (in the model's step), average, log, save."""
     steps = m.config["steps"]
     every = min(50, max(1, steps // 5))
     for m.step in jobs.steps_to_do(first, last, save):
-        values = m.entry.step(m)
+        values = m.train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["names"] = list(values)
         m.record["values"].append(torch.stack(list(values.values())).detach())
@@ -865,7 +869,12 @@ def finish(m, images, source, test, seconds):
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
     seen = what_it_saw(images, source)
-    made = sample_set(out.name, config, draw(m.average, m.inputs), m.labels, seen)
+    if m.cost:                                      # a dry run: eight images, again and again
+        pictures = draw(m.average, m.inputs[:8])
+        pictures = np.resize(pictures, (len(m.inputs), *pictures.shape[1:]))
+    else:
+        pictures = draw(m.average, m.inputs)
+    made = sample_set(out.name, config, pictures, m.labels, seen)
     made.save(out / "samples.npz")
 
     lines = curves(m.record)
@@ -876,7 +885,7 @@ def finish(m, images, source, test, seconds):
     if not config["leak"]:
         values |= metrics.copying(made.images, images.images, test.images, config["seed"])
     jobs.finish_job(out, config, seconds, m.device, steps=config["steps"], counts=images.counts(),
-                    metrics=values, curves=lines)
+                    metrics=values, curves=lines, cost=m.cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
     print(f"{out}: {config['steps']} steps, {len(made)} samples, "
           f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")

@@ -9,6 +9,7 @@ A job's folder holds config.json (what was asked), checkpoint.pt (how far it is)
 the same command is given again. The runner needs the standard library alone.
 """
 import argparse
+import collections
 import contextlib
 import errno
 import fcntl
@@ -19,6 +20,7 @@ import multiprocessing
 import os
 import platform
 import re
+import resource
 import runpy
 import shlex
 import signal
@@ -213,11 +215,13 @@ def finish_job(out, config, seconds, device, **result):
     packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
+    memory = dict(memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
     name = f"CPU {platform.machine()}"
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name(device)
+        memory["gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 1e9
     result = dict(
-        config=config, **result, seconds=round(seconds, 1), device=name, commit=commit(),
+        config=config, **result, seconds=round(seconds, 1), device=name, **memory, commit=commit(),
         command=shlex.join([threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         versions=dict(versions, python=platform.python_version()))
     write_json(Path(out) / "result.json", result)
@@ -255,6 +259,8 @@ def add_training_options(parser, recipe):
 def add_common_options(parser):
     parser.add_argument("--seed", type=at_least(0), default=0, help="of all that is random (default 0)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="two steps at full size, few images drawn and tested: what does it cost?")
 
 
 def start_device(args):
@@ -318,6 +324,52 @@ def check_finite(out, parts, step, *values):
     if not fine:
         raise UserError(f"{out}: a loss or a weight is not a finite number by step {step}. "
                         "A smaller --lr may help, in a new folder")
+
+
+def planned(args, steps):
+    """What a config says of the number of steps; --dry-run makes two and remembers the plan."""
+    if args.dry_run:
+        return dict(steps=2, dry_run_of=steps)
+    return dict(steps=steps)
+
+
+def measured(step, cost):
+    """The function `step`, of which the first call is counted and the second timed, into `cost`.
+
+    gflop: of convolutions and matrix products, there and back; kernels: operations that write.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            result = operation(*args, **(kwargs or {}))
+            cost["kernels"] += not operation.is_view
+            if operation.overloadpacket in flop_registry:
+                flops = flop_registry[operation.overloadpacket]
+                cost["gflop"] += flops(*args, **(kwargs or {}), out_val=result) / 1e9
+            return result
+
+    def first(*args):
+        cost.update(gflop=0.0, kernels=0)
+        with Counter():
+            return step(*args)
+
+    def second(*args):
+        begun = time.time()
+        values = step(*args)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        cost["step_seconds"] = time.time() - begun
+        return values
+
+    def step_with_cost(*args):
+        if "gflop" in cost:
+            return second(*args)
+        return first(*args)
+
+    return step_with_cost
 
 
 def steps_to_do(first, last, save):
@@ -387,6 +439,43 @@ def in_child(words, log):
     sys.stdout.reconfigure(line_buffering=True)
     sys.argv = list(words)
     runpy.run_path(str(HERE / words[0]), run_name="__main__")
+
+
+def one_of_each_kind(jobs):
+    """[(job, how many are of its kind), ...]: the last, which is the largest, of the first seed."""
+    numbers = collections.Counter(job.kind() for job in jobs)
+    chosen = {}
+    for job in jobs:
+        if not re.search(r"-s[1-9]\d*$", job.name):
+            chosen[job.kind()] = job
+    return [(job, numbers[kind]) for kind, job in chosen.items()]
+
+
+def print_costs(kinds):
+    """What the jobs of a dry run say of the whole. The hours are those of training steps alone.
+
+    An H200's are no measurement: at 25 TFLOP/s in float32, 250 in bfloat16, and 5 us a kernel.
+    """
+    print(f"\n{'job':40}{'jobs':>5}{'steps':>8}{'s/step':>8}{'GFLOP':>8}{'kernels':>9}"
+          f"{'hours':>8}{'H200 h':>8}{'RAM GB':>8}{'GPU GB':>8}{'disk MB':>9}")
+    totals = collections.Counter()
+    largest = collections.Counter()
+    for job, number in kinds:
+        result = read_json(job.folder / "result.json")
+        cost, steps = result.get("cost", {}), result["config"].get("dry_run_of", 0)
+        flops = 250e12 if result["config"].get("precision") == "bf16" else 25e12
+        assumed = max(cost.get("gflop", 0) * 1e9 / flops, cost.get("kernels", 0) * 5e-6)
+        files = [file for file in job.folder.rglob("*") if file.is_file()]
+        one = dict(hours=steps * cost.get("step_seconds", 0) / 3600, h200=steps * assumed / 3600,
+                   disk=sum(file.stat().st_size for file in files) / 1e6)
+        memory = dict(ram=result["memory_gb"], gpu=result.get("gpu_memory_gb", 0))
+        totals.update({name: number * value for name, value in one.items()})
+        largest |= collections.Counter(memory)
+        print(f"{job.study + '/' + job.name:40}{number:5}{steps:8,}{cost.get('step_seconds', 0):8.3g}"
+              f"{cost.get('gflop', 0):8,.0f}{cost.get('kernels', 0):9,}{one['hours']:8.2f}"
+              f"{one['h200']:8.2f}{memory['ram']:8.1f}{memory['gpu']:8.1f}{one['disk']:9,.0f}")
+    print(f"{'all jobs, one after another':40}{'':38}{totals['hours']:8.1f}{totals['h200']:8.1f}"
+          f"{largest['ram']:8.1f}{largest['gpu']:8.1f}{totals['disk']:9,.0f}")
 
 
 class Runner:
@@ -470,7 +559,14 @@ def run_command(args):
     os.environ["PYTHONPATH"] = str(HERE)            # where the forked processes find our modules
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start_job(args.out, dict(scale=args.scale, data=args.data or "drawn lesions"))
-    if Runner(read_jobs(args.out), args.jobs).run():
+    todo = read_jobs(args.out)
+    if args.dry_run:
+        kinds = one_of_each_kind(todo)
+        todo = [job for job, _ in kinds]
+    missing = Runner(todo, args.jobs).run()
+    if args.dry_run:
+        print_costs([kind for kind in kinds if kind[0].is_done()])
+    if missing:
         sys.exit(1)
 
 
@@ -492,6 +588,7 @@ def main():
     parser.add_argument("--jobs", type=at_least(1), default=1, help="jobs at once")
     parser.add_argument("--scale", default="quick", help="kept beside the results")
     parser.add_argument("--data", default="", help="kept beside the results")
+    parser.add_argument("--dry-run", action="store_true", help="one job of each kind, then the costs")
     parser.add_argument("--python", default="python", help="how `list` writes its commands")
     args = parser.parse_args()
     if args.command == "run":

@@ -13,6 +13,7 @@
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
 #   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
 #   --jobs N                    jobs at once (default 2 on a CPU, 1 on a GPU)
+#   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
 #
 # Jobs that are done are skipped, jobs that were cut off go on. Studies: wgan_gp dcgan_cls acgan_cyclegan
@@ -25,11 +26,11 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 # the study. A job needs the earlier stages of its study. $(data N) is the photographs, or N drawn lesions.
 
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
-  local gan="" fit="" benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
+  local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
   case $SCALE in
-    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 120" fit="--steps 60 --batch 16"
+    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 120" fit="--size 32 --steps 60 --batch 16"
            benign=118 malignant=142 mixed="13 16" ;;
-    small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15" ;;
+    small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15 $BF16" ;;
   esac
   stage
   job networks gan.py describe wgan_gp
@@ -48,7 +49,7 @@ wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on r
 }
 
 dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becomes the classifier
-  local gan="" plain="" lapgan="" fit="" samples=1300 hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02" net=inception scratch=""
+  local gan=$BF16 plain=$BF16 lapgan=$BF16 fit=$BF16 samples=1300 hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02" net=inception scratch=""
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
@@ -86,7 +87,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
 }
 
 acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleGANs from nevus to melanoma
-  local acgan="--size 128" resnet="--size 256" limit="" px=256 classes="AK BCC BKL DF MEL NV SCC VASC" class n alpha
+  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 classes="AK BCC BKL DF MEL NV SCC VASC" class n alpha
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
@@ -138,7 +139,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3" steps="--steps 40" epochs="--epochs 2" nets="--steps 4" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
-    paper) gan="--steps 6000" ;;        # 200 epochs of the clean part are 1,000 steps, too few to live
+    paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part are 1,000 steps, too few to live
   esac
   stage
   job data data.py prepare $(data $n) --for dermagan --size 64 --resplit --test $test --val 0.1 \
@@ -169,18 +170,16 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
   local n=600 limit="" full=299 gan="" fit="" net=inception
   case $SCALE in
-    quick) full=80 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
+    quick) full=128 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
            fit="--size 80 --batch 8 --steps 12" ;;
-    small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
-    paper) gan="--snapshots 2000" ;;
+    small) full=128 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
+    paper) gan="--snapshots 2000 $BF16" fit=$BF16 ;;
   esac
   [ "$DATA" ] || limit="--limit malignant=250"          # the paper's ratio of malignant to benign is 0.83
   if [ "$WEIGHTS" ]; then net=@judge; fi         # without the FID's weights: a small network of ours
-  local prepare="data.py prepare $(data $n) $limit --for dcgan_inception --resplit --val 0.1111 --test 0.1"
-  local inception="classify.py train inception --data @data_full $fit $WEIGHTS"
+  local inception="classify.py train inception --data @data $fit $WEIGHTS"
   stage
-  job data      $prepare --size 64
-  job data_full $prepare --size $full
+  job data data.py prepare $(data $n) $limit --for dcgan_inception --resplit --val 0.1111 --test 0.1 --size $full
   stage
   job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance $gan
   each_seed original    $inception
@@ -247,6 +246,7 @@ stage() { STAGE=$((STAGE + 1)); }
 
 job() {         # one line of the list: STUDY, STAGE, NAME, COMMAND
   local name=$1 word command=""; shift
+  case "$1 $2" in data.py*|*describe) ;; *) set -- "$@" $DRY ;; esac
   for word in "$@" --out "@$name"; do
     case $word in @*) printf -v word %q "$OUT/$STUDY/${word#@}" ;; esac
     command+=" $word"
@@ -280,7 +280,7 @@ find_python() { # .venv if it is there; else the current Python if it has the pa
   PYTHON=.venv/bin/python
 }
 
-COMMAND=run SCALE=quick DATA="" OUT="" ASKED="" JOBS="" WEIGHTS="" CHOSEN=""
+COMMAND=run SCALE=quick DATA="" OUT="" ASKED="" JOBS="" WEIGHTS="" CHOSEN="" DRY=""
 while [ $# -gt 0 ]; do
   case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
   case $1 in
@@ -295,6 +295,7 @@ while [ $# -gt 0 ]; do
         --weights) [ "$2" = none ] || stop "--weights $2: only none can be given"; WEIGHTS="--weights none" ;;
       esac
       shift ;;
+    --dry-run) DRY=--dry-run ;;
     -h|--help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0" | sed '/^set -u/d'; exit 0 ;;
     list|report|test) COMMAND=$1 ;;
     *) case " $STUDIES " in *" $1 "*) CHOSEN+=" $1" ;; *) stop "unknown word $1 (see --help)" ;; esac ;;
@@ -314,7 +315,7 @@ GPU=$(nvidia-smi -L 2>/dev/null | grep -c GPU)
 BF16=""         # bfloat16 where the machine has it: a WGAN-GP step of width 32 took 0.63 s instead of 0.79 s
 if [ "$GPU" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 cd "$(dirname "$0")" || exit
-: "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}}"
+: "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}${DRY:+-dry}}"
 if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA/ham10000" ]; then
   CHOSEN=${STUDIES//acgan_cyclegan dermagan /}
   echo "$DATA has no isic2019 or ham10000: without the eight classes that acgan_cyclegan and dermagan need" >&2
@@ -327,7 +328,8 @@ fi
 find_python
 case $COMMAND in
   test) exec $PYTHON -m pytest -q tests ;;
-  run) experiments | $PYTHON jobs.py run --out "$OUT" --jobs "$JOBS" --scale "$SCALE" --data "$DATA"; status=$? ;;
+  run) experiments | $PYTHON jobs.py run --out "$OUT" --jobs "$JOBS" --scale "$SCALE" --data "$DATA" $DRY; status=$?
+       [ -z "$DRY" ] || exit $status ;;
   report) status=0 ;;
 esac
 $PYTHON report.py "$OUT" && exit $status

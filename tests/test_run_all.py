@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 import jobs
@@ -165,6 +166,41 @@ def test_two_processes_never_share_a_job(tmp_path, prepared):
     second = subprocess.run(train, cwd=ROOT, capture_output=True, text=True)
     first.kill()
     assert second.returncode == 2 and "another process is at work" in second.stderr
+
+
+# ---- The dry run
+
+def test_the_first_step_is_counted_and_the_second_is_timed():
+    cost = {}
+    step = jobs.measured(lambda a, b: torch.sin(a @ b).sum().backward(), cost)
+    for _ in range(2):
+        a = torch.ones(8, 16, requires_grad=True)
+        b = torch.ones(16, 4, requires_grad=True)
+        step(a, b)
+    assert cost["gflop"] == pytest.approx(3 * 2 * 8 * 16 * 4 / 1e9)     # there, back to a, back to b
+    assert cost["kernels"] >= 6 and 0 < cost["step_seconds"] < 1
+
+
+def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole(tmp_path, prepared):
+    net = f"classify.py train cnn --data {prepared} --steps 36000 --batch 8 --dry-run"
+    text = ""
+    for name in ("cnn_1-s0", "cnn_2-s0", "cnn_2-s1"):
+        text += lines(tmp_path, ("study", 1, name, f"{net} --seed {name[-1]}"))
+    done = run_jobs(tmp_path, text, "--dry-run")
+    assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["cnn_2-s0"], done.stderr
+
+    result = json.loads((tmp_path / "study/cnn_2-s0/result.json").read_text())
+    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 36000
+    row, total = done.stdout.splitlines()[-2:]
+    assert row.split()[:3] == ["study/cnn_2-s0", "3", "36,000"]
+    hours = 3 * 10 * result["cost"]["step_seconds"]     # 36,000 steps are 10 hours of seconds
+    assert float(total.split()[5]) == pytest.approx(hours, abs=0.06)
+
+
+def test_a_dry_run_of_the_list_leaves_out_what_trains_nothing():
+    commands = {name: command for _, name, command in listed("--dry-run", "--scale", "paper")}
+    assert "--dry-run" in commands["wgan_gp/gan_benign"] and "--dry-run" in commands["dcgan_cls/fid"]
+    assert "--dry-run" not in commands["wgan_gp/data"] + commands["wgan_gp/networks"]
 
 
 # ---- The report
