@@ -336,10 +336,14 @@ def count_leaked(args):
     """How many validation and test images the sets' GANs have seen, or the sets hold: by pixels, at
     the size that the GAN had, and by ids. Refused without --allow-leak."""
     total = 0
+    real = data.load(args.data, folder_size=args.size)
+    real = real.take(np.isin(real.split, ("val", "test")))
     for source in filter(None, [*args.synthetic, args.start]):
-        size = data.load(source, args.size).info.get("size", args.size)
-        made, real = data.load(source, size), data.load(args.data, size)
-        held_out = real.take(np.isin(real.split, ("val", "test")))
+        made = data.load(source, folder_size=args.size)
+        size = made.info.get("size", made.images.shape[1])
+        if size != made.images.shape[1]:        # a folder of pictures that says its GAN's size
+            made = data.load(source, size)
+        held_out = data.resized(real, size)
         known = [*made.info.get("digests", []), *made.digests()]
         seen = np.isin(held_out.digests(), known)
         seen |= np.isin(held_out.ids, made.info.get("seen_ids", []))

@@ -183,11 +183,12 @@ def mix(first, *more):
 
 # ---- Reading
 
-def load(path, size=None):
+def load(path, size=None, folder_size=None):
     """The image set of an .npz file, a job's folder, a folder of images or a zip, `size` px wide.
 
-    size: None leaves an .npz as it is; a folder of photographs needs one.
+    size: None leaves an .npz as it is; a folder of photographs needs one, or a folder_size of its own.
     """
+    size_of_files = size or folder_size
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a zip")
@@ -198,9 +199,9 @@ def load(path, size=None):
         return resized(load_npz(path), size)
     if (path / "config.json").exists():
         raise UserError(f"{path} is a job that has not made its images: finish it first")
-    if size is None:
+    if size_of_files is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
-    return decoded(path, read_rows(path), size)
+    return decoded(path, read_rows(path), size_of_files)
 
 
 def load_npz(path):

@@ -195,10 +195,10 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   # The training part is the 200 %; 50 % is a quarter of it. The real arm of the next size is the oracle.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
   local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 20000 --batch 64 $BF16"
-  local seeds=$SEEDS test=0.4
+  local seeds=$SEEDS own_gans=$SEEDS test=0.4          # each classifier has GANs of its own: their chance counts too
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 300" test=0.8
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 300" test=0.8 own_gans=1
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
@@ -211,8 +211,8 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   for size in $sizes; do
     for gan in $gans; do
       for class in benign malignant; do
-        job ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) --class $class \
-          --samples 1 --per 1 $gan_steps
+        SEEDS=$own_gans each_seed ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) \
+          --class $class --samples 1 --per 1 $gan_steps
       done
     done
   done
@@ -228,7 +228,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
       each_seed ${net}_${size}_classical $train --augment classical
       each_seed ${net}_${size}_copies    $train --copies 1
       for gan in $gans; do
-        local made="--synthetic @${gan}_${size}_benign @${gan}_${size}_malignant"
+        local made="--synthetic @${gan}_${size}_benign-s%% @${gan}_${size}_malignant-s%%"
         each_seed ${net}_${size}_$gan $train $made
         each_seed ${net}_${size}_${gan}_shuffled $train $made --shuffle
         each_seed ${net}_${size}_${gan}_alone    $train $made --alone
@@ -254,9 +254,12 @@ job() {         # one line of the list: STUDY, STAGE, NAME, COMMAND
   printf '%s\t%s\t%s\t%s\n' "$STUDY" "$STAGE" "$name" "${command# }"
 }
 
-each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % stands for the seed
-  local name=$1 seed; shift
-  for ((seed = 0; seed < SEEDS; seed++)); do job "$name-s$seed" "${@//%/$seed}" --seed "$seed"; done
+each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % is the seed, %% that of its GANs
+  local name=$1 seed words; shift
+  for ((seed = 0; seed < SEEDS; seed++)); do
+    words=("${@//%%/$((seed % ${own_gans:-1}))}")
+    job "$name-s$seed" "${words[@]//%/$seed}" --seed "$seed"
+  done
 }
 
 experiments() {
