@@ -515,8 +515,7 @@ def learning_rates(m):
     """[(rate, momentum), ...]. 1cycle: one cycle for the head alone, one for all."""
     top, steps, frozen = m.config["lr"], m.config["steps"], m.config["frozen_steps"]
     if top == 0:
-        tries = 2 if "dry_run_of" in m.config else 100
-        m.record["lr_finder"] = m.record["lr_finder"] or find_lr(m, tries)
+        m.record["lr_finder"] = m.record["lr_finder"] or find_lr(m)
         top = m.record["lr_finder"]["chosen"]
     if m.config["schedule"] == "constant":
         return [(top, m.config["beta1"])] * steps
@@ -532,11 +531,14 @@ def one_cycle(steps, top):
     return np.stack([rates, 0.95 - 0.1 * height], 1).tolist()
 
 
-def find_lr(m, tries):
+def find_lr(m):
     """fastai's lr finder (2020): a tenth of the rate at which the smoothed loss is lowest. A copy of
     the network trains while the rate grows, until the loss is 4 times its best. The first tenth is
     left out, as fastai does: the mean of so few batches is luck."""
-    rates, losses, mean = np.geomspace(1e-7, 10, tries).tolist(), [], 0.0
+    tries = 100
+    if "dry_run_of" in m.config:
+        tries = 2
+    rates, losses, mean = np.geomspace(1e-7, 10, 100)[:tries].tolist(), [], 0.0
     trial = copy.copy(m)
     trial.net, trial.batches = copy.deepcopy(m.net), copy.copy(m.batches)
     trial.optimizer = make_optimizer(trial.net, m.config)

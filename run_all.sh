@@ -53,7 +53,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
-           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 8 --batch 16 --steps 200" ;;
+           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 200" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -92,7 +92,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
     quick) px=32 acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
-           cyclegan="--size 32 --width 8 --blocks 2 --lr 1e-3 --steps 150"
+           cyclegan="--size 32 --width 12 --blocks 1 --lr 2e-3 --steps 300"
            resnet="--size 32 --width 8 --batch 16 --steps 8"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
