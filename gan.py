@@ -110,7 +110,7 @@ def gradient_penalty(critic, real, fake, weight=10.0):
     """
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
-    score = critic(between).sum()
+    score = critic(between).float().sum()
     gradient, = torch.autograd.grad(score, between, create_graph=True)
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
     return weight * (norm - 1).square().mean()
@@ -125,8 +125,8 @@ def critic_step(m):
     fake = fake.float()
     with m.autocast:                                    # one pass: the critic has no BatchNorm
         score = m.discriminator(torch.cat([real, fake])).float()
+        penalty = gradient_penalty(m.discriminator, real, fake, m.config["penalty"])
     on_real, on_fake = score[:len(real)].mean(), score[len(real):].mean()
-    penalty = gradient_penalty(m.discriminator, real, fake, m.config["penalty"])
     descend(m.optimizer_d, on_fake - on_real + penalty)
     return {"D(x)": on_real, "D(G(z))": on_fake, "penalty": penalty}
 
