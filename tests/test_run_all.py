@@ -142,7 +142,7 @@ def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_pa
     process.send_signal(kind)
     process.wait(timeout=30)
     time.sleep(1)
-    jobs.start_job(tmp_path / "a" / "gan", json.loads((tmp_path / "a" / "gan" / "config.json").read_text()))
+    jobs.start_job(tmp_path / "a" / "gan", jobs.read_json(tmp_path / "a" / "gan" / "config.json"))
     jobs.LOCKS.pop(tmp_path / "a" / "gan").close()          # nobody holds the job's lock any more
     if kind == signal.SIGINT:
         assert process.returncode == 130 and (tmp_path / "a" / "gan" / "checkpoint.pt").exists()
@@ -253,7 +253,7 @@ def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path
     for key, value in (("metrics", 3), ("seconds", "a"), ("source", 3)):
         fake_run(tmp_path, "controls", f"cnn_{key}_real", 0.7)
         file = tmp_path / "controls" / f"cnn_{key}_real-s0" / "result.json"
-        jobs.write_json(file, json.loads(file.read_text()) | {key: value})
+        jobs.write_json(file, jobs.read_json(file) | {key: value})
     markdown, page, _ = page_of(tmp_path)
     assert all(f"cnn_{key}_real-s0" in markdown for key in ("metrics", "seconds", "source"))
     assert "resnet18_real-s0" in markdown and "cnn_hybrid-s0" in markdown and "mobilenet_real-s0" in markdown and "damaged" in markdown
