@@ -41,13 +41,12 @@ MOST_PIXELS = 64_000_000    # of one file, decoded: 192 MB
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 
-# Column names in the public tables (HAM10000, ISIC, ours), in any case. Of two with one meaning the
-# later wins: ISIC 2020 knows benign_malignant of every image, the diagnosis of a few.
+# Column names in the public tables, in any case. The later wins: in ISIC 2020 few have a diagnosis.
 COLUMN_NAMES = {
     "filename": "image", "isic_id": "image", "image_id": "image", "image_name": "image",
     "image": "image", "diagnosis": "label", "dx": "label", "benign_malignant": "label",
-    "label": "label", "group": "lesion", "lesion_id": "lesion",
-    "split": "part", "split_by_lesion": "part",
+    "label": "label", "group": "lesion", "lesion_id": "lesion", "split": "part",
+    "split_by_lesion": "part",
 }
 # What the public sets call a class. HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {

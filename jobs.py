@@ -34,14 +34,12 @@ import threading
 import time
 import zipfile
 import zlib
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 60.0           # seconds between two checkpoints
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SPEAK_EVERY = 5.0           # seconds between two lines of progress
 LOCKS = {}                  # job folder: its lock file, open until the process ends
 
@@ -74,14 +72,14 @@ def run_cli(main):
     except UserError as problem:
         message, status = str(problem), 2
     except OSError as problem:
-        if problem.filename is None:                # standard output: full, or closed as by | head
-            if problem.errno not in (*FULL, errno.EPIPE):
+        if problem.filename is None:
+            if problem.errno is None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is closed or full
         message, status = f"cannot use {problem.filename or 'the output'}: {problem.strerror}", 2
-        if problem.errno in FULL:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message += ". Nothing finished is lost: free some disk space and start again"
-        if problem.errno == errno.EPIPE:
+        if problem.errno == errno.EPIPE:            # ... | head
             sys.exit(0)
     except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
         if isinstance(problem, RuntimeError) and not re.search("memory|overflow", str(problem)):
@@ -170,14 +168,11 @@ def write_json(path, value):
 
 def read_json(path):
     """The dictionary in a file. UserError if the file holds none or, by its checksum, another one."""
-    try:
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):    # no JSON
         value = json.loads(Path(path).read_text())
-        intact = value.pop("checksum", None) in (None, checksum(value))
-    except (ValueError, TypeError, AttributeError, RecursionError):     # no text, JSON or dictionary
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is damaged: delete its folder to run that job again")
-    return value
+        if value.pop("checksum", None) in (None, checksum(value)):
+            return value
+    raise UserError(f"{path} is damaged: delete its folder to run that job again")
 
 
 def save_state(path, state):
@@ -199,8 +194,7 @@ def load_state(path, device="cpu"):
             raise ValueError("wrong checksum")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as problem:                    # zipfile and torch raise a dozen types
-        message = f"{path} is damaged ({problem}): delete it to train again from the start"
-        raise UserError(message) from None
+        raise UserError(f"{path} is damaged ({problem}): delete it to train again") from None
 
 
 @contextlib.contextmanager
@@ -228,8 +222,7 @@ def start_job(out, config):
     try:
         fcntl.flock(LOCKS[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        message = f"another process is at work in {out}: wait, or choose another --out"
-        raise UserError(message) from None
+        raise UserError(f"another process is at work in {out}: wait, or give a new --out") from None
     for left_over in [*out.glob(".*.tmp"), *out.glob("*/.*.tmp")]:      # by a kill while writing
         left_over.unlink()
     if not (out / "config.json").exists():
@@ -441,7 +434,7 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["gan", "classify"])    # as `import gan, classify`
         listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
-        forkserver.ensure_running()                                 # Ctrl-C comes to us, and from
+        multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from
         signal.signal(signal.SIGINT, listening)                     # us to them as "save and end"
 
     def run(self):

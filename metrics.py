@@ -334,8 +334,7 @@ def read_predictions(folder, test="real"):
         chances = np.asarray_chkfinite([row[4:] for row in rows], float)
         chances = chances.reshape(len(rows), len(classes))
     except (OSError, ValueError, IndexError, csv.Error) as problem:
-        message = f"{file} cannot be used ({problem}): delete its folder to run that job again"
-        raise UserError(message) from None
+        raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
     if not rows:
         return None
     return (labels, chances, groups), classes

@@ -234,7 +234,7 @@ def main():
             named = "Left out, damaged" in str(made) or "left out" in err
             if status == 0 and kind in ("cut", "flipped") and made != whole[number][1] and not named:
                 status = "silently wrong"
-        name = {0: "worked", 1: "refused", 2: "refused"}.get(status, status)
+        name = {0: "worked", 2: "refused"}.get(status, status)
         table[row][name] += 1
         if name not in ("worked", "refused"):
             print(f"{k} {row} {kind}: {name} {err[-400:]}\n", flush=True)

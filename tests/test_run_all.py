@@ -167,6 +167,51 @@ def test_two_processes_never_share_a_job(tmp_path, prepared):
     assert second.returncode == 2 and "another process is at work" in second.stderr
 
 
+# ---- What goes wrong outside of a job
+
+@pytest.mark.parametrize("delay", [0.2, 0.6, 1.2])
+def test_ctrl_c_while_importing_is_quiet(delay):
+    process = subprocess.Popen([sys.executable, "report.py", "nowhere"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "" and process.returncode == -signal.SIGINT
+
+
+def test_a_full_disk_and_a_closed_pipe_at_the_output():
+    describe = [sys.executable, "gan.py", "describe", "acgan"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(describe, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and "No space left" in found.stderr
+    process = subprocess.Popen(describe, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
+@pytest.mark.parametrize("command", [
+    "data lesions --n 1000000000 --out x.npz", "data prepare --built-in 80 --size 1000000 --out x",
+    "gan train dcgan_cls --data {data} --samples 1000000000 --out x", "metrics fid {data} {data} --net none --size 1000000",
+    "gan sample {gan} --n 1000000000 --out x.npz", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
+def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
+    monkeypatch.chdir(tmp_path)
+    refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
+
+
+def test_a_result_of_another_job_or_with_another_digit_is_refused_and_left_overs_go(tmp_path, done, refused):
+    prepare = ["data", "prepare", "--built-in", 40, "--size", 16, "--out"]
+    done(*prepare, tmp_path / "a")
+    done(*prepare, tmp_path / "b", "--seed", 1)
+    (tmp_path / "a" / ".images.npz.77.tmp").write_text("left by a kill")
+    done(*prepare, tmp_path / "a")
+    assert not list((tmp_path / "a").glob(".*.tmp"))
+    own, other = (tmp_path / name / "result.json" for name in "ab")
+    text = own.read_text()
+    own.write_bytes(other.read_bytes())
+    refused(["another job"], *prepare, tmp_path / "a")
+    own.write_text(text.replace('"lesions": ', '"lesions": 1'))
+    refused(["result.json is damaged"], *prepare, tmp_path / "a")
+
+
 # ---- The report
 
 def fake_run(out, study, name, accuracy, seed=0, n=400, test="real", lesions="lesion"):
@@ -245,7 +290,7 @@ def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path
     (tmp_path / "wgan_gp" / "cnn_hybrid-s0" / "result.json").write_text('{"config": 3')
     fake_run(tmp_path, "wgan_gp", "mobilenet_real", 0.7)
     (tmp_path / "wgan_gp" / "mobilenet_real-s0" / "predictions.csv").write_text("test,image\nreal")
-    evil = json.loads((tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json").read_text())
+    evil = jobs.read_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json")
     evil["command"] = "python <script>alert(1)</script> | x"
     jobs.write_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json", evil)
     fake_run(tmp_path, "wgan_gp", "resnet18_real", 0.7)
