@@ -152,7 +152,7 @@ def test_a_half_written_file_never_takes_the_place_of_a_whole_one(tmp_path):
     jobs.write_json(tmp_path / "a.json", dict(old=1))
     with pytest.raises(ValueError):
         jobs.write_json(tmp_path / "a.json", dict(new=float("nan")))
-    assert json.loads((tmp_path / "a.json").read_text()) == dict(old=1) and len(list(tmp_path.iterdir())) == 1
+    assert jobs.read_json(tmp_path / "a.json") == dict(old=1) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_processes_never_share_a_job(tmp_path, prepared):
