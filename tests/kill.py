@@ -1,6 +1,6 @@
 """Stop every kind of job at random moments, start it again, compare with an undisturbed run.
 
-    OMP_NUM_THREADS=1 python tests/kill.py --times 20            about an hour on one core
+    OMP_NUM_THREADS=1 python tests/kill.py --times 20            two hours on one core
     OMP_NUM_THREADS=1 python tests/kill.py --times 5 --kinds gan tree
 
 Three series: SIGKILL to the process, SIGINT to its whole group as a terminal sends it, and a disk
@@ -28,8 +28,9 @@ KINDS = {
     "prepare": "data.py prepare --built-in 48 --size 32 --binary",
     "gan": f"gan.py train dcgan_cls --data data/job --width 4 --snapshots 8 {TINY}",
     "acgan": f"gan.py train acgan --data data/job --size 32 --width 4 --z-dim 16 {TINY}",
-    "cyclegan": "gan.py train cyclegan --data data/job --source data/job --size 32 --width 4 --blocks 1 "
-                "--class malignant --source-class benign --batch 1 --steps 6 --samples 12",
+    "cyclegan": "gan.py train cyclegan --data data/job --source data/job --size 32 --width 4 "
+                "--blocks 1 --class malignant --source-class benign --batch 1 --steps 6 "
+                "--samples 12",
     "classifier": "classify.py train cnn --data data/job --batch 8 --steps 6 --keep",
     "tree": "gan.py sample finished/job --n 300",
     "run": "jobs.py run",
@@ -52,8 +53,8 @@ def start(kind, folder, limit=-1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
 
     with open(folder / "said", "a") as said:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True,
-                                   start_new_session=True, preexec_fn=set_up)
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, stderr=said,
+                                   text=True, start_new_session=True, preexec_fn=set_up)
     process.stdin.write("\n".join(lines) + "\n" if kind == "run" else "")
     process.stdin.close()
     return process
@@ -77,7 +78,7 @@ def contents(folder):
 
 
 def disturb(kind, folder, series, share, seconds):
-    """One start that is stopped when this share of its time, or of a full disk's size, is reached."""
+    """One start that is stopped at this share of its time, or of the sizes of its files."""
     if series == "full":
         start(kind, folder, limit=int(10 ** (2 + 3.5 * share))).wait()     # 100 bytes to 300 KB
         return
@@ -94,8 +95,11 @@ def disturb(kind, folder, series, share, seconds):
 
 def left_overs(folder):
     """Checkpoints beside a result, files and folders that were to be renamed."""
-    stale = [file for file in folder.rglob("checkpoint.pt") if (file.parent / "result.json").exists()]
-    return stale + [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]
+    found = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]
+    for file in folder.rglob("checkpoint.pt"):
+        if file.with_name("result.json").exists():
+            found.append(file)
+    return found
 
 
 def series_of(kind, series, times, expected, seconds, rng):
@@ -111,7 +115,8 @@ def series_of(kind, series, times, expected, seconds, rng):
             starts += 1
         logs = [folder / "said", *folder.rglob("log.txt")]
         said = "\n".join(log.read_text()[-1500:] for log in logs)
-        faults = [contents(folder) != expected, "Traceback" in said, bool(left_overs(folder)), starts > 1]
+        different = contents(folder) != expected
+        faults = [different, "Traceback" in said, bool(left_overs(folder)), starts > 1]
         row = [total + fault for total, fault in zip(row, [True, *faults])]
         if any(faults):
             print(f"{folder}: {faults} {left_overs(folder)}\n{said}", flush=True)
@@ -121,14 +126,15 @@ def series_of(kind, series, times, expected, seconds, rng):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--series", nargs="+", default=["SIGKILL", "SIGINT", "full"])
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="kill"))
     for file in ROOT.glob("*.py"):
-        (scratch / file.name).write_text(file.read_text().replace("SAVE_EVERY = 60.0 ", "SAVE_EVERY = 0.0 "))
+        text = file.read_text().replace("SAVE_EVERY = 60.0 ", "SAVE_EVERY = 0.0 ")
+        (scratch / file.name).write_text(text)
     os.chdir(scratch)
     rng, rows = random.Random(0), []
     for folder, kind in (("data", "prepare"), ("finished", "gan")):
@@ -141,10 +147,10 @@ def main():
             row = series_of(kind, series, args.times, expected, seconds, rng)
             rows.append([kind, series, *row])
             print(rows[-1], flush=True)
-    print(f"{'kind':12}{'series':9}{'stopped':>8}{'different':>10}{'traceback':>10}{'left over':>10}"
-          f"{'not done at once':>18}")
+    names = ["stopped", "different", "traceback", "left over", "more starts"]
+    print(f"{'kind':12}{'series':9}" + "".join(f"{name:>12}" for name in names))
     for kind, series, *row in rows:
-        print(f"{kind:12}{series:9}{row[0]:8}{row[1]:10}{row[2]:10}{row[3]:10}{row[4]:18}")
+        print(f"{kind:12}{series:9}" + "".join(f"{count:12}" for count in row))
     print(f"in {scratch}")
 
 

@@ -1,5 +1,4 @@
 """The list is sound, the runner runs each job once and goes on, the report shows what is there and no more."""
-import json
 import os
 import re
 import shlex
