@@ -275,16 +275,16 @@ def commit():
 
 def add_training_options(parser, recipe, **choices):
     """The options of every training: first its recipe's, {name: (default, its source)}, of `choices`."""
-    kinds = {int: at_least(1), float: at_least(0, float), str: str}
+    kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8)}
     for name, (value, source) in recipe.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[type(value)], default=value,
+        kind = kinds.get(name, kinds[type(value)])
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value,
                             choices=choices.get(name), help=f"{value}: {source}")
-    count = at_least(1)
     parser.add_argument("--out", required=True, help="folder of this job")
-    parser.add_argument("--steps", type=count, help="(generator) steps, instead of --epochs")
+    parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
-    parser.add_argument("--stop-after", type=count, metavar="STEP", help="save there and stop")
+    parser.add_argument("--stop-after", type=kinds[int], metavar="STEP", help="save there and stop")
     add_common_options(parser)
 
 

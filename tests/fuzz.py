@@ -232,7 +232,8 @@ def main():
         else:
             number = rng.randrange(len(READ))
             file, command, folder = READ[number]
-            kind, raw = broken(scratch / "whole" / file, rng)
+            os.chdir(scratch / "whole")
+            kind, raw = broken(Path(file), rng)
             row = f"{Path(file).name} ({command.split()[0]})"
             status, made, err = outcome(command.split(), folder, scratch,
                                          lambda: Path(file).write_bytes(raw))
