@@ -10,6 +10,7 @@
 that saw one of them is refused. `train NET --help` lists every hyper-parameter and its source.
 Read NETWORKS below first: each classifier is one entry.
 """
+import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
 import csv
 import io
@@ -32,7 +33,6 @@ from torchvision.transforms.v2.functional import normalize
 
 import data
 import gan
-import jobs
 import metrics
 from jobs import UserError
 
@@ -399,7 +399,8 @@ def train(args):
     parameters = sum(weight.numel() for weight in m.net.parameters())
     return jobs.finish_job(
         out, m.config, spent + time.time() - begun, device, steps=steps, counts=training.counts(),
-        metrics=values, curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"],
+        metrics=values, predictions=data.hash_of((out / "predictions.csv").read_bytes()),
+        curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"],
         scratch=m.config.get("weights") == "none", parameters=parameters, cost=m.cost)
 
 
@@ -596,8 +597,9 @@ def test_and_save(out, net, tests, device):
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
     saved, config = gan.load_run(run, NETWORKS)
-    net = NETWORKS[config["model"]].build(config | dict(weights="none"))
-    net.load_state_dict(saved["net"])
+    with jobs.used(Path(run) / "model.pt"):
+        net = NETWORKS[config["model"]].build(config | dict(weights="none"))
+        net.load_state_dict(saved["net"])
     return net.to(device, memory_format=torch.channels_last), SimpleNamespace(**config)
 
 
@@ -747,7 +749,8 @@ def main():
         add_train_options(p.add_argument)
         if name == "trunk":
             p.add_argument("--from", dest="start", help="a GAN job: start as its discriminator")
-        jobs.add_training_options(p, entry.recipe)
+        jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
+                                  optimizer=("adam", "adamw", "sgd", "adagrad"))
 
     p = add_command(commands, predict)
     p.add_argument("images", nargs="+")

@@ -9,6 +9,7 @@
 An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split, in one
 .npz file or in a tree [train|val|test/]CLASS/*.png. 1,000 photographs take some seconds.
 """
+import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import collections
 import csv
 import functools
@@ -17,6 +18,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import sys
 import time
 import zipfile
@@ -31,7 +33,6 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-import jobs
 from jobs import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -40,11 +41,12 @@ MOST_PIXELS = 64_000_000    # of one file, decoded: 192 MB
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 
-# Column names in the public tables (HAM10000, ISIC, ours). Of two with one meaning the later wins.
+# Column names in the public tables, in any case. The later wins: in ISIC 2020 few have a diagnosis.
 COLUMN_NAMES = {
-    "filename": "image", "isic_id": "image", "image_id": "image", "image": "image",
-    "diagnosis": "label", "dx": "label", "label": "label", "group": "lesion",
-    "lesion_id": "lesion", "split": "part", "split_by_lesion": "part",
+    "filename": "image", "isic_id": "image", "image_id": "image", "image_name": "image",
+    "image": "image", "diagnosis": "label", "dx": "label", "benign_malignant": "label",
+    "label": "label", "group": "lesion", "lesion_id": "lesion", "split": "part",
+    "split_by_lesion": "part",
 }
 # What the public sets call a class. HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
@@ -141,7 +143,7 @@ class ImageSet:
 
     def save(self, path):
         """One .npz file, or for any other path a new tree [part/]CLASS/id.png with an info.json."""
-        path = Path(path)
+        path = Path(path).resolve()
         if path.suffix == ".npz":
             columns = {name: getattr(self, name) for name in COLUMNS}
             save = np.savez_compressed
@@ -151,13 +153,19 @@ class ImageSet:
                 save(file, **columns, classes=self.classes, info=json.dumps(self.info))
             return
 
-        if (path / "info.json").exists():
+        if path.exists() and (path.is_file() or any(path.iterdir())):
             raise UserError(f"{path} is there already: choose a new folder")
-        for image, label, name, part in zip(self.images, self.labels, self.ids, self.split):
-            file_name = str(name).replace("/", "_") + ".png"
-            with jobs.replacing(path / str(part) / self.classes[label] / file_name) as file:
-                Image.fromarray(image).save(file, "PNG")
-        jobs.write_json(path / "info.json", self.info)      # last: the tree is complete
+        begun = path.with_name(f".{path.name}.part")        # becomes `path` when it is complete
+        shutil.rmtree(begun, ignore_errors=True)            # left by a kill
+        for k, (image, label, name) in enumerate(zip(self.images, self.labels, self.ids)):
+            folder = begun / str(self.split[k]) / self.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{str(name).replace('/', '_')}.png"
+            if file.exists():                               # a/b and a_b
+                file = file.with_stem(f"{file.stem}-{k}")
+            Image.fromarray(image).save(file)
+        jobs.write_json(begun / "info.json", self.info)
+        begun.replace(path)
 
 
 def hash_of(raw):
@@ -216,8 +224,9 @@ def load_npz(path):
         kinds = columns["images"].dtype, columns["labels"].dtype
         assert kinds == (np.uint8, np.int64), "wrong types"
         assert set(columns["labels"]) <= set(range(len(classes))), "labels without a class"
-    except (OSError, ValueError, TypeError, LookupError, EOFError, AssertionError,
-            zipfile.BadZipFile) as problem:
+        assert len(set(classes)) == len(classes), "two classes of one name"
+        assert set(columns["split"].tolist()) <= {"", "train", "val", "test"}, "unknown parts"
+    except Exception as problem:                    # numpy and zipfile raise a dozen types
         raise UserError(f"{path} is not an image set of this project: {problem}") from None
     return ImageSet(**columns, classes=classes, info=info)
 
@@ -245,8 +254,8 @@ def part_of(folder):
     return ""
 
 
-def image_files(folder):
-    """{path: function giving its bytes} of the images below a folder, in a zip, or in its zips."""
+def files_of(folder, suffixes=SUFFIXES):
+    """{path: function giving its bytes} of such files below a folder, in a zip, or in its zips."""
     files = {}
     job_folders = {file.parent for file in folder.rglob("config.json")}
     for file in folder.rglob("*"):
@@ -262,9 +271,9 @@ def image_files(folder):
         for name in opened.namelist():              # the archive's name may tell the part
             files[f"{archive.stem}/{name}"] = functools.partial(opened.read, name)
 
-    shown = [name for name in sorted(files) if name.lower().endswith(SUFFIXES)
+    shown = [name for name in sorted(files) if name.lower().endswith(suffixes)
              and not re.search(r"(^|/)(\.|__MACOSX)", name)]
-    if not shown:
+    if not shown and suffixes == SUFFIXES:
         raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     return {name: files[name] for name in shown}
 
@@ -272,29 +281,32 @@ def image_files(folder):
 def read_tables(folder):
     """The rows of all tables that name images, as dictionaries: table, image, label, ..."""
     entries = []
-    for file in sorted(folder.rglob("*.csv")):
+    for name, read in files_of(folder, (".csv",)).items():
+        file = folder / name
         try:
-            with open(file, newline="", encoding="utf-8-sig", errors="replace") as opened:
-                rows = list(csv.DictReader(opened, restval="", skipinitialspace=True))
-        except csv.Error as problem:
+            text = io.StringIO(read().decode("utf-8-sig", "replace"), newline="")
+            table = csv.DictReader(text, restval="", skipinitialspace=True)
+            rows, columns = list(table), table.fieldnames or ()
+        except Exception as problem:        # of csv, or of zip archives
             raise UserError(f"{file} cannot be read as csv ({problem})") from None
 
         one_hot = []                        # as ISIC: a column of 0.0 and 1.0 for each class
-        for name in rows[0] if rows else ():
-            if {str(row.get(name)) for row in rows} <= {"0", "0.0", "1", "1.0"}:
+        for name in columns:
+            if {row[name] for row in rows} <= {"0", "0.0", "1", "1.0"}:
                 one_hot.append(name)
         for line, row in enumerate(rows, start=2):
             entry = dict(table=file, line=line, part="", lesion="")
-            if one_hot:
+            if len(one_hot) > 1:            # one alone is no class but, say, `male`
                 entry["label"] = "+".join(name for name in one_hot if float(row[name]))
+            lower = {name.strip().lower(): row[name] for name in columns}
             for name, meaning in COLUMN_NAMES.items():
-                if name in row:
-                    entry[meaning] = row[name].strip()
+                if name in lower:
+                    entry[meaning] = lower[name].strip()
             if "image" in entry:
                 entries.append(entry)
             elif file.name == "labels.csv":
-                raise UserError(f"{file} has no column image: its columns are {list(row)}")
-        if rows and "image" not in [COLUMN_NAMES.get(name) for name in rows[0]]:
+                raise UserError(f"{file} has no column image: its columns are {columns}")
+        if rows and "image" not in entry:
             print(f"{file} has no column that names images: not used", file=sys.stderr)
     return entries
 
@@ -305,7 +317,7 @@ def read_rows(folder, zeros=None):
     Lesions may stand in a table of their own. zeros: the class of rows that hold only zeros.
     """
     by_key = collections.defaultdict(list)      # a table may call an image by its stem, ...
-    files = image_files(folder)
+    files = files_of(folder)
     for name in files:
         by_key[Path(name).stem].append(name)
         by_key[Path(name).name].append(name)    # ... its file name or ...
@@ -397,7 +409,8 @@ def read_all(work, rows, title):
 
 def decoded(folder, rows, size, skip_bad=False):
     """The image set of these rows. An unreadable image ends the work, or is left out and named."""
-    files = image_files(folder)
+    jobs.check_memory(len(rows), size)
+    files = files_of(folder)
     pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
 
     def work(row):
@@ -428,6 +441,7 @@ def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or len(images) == 0 or images.images.shape[1] == size:
         return images
+    jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     for k, image in enumerate(images.images):
         pictures[k] = Image.fromarray(image).resize((size, size), BICUBIC)
@@ -575,7 +589,7 @@ def check(args):
         return min(picture.size), hash_of(pixels), dhash(picture.convert("L"))
 
     folder = Path(args.source)
-    files = image_files(folder)
+    files = files_of(folder)
     rows, seen, bad = read_all(look_at, read_rows(folder, args.zeros), f"checking {folder.name}")
     names, labels, lesions, parts = map(np.array, zip(*rows))
     sides, digests, signs = map(np.array, zip(*seen))
@@ -806,6 +820,7 @@ def drawn(rows, size, seed):
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
+    jobs.check_memory(n, size)
     return replace(drawn(lesion_rows(n), size, seed), classes=EIGHT)
 
 
@@ -859,7 +874,7 @@ class Batches:
         return dict(position=self.position)
 
     def load_state_dict(self, state):
-        self.position = state["position"]
+        self.position = int(state["position"])
 
 
 def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
@@ -914,6 +929,7 @@ def gather(args, size):
                         "or --built-in N")
 
     if args.built_in:
+        jobs.check_memory(args.built_in, size)
         rows = lesion_rows(args.built_in)
     else:
         rows = read_rows(folder, args.zeros)

@@ -9,6 +9,7 @@
 one entry, and nothing outside of it knows its name. Samples come from averaged weights in eval
 mode, so that an image is the same in any batch.
 """
+import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
 import json
 import math
@@ -24,7 +25,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import data
-import jobs
 import metrics
 from data import scaled
 from jobs import UserError
@@ -707,8 +707,8 @@ DECIDES = ("model", "seed", "precision", "size", "leak", "share", "of_class", "s
 
 def load_images(args, entry):
     """(training images, images to translate or None, test images of the same classes)."""
-    if args.size % 4 or entry.sizes and args.size not in entry.sizes:
-        sides = " or ".join(map(str, entry.sizes)) or "any multiple of 4"
+    if args.size % 4 or args.size < 24 or entry.sizes and args.size not in entry.sizes:
+        sides = " or ".join(map(str, entry.sizes)) or "any multiple of 4 from 24 on"
         raise UserError(f"--size {args.size}: {args.model} makes images of {sides} px")
     whole = data.load(args.data, args.size)
     if not whole.split.any():
@@ -751,6 +751,7 @@ def train(args):
     if source is not None:
         config["source"] = source.fingerprint()
     config["samples"] = number_of_samples(args, images if source is None else source)
+    jobs.check_memory(config["samples"], args.size)
     epoch = max(len(images), len(source or ())) / args.batch / config.get("n_critic", 1)
     config |= jobs.planned(args, args.steps or math.ceil(args.epochs * epoch))
     if jobs.start_job(out, config):
@@ -906,12 +907,11 @@ def what_it_saw(images, source):
 def load_run(run, known=GANS):
     """(weights, config) of a finished job whose model is among the known ones."""
     saved = jobs.load_state(Path(run) / "model.pt")
-    try:
+    with jobs.used(Path(run) / "model.pt"):
         config = json.loads(saved["config"])
-        assert config["model"] in known
-    except (KeyError, TypeError, ValueError, AssertionError):
-        raise UserError(f"{run} is not one of {', '.join(known)}") from None
-    return saved, config
+        if config["model"] not in known:
+            raise UserError(f"{run} is not one of {', '.join(known)}")
+        return saved, config
 
 
 def sample(args):
@@ -919,8 +919,10 @@ def sample(args):
     run = Path(args.run)
     saved, config = load_run(run)
     entry = GANS[config["model"]]
-    generator = entry.generator(config).eval()
-    generator.load_state_dict(saved["average"])
+    jobs.check_memory(args.n, config["size"])
+    with jobs.used(run / "model.pt"):
+        generator = entry.generator(config).eval()
+        generator.load_state_dict(saved["average"])
     if entry.source and not args.source:
         raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
     info = data.load(run / "samples.npz").info
@@ -992,7 +994,7 @@ def add_train_options(p, entry):
                        help="use this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
     if "size" not in entry.recipe:
         p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
-    jobs.add_training_options(p, entry.recipe)
+    jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"))
 
 
 def main():

@@ -8,7 +8,16 @@ A job's folder holds config.json (what was asked), checkpoint.pt (how far it is)
 (what came out), which is written last: a job that has one is done. Whatever is cut off goes on when
 the same command is given again. The runner needs the standard library alone.
 """
+import os
+import signal
+import sys
+
+# One of our commands imports for seconds. Until run_cli listens, Ctrl-C ends it without a word.
+started = os.path.dirname(getattr(sys.modules["__main__"], "__file__", ""))
+if (started, signal.getsignal(signal.SIGINT)) == (os.path.dirname(__file__), signal.default_int_handler):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 import argparse
+import atexit
 import collections
 import contextlib
 import errno
@@ -17,18 +26,16 @@ import io
 import json
 import math
 import multiprocessing
-import os
 import platform
 import re
 import resource
 import runpy
 import shlex
-import signal
 import subprocess
-import sys
 import threading
 import time
 import zipfile
+import zlib
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -57,24 +64,39 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_cli(main):
-    """Run a command line. Bad input and a full disk end in one line; Ctrl-C and a closed pipe quietly."""
+    """Run a command line. What the user can mend ends in one line; Ctrl-C and a closed pipe quietly."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     try:
-        return main()
+        main()
+        return sys.stdout.flush()                   # not later: a full disk, a closed pipe show here
     except UserError as problem:
         message, status = str(problem), 2
-    except BrokenPipeError:                         # ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as problem:
         if problem.filename is None:
-            raise
-        message, status = f"cannot use {problem.filename}: {problem.strerror}", 2
+            if problem.errno is None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is closed or full
+        message, status = f"cannot use {problem.filename or 'the output'}: {problem.strerror}", 2
         if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message += ". Nothing finished is lost: free some disk space and start again"
+        if problem.errno == errno.EPIPE:            # ... | head
+            sys.exit(0)
+    except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
+        if isinstance(problem, RuntimeError) and not re.search("memory|overflow", str(problem)):
+            raise
+        message, status = f"too little memory for images or networks of that size ({problem})", 2
     except KeyboardInterrupt:
         message, status = "stopped. The same command goes on from the last checkpoint", 130
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def check_memory(n, side):
+    """UserError, before and not after hours of work, if n images would not fit twice."""
+    if 2 * n * side ** 2 * 3 > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise UserError(f"{n} images of {side} x {side} px are more than fits into the memory")
 
 
 def at_least(low, kind=int):
@@ -137,20 +159,22 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+def checksum(value):
+    return zlib.crc32(json.dumps(value, allow_nan=False).encode())
+
+
 def write_json(path, value):
     with replacing(path) as file:
-        file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+        file.write(json.dumps(dict(value, checksum=checksum(value)), indent=1).encode())
 
 
 def read_json(path):
-    """The dictionary in a file. UserError if the file holds none."""
-    try:
+    """The dictionary in a file. UserError if the file holds none or, by its checksum, another one."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):    # no JSON
         value = json.loads(Path(path).read_text())
-    except (ValueError, RecursionError):            # not text, or not JSON
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: delete its folder to run that job again")
-    return value
+        if value.pop("checksum", None) in (None, checksum(value)):
+            return value
+    raise UserError(f"{path} is damaged: delete its folder to run that job again")
 
 
 def save_state(path, state):
@@ -172,8 +196,16 @@ def load_state(path, device="cpu"):
             raise ValueError("wrong checksum")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as problem:                    # zipfile and torch raise a dozen types
-        message = f"{path} is damaged ({problem}): delete it to train again from the start"
-        raise UserError(message) from None
+        raise UserError(f"{path} is damaged ({problem}): delete it to train again") from None
+
+
+@contextlib.contextmanager
+def used(path):
+    """Where the states in a file are put to use: what fails is the fault of the file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
+        raise UserError(f"{path} is of another job ({problem}): delete it to train again") from None
 
 
 # ---- A job's folder
@@ -192,8 +224,9 @@ def start_job(out, config):
     try:
         fcntl.flock(LOCKS[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        message = f"another process is at work in {out}: wait, or choose another --out"
-        raise UserError(message) from None
+        raise UserError(f"another process is at work in {out}: wait, or give a new --out") from None
+    for left_over in [*out.glob(".*.tmp"), *out.glob("*/.*.tmp")]:      # by a kill while writing
+        left_over.unlink()
     if not (out / "config.json").exists():
         write_json(out / "config.json", config)
     before = read_json(out / "config.json")
@@ -204,9 +237,12 @@ def start_job(out, config):
                         "choose another --out, or delete the folder to start over")
     if not (out / "result.json").exists():
         return None
+    result = read_json(out / "result.json")
+    if result.get("config") != config:
+        raise UserError(f"{out}/result.json is of another job: delete {out} to run this one")
     (out / "checkpoint.pt").unlink(missing_ok=True)         # left by a kill at the end of finish_job
     print(f"{out}: done before, nothing to do")
-    return read_json(out / "result.json")
+    return result
 
 
 def finish_job(out, config, seconds, device, **result):
@@ -241,18 +277,18 @@ def commit():
 
 # ---- A training: options, device, checkpoints
 
-def add_training_options(parser, recipe):
-    """The options of every training: first those of its recipe, {name: (default, its source)}."""
-    kinds = {int: at_least(1), float: at_least(0, float), str: str}
+def add_training_options(parser, recipe, **choices):
+    """The options of every training: first its recipe's, {name: (default, its source)}, of `choices`."""
+    kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8)}
     for name, (value, source) in recipe.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[type(value)], default=value,
-                            help=f"{value}: {source}")
-    count = at_least(1)
+        kind = kinds.get(name, kinds[type(value)])
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value,
+                            choices=choices.get(name), help=f"{value}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
-    parser.add_argument("--steps", type=count, help="(generator) steps, instead of --epochs")
+    parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
-    parser.add_argument("--stop-after", type=count, metavar="STEP", help="save there and stop")
+    parser.add_argument("--stop-after", type=kinds[int], metavar="STEP", help="save there and stop")
     add_common_options(parser)
 
 
@@ -302,17 +338,14 @@ def load_checkpoint(out, parts, device):
     if not path.exists():
         return 0, 0.0
     state = load_state(path, device)
-    try:
+    with used(path):
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"].cpu())
         if "random_on_gpu" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random_on_gpu"].cpu())
         print(f"{out}: going on from step {state['step']}", file=sys.stderr)
-        return state["step"], state["seconds"]
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        message = f"{path} does not belong to this job ({problem}): delete it to train again"
-        raise UserError(message) from None
+        return int(state["step"]), float(state["seconds"])
 
 
 def check_finite(out, parts, step, *values):
@@ -489,6 +522,9 @@ class Runner:
         self.broken = set()                         # studies with a failed job
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["gan", "classify"])    # as `import gan, classify`
+        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
+        multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from
+        signal.signal(signal.SIGINT, listening)                     # us to them as "save and end"
 
     def run(self):
         """Returns how many jobs are not done."""

@@ -6,8 +6,10 @@
 
 Every interval of the report is made by `combine` below; start there.
 """
+import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import csv
 import functools
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,6 @@ from torch.nn import functional as F
 from torchvision.models import inception_v3
 
 import data
-import jobs
 from jobs import UserError
 
 
@@ -321,17 +322,19 @@ def read_predictions(folder, test="real"):
     """((labels, chances, groups), classes) of one test in predictions.csv; None without it."""
     file = Path(folder) / "predictions.csv"
     try:
-        with open(file, newline="") as opened:
-            header, *rows = csv.reader(opened)
+        raw = file.read_bytes()
+        known = jobs.read_json(file.with_name("result.json")).get("predictions")
+        if known not in (None, data.hash_of(raw)):
+            raise ValueError("it is not what the job wrote")
+        header, *rows = csv.reader(io.StringIO(raw.decode(), newline=""))
         classes = header[4:]
         rows = [row for row in rows if row[0] == test]
         groups = np.array([row[2] for row in rows])
         labels = np.array([classes.index(row[3]) for row in rows], int)
         chances = np.asarray_chkfinite([row[4:] for row in rows], float)
         chances = chances.reshape(len(rows), len(classes))
-    except (OSError, ValueError, IndexError) as problem:
-        message = f"{file} cannot be used ({problem}): delete its folder to run that job again"
-        raise UserError(message) from None
+    except (OSError, ValueError, IndexError, csv.Error) as problem:
+        raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
     if not rows:
         return None
     return (labels, chances, groups), classes

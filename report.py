@@ -6,6 +6,7 @@ A table of papers/STUDY.md with a column `job` (or `as printed` and `clean`) get
 printed ones; its other columns say which measure. All other text is copied. A job that has not run is
 named in its cell.
 """
+import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import base64
 import contextlib
 import fnmatch
@@ -20,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import jobs
 import metrics
 from jobs import UserError
 

@@ -241,7 +241,8 @@ def test_predict_rank_and_score(tmp_path, done, refused, prepared, lesions, made
 
 @pytest.mark.parametrize("words, options", [
     (["--mixed-test"], ["cnn", "--mixed-test", 5]), (["--synthetic"], ["cnn", "--shuffle"]),
-    (["75 px"], ["inception", "--weights", "none"]), (["does not exist"], ["cnn", "--data", "nowhere"])])
+    (["75 px"], ["inception", "--weights", "none"]), (["does not exist"], ["cnn", "--data", "nowhere"]),
+    (["--size"], ["cnn", "--size", 3]), (["--augment"], ["cnn", "--augment", "all"]), (["--schedule"], ["cnn", "--schedule", "cycle"])])
 def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
     name, *rest = options
     refused(words, "classify", "train", name, "--data", prepared, "--size", 64, *TINY, *rest, "--out", tmp_path / "job")

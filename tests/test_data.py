@@ -170,6 +170,24 @@ def test_blanks_around_names_and_values_of_a_table_make_no_new_classes_or_lesion
     assert {(row.label, row.lesion) for row in data.read_rows(tmp_path)} == {("a", "L1")}
 
 
+def test_column_names_in_any_case_and_a_single_column_of_zeros_and_ones_is_no_class(tmp_path):
+    folder_of(tmp_path, noise_photos(["x.png", "y.png"]))
+    table(tmp_path / "isic2020.csv", [["Image_Name", "LESION_ID", "male", "diagnosis", "Benign_Malignant"],
+                                      ["x", "L1", "0", "unknown", "benign"], ["y", "L1", "1", "unknown", "malignant"]])
+    assert [row[1:3] for row in data.read_rows(tmp_path)] == [("benign", "L1"), ("malignant", "L1")]
+    table(tmp_path / "isic2020.csv", [["image", "male"], ["x", "0"], ["y", "1"]])
+    assert {row.label for row in data.read_rows(tmp_path)} == {"unlabelled"}
+
+
+def test_a_table_in_a_zip_is_read(tmp_path):
+    files = noise_photos(["0.png", "1.png"]) | {"labels.csv": b"image,label\n0,a\n1,b\n"}
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, raw in files.items():
+            archive.writestr(name, raw)
+    for source in (tmp_path, tmp_path / "set.zip"):
+        assert [row.label for row in data.read_rows(source)] == ["a", "b"]
+
+
 def test_unreadable_images_are_named_or_left_out_and_counted(tmp_path, refused, done):
     folder_of(tmp_path / "set", noise_photos([f"{name}/{k}.png" for name in ("a", "b") for k in range(12)]))
     (tmp_path / "set" / "a" / "broken.png").write_bytes(photo()[:40])
@@ -186,7 +204,8 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
 
 def test_an_npz_that_is_no_image_set_is_refused(tmp_path, lesions):
     for change in (dict(labels=lesions.labels.astype(float)), dict(images=lesions.images[:, :32]),
-                   dict(labels=lesions.labels + 5), dict(ids=lesions.ids[:3])):
+                   dict(labels=lesions.labels + 5), dict(ids=lesions.ids[:3]), dict(classes=["a", "a"]),
+                   dict(split=np.full(len(lesions), "holdout"))):
         data.replace(lesions, **change).save(tmp_path / "set.npz")
         with pytest.raises(UserError, match="set.npz"):
             data.load(tmp_path / "set.npz")
@@ -202,6 +221,17 @@ def test_samples_as_a_tree_keep_what_their_gan_has_seen(tmp_path, made):
     assert again.info["digests"] == samples.info["digests"] and again.classes == ["benign"]
     with pytest.raises(UserError, match="new folder"):
         samples.save(tmp_path / "tree")
+
+
+def test_a_tree_is_whole_or_not_there_and_no_two_ids_share_a_file(tmp_path, monkeypatch, lesions):
+    few = data.replace(lesions.take(slice(2)), ids=np.array(["a/b", "a_b"]), labels=np.zeros(2, int))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(data.jobs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        lesions.save(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+    few.save(tmp_path / "tree")
+    again = data.load(tmp_path / "tree", 64)
+    assert sorted(again.digests()) == sorted(few.digests()) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_studies_find_their_set_by_its_folders_name_and_name_a_stand_in(tmp_path, done):

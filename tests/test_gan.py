@@ -361,14 +361,21 @@ def test_a_broken_down_training_keeps_its_last_good_checkpoint(tmp_path, cli, pr
 
 
 @pytest.mark.parametrize("words, options", [
-    (["--size 63"], ["dcgan_cls", "--size", 63]), (["no class mole"], ["dcgan_cls", "--class", "mole"]),
+    (["--size", "63"], ["dcgan_cls", "--size", 63]), (["no class mole"], ["dcgan_cls", "--class", "mole"]),
     (["--batch 1"], ["dcgan_cls", "--batch", 1]), (["too few"], ["dcgan_cls", "--batch", 5000]),
-    (["--samples many"], ["dcgan_cls", "--samples", "many"]), (["--lr"], ["dcgan_cls", "--lr", "nan"])])
+    (["--samples many"], ["dcgan_cls", "--samples", "many"]), (["--lr"], ["dcgan_cls", "--lr", "nan"]),
+    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["from 24"], ["cyclegan", "--source", "x", "--size", 16])])
 def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
     name, *rest = options
-    if "--size" in rest:
-        words = ["63"]
     refused(words, "gan", "train", name, "--data", prepared, "--out", tmp_path / "job", *rest)
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made):
+    saved = torch.load(made["benign"] / "model.pt")
+    name = next(iter(saved["average"]))
+    for state in ({}, 3, saved["average"] | {name: "x"}):
+        jobs.save_state(tmp_path / "model.pt", saved | dict(average=state))
+        refused(["model.pt is of another job"], "gan", "sample", tmp_path, "--out", tmp_path / "x.npz")
 
 
 def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path, done, refused, prepared):

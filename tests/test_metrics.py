@@ -240,3 +240,6 @@ def test_compare_command(tmp_path, done, refused, prepared):
     accuracy = next(line for line in out.splitlines() if line.startswith("accuracy"))
     assert "+0.000 [" in accuracy and accuracy.rstrip().endswith("1.000")       # the same trainings
     refused(["no finished classifier"], "metrics", "compare", tmp_path / "c", tmp_path / "b")
+    file = tmp_path / "b-s1" / "predictions.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))       # one image less
+    refused(["predictions.csv", "not what the job wrote"], "metrics", "compare", tmp_path / "a", tmp_path / "b")

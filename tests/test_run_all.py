@@ -1,5 +1,4 @@
 """The list is sound, the runner runs each job once and goes on, the report shows what is there and no more."""
-import json
 import os
 import re
 import shlex
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,7 +143,7 @@ def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_pa
     process.send_signal(kind)
     process.wait(timeout=30)
     time.sleep(1)
-    jobs.start_job(tmp_path / "a" / "gan", json.loads((tmp_path / "a" / "gan" / "config.json").read_text()))
+    jobs.start_job(tmp_path / "a" / "gan", jobs.read_json(tmp_path / "a" / "gan" / "config.json"))
     jobs.LOCKS.pop(tmp_path / "a" / "gan").close()          # nobody holds the job's lock any more
     if kind == signal.SIGINT:
         assert process.returncode == 130 and (tmp_path / "a" / "gan" / "checkpoint.pt").exists()
@@ -153,7 +153,7 @@ def test_a_half_written_file_never_takes_the_place_of_a_whole_one(tmp_path):
     jobs.write_json(tmp_path / "a.json", dict(old=1))
     with pytest.raises(ValueError):
         jobs.write_json(tmp_path / "a.json", dict(new=float("nan")))
-    assert json.loads((tmp_path / "a.json").read_text()) == dict(old=1) and len(list(tmp_path.iterdir())) == 1
+    assert jobs.read_json(tmp_path / "a.json") == dict(old=1) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_processes_never_share_a_job(tmp_path, prepared):
@@ -189,7 +189,7 @@ def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole
     done = run_jobs(tmp_path, text, "--dry-run")
     assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["cnn_2-s0"], done.stderr
 
-    result = json.loads((tmp_path / "study/cnn_2-s0/result.json").read_text())
+    result = jobs.read_json(tmp_path / "study/cnn_2-s0/result.json")
     assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 36000
     row, total = done.stdout.splitlines()[-2:]
     assert row.split()[:3] == ["study/cnn_2-s0", "3", "36,000"]
@@ -201,6 +201,52 @@ def test_a_dry_run_of_the_list_leaves_out_what_trains_nothing():
     commands = {name: command for _, name, command in listed("--dry-run", "--scale", "paper")}
     assert "--dry-run" in commands["wgan_gp/gan_benign"] and "--dry-run" in commands["dcgan_cls/fid"]
     assert "--dry-run" not in commands["wgan_gp/data"] + commands["wgan_gp/networks"]
+
+
+# ---- What goes wrong outside of a job
+
+@pytest.mark.parametrize("library", ["_multiarray_umath", "libtorch_cpu"])
+def test_ctrl_c_while_importing_is_quiet(library):
+    process = subprocess.Popen([sys.executable, "report.py", "nowhere"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while library not in Path(f"/proc/{process.pid}/maps").read_text():     # it is being loaded
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "" and process.returncode == -signal.SIGINT
+
+
+def test_a_full_disk_and_a_closed_pipe_at_the_output():
+    describe = [sys.executable, "gan.py", "describe", "acgan"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(describe, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and "No space left" in found.stderr
+    process = subprocess.Popen(describe, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
+@pytest.mark.parametrize("command", [
+    "data lesions --n 1000000000 --out x.npz", "data prepare --built-in 80 --size 1000000 --out x",
+    "gan train dcgan_cls --data {data} --samples 1000000000 --out x", "metrics fid {data} {data} --net none --size 1000000",
+    "gan sample {gan} --n 1000000000 --out x.npz", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
+def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
+    monkeypatch.chdir(tmp_path)
+    refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
+
+
+def test_a_result_of_another_job_or_with_another_digit_is_refused_and_left_overs_go(tmp_path, done, refused):
+    prepare = ["data", "prepare", "--built-in", 40, "--size", 16, "--out"]
+    done(*prepare, tmp_path / "a")
+    done(*prepare, tmp_path / "b", "--seed", 1)
+    (tmp_path / "a" / ".images.npz.77.tmp").write_text("left by a kill")
+    done(*prepare, tmp_path / "a")
+    assert not list((tmp_path / "a").glob(".*.tmp"))
+    own, other = (tmp_path / name / "result.json" for name in "ab")
+    text = own.read_text()
+    own.write_bytes(other.read_bytes())
+    refused(["another job"], *prepare, tmp_path / "a")
+    own.write_text(text.replace('"lesions": ', '"lesions": 1'))
+    refused(["result.json is damaged"], *prepare, tmp_path / "a")
 
 
 # ---- The report
@@ -281,7 +327,7 @@ def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path
     (tmp_path / "wgan_gp" / "cnn_hybrid-s0" / "result.json").write_text('{"config": 3')
     fake_run(tmp_path, "wgan_gp", "mobilenet_real", 0.7)
     (tmp_path / "wgan_gp" / "mobilenet_real-s0" / "predictions.csv").write_text("test,image\nreal")
-    evil = json.loads((tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json").read_text())
+    evil = jobs.read_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json")
     evil["command"] = "python <script>alert(1)</script> | x"
     jobs.write_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json", evil)
     fake_run(tmp_path, "wgan_gp", "resnet18_real", 0.7)
@@ -289,7 +335,7 @@ def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path
     for key, value in (("metrics", 3), ("seconds", "a"), ("source", 3)):
         fake_run(tmp_path, "controls", f"cnn_{key}_real", 0.7)
         file = tmp_path / "controls" / f"cnn_{key}_real-s0" / "result.json"
-        jobs.write_json(file, json.loads(file.read_text()) | {key: value})
+        jobs.write_json(file, jobs.read_json(file) | {key: value})
     markdown, page, _ = page_of(tmp_path)
     assert all(f"cnn_{key}_real-s0" in markdown for key in ("metrics", "seconds", "source"))
     assert "resnet18_real-s0" in markdown and "cnn_hybrid-s0" in markdown and "mobilenet_real-s0" in markdown and "damaged" in markdown
