@@ -87,11 +87,11 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
 }
 
 acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleGANs from nevus to melanoma
-  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 classes="AK BCC BKL DF MEL NV SCC VASC" class n alpha
+  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 nv2mel="" classes="AK BCC BKL DF MEL NV SCC VASC" class n alpha
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
-    quick) px=32 acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
+    quick) px=32 nv2mel="--steps 150" acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
            cyclegan="--size 32 --width 12 --blocks 1 --lr 2e-3 --steps 300"
            resnet="--size 32 --width 8 --batch 16 --steps 8"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
@@ -122,7 +122,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   done
   for alpha in 8 4 2 1; do
     job nv2mel_$alpha gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL \
-      --keep $(awk "BEGIN {print 1 / $alpha}") --samples 7000 --per 10300 $cyclegan
+      --keep $(awk "BEGIN {print 1 / $alpha}") --samples 7000 --per 10300 $cyclegan $nv2mel
   done
   stage
   for alpha in 8 4 2 1; do
@@ -170,9 +170,9 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
   local n=600 limit="" full=299 gan="" fit="" net=inception
   case $SCALE in
-    quick) full=128 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
+    quick) full=96 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
            fit="--size 80 --batch 8 --steps 12" ;;
-    small) full=128 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
+    small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) gan="--snapshots 2000 $BF16" fit=$BF16 ;;
   esac
   [ "$DATA" ] || limit="--limit malignant=250"          # the paper's ratio of malignant to benign is 0.83
