@@ -258,13 +258,13 @@ def freeze(m, frozen):
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
     saved, config = gan.load_run(run)
-    state = saved["discriminator"]
+    state = saved.get("discriminator", {})
     base = base_of(net)
     try:
         base.load_state_dict({name: state[name] for name in base.state_dict()})
     except (KeyError, RuntimeError):
-        raise UserError(f"--from {run}: the discriminator of {config['model']}, width "
-                        f"{config.get('width')}, does not fit: give the same --width") from None
+        raise UserError(f"--from {run}: a {config['model']} of width {config.get('width')} has no "
+                        "discriminator that fits: take a dcgan_cls of the same --width") from None
 
 
 def weights_hash(run):

@@ -523,6 +523,7 @@ class GAN:
     noise: str = "normal"               # or "uniform", in [-1, 1]
     labels: bool = False                # the generator is told the class
     source: bool = False                # translates images instead of starting from noise
+    lends: bool = False                 # keeps its discriminator, for `classify.py train --from`
     sizes: tuple = (64,)                # sides that its networks can make; empty: any multiple of 4
 
 
@@ -556,7 +557,7 @@ GANS = {
             optimizer=("adam", "Table 4; its other row is sgd, with momentum beta1")),
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
-        step=dcgan_step),
+        step=dcgan_step, lends=True),
     "plain_gan": GAN(                                       # paper 001, Table 6: Goodfellow et al. 2014
         recipe=DCGAN | dict(
             z_dim=(128, "as the DCGAN beside it"),
@@ -845,7 +846,7 @@ def log(m, done, values):
 
 def keep_pictures(m, done):
     """Ten times over the training: a grid, and samples to measure later (paper 004, Figure 6)."""
-    data.save_grid(m.out / f"grid_{done:06d}.png", draw(m.average, m.shown[:16]))
+    data.save_grid(m.out / f"grid_{done:06d}.png", draw(m.average, m.shown[:8]))
     if m.config["snapshots"]:
         rng = np.random.default_rng(m.config["seed"] + 2)
         inputs, labels = noise(m.config, m.config["snapshots"], rng)
@@ -864,7 +865,9 @@ def curves(record, points=200):
 def finish(m, images, source, test, seconds):
     """Weights, samples, pictures, distances, result.json."""
     config, out, shown = m.config, m.out, draw(m.average, m.shown[:16])
-    weights = dict(average=m.average.state_dict(), discriminator=m.discriminator.state_dict())
+    weights = dict(average=m.average.state_dict())
+    if m.entry.lends:
+        weights["discriminator"] = m.discriminator.state_dict()
     jobs.save_state(out / "model.pt", dict(config=json.dumps(config), **weights))
     if source is not None:                          # sources above what became of them
         shown = np.concatenate([source.images[:8], shown[:8]])
