@@ -590,11 +590,9 @@ def answer(results):
     if not np.isfinite(low):
         return (f"What one GAN image is worth cannot be told here: as many further real {what}s changed the "
                 f"accuracy by {points(more)}, which is not clear of zero.")
-    said = "Here GAN images were worth nothing that could be seen"
+    said = "Here GAN images did not help"
     if low > 0:
         said = "Here GAN images helped"
-    if high < 0:
-        said = "Here GAN images did harm"
     return (f"{said}: one was worth {x:.2f} of a further real {what} (95 % interval {low:.2f} to {high:.2f}). "
             f"Doubling the training set with GAN images changed a small CNN's accuracy by {points(fake)}, "
             f"with as many further real {what}s by {points(more)}.")
