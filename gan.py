@@ -774,7 +774,7 @@ def train(args):
         print(f"{out}: stopped after step {last} as asked")
         return save(last)
     jobs.check_finite(out, m.parts, last)
-    finish(m, images, source, test, spent + time.time() - begun)
+    finish(m, images, source, test, begun - spent)
 
 
 def build(config, out, images, source, device):
@@ -862,8 +862,8 @@ def curves(record, points=200):
     return dict(zip(record["names"], means.T.tolist()), window=window, diversity=record["diversity"])
 
 
-def finish(m, images, source, test, seconds):
-    """Weights, samples, pictures, distances, result.json."""
+def finish(m, images, source, test, begun):
+    """Weights, samples, pictures, distances, result.json. begun: when, had it never been cut off."""
     config, out, shown = m.config, m.out, draw(m.average, m.shown[:16])
     weights = dict(average=m.average.state_dict())
     if m.entry.lends:
@@ -889,7 +889,7 @@ def finish(m, images, source, test, seconds):
     if not config["leak"]:
         some = made.images[:2000]                  # of 24,000 it would take minutes
         values |= metrics.copying(some, images.images, test.images, config["seed"])
-    jobs.finish_job(out, config, seconds, m.device, steps=config["steps"], counts=images.counts(),
+    jobs.finish_job(out, config, time.time() - begun, m.device, steps=config["steps"], counts=images.counts(),
                     metrics=values, curves=lines, cost=m.cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
     print(f"{out}: {config['steps']} steps, {len(made)} samples, "

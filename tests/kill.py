@@ -68,7 +68,7 @@ def contents(folder):
         if file.name == "result.json":
             result = json.loads(file.read_text())
             found[name] = {key: value for key, value in result.items()
-                           if key not in ("seconds", "command", "checksum")}
+                           if key not in ("seconds", "memory_gb", "command", "checksum")}
         elif file.suffix == ".npz":
             with np.load(file) as arrays:
                 found[name] = {key: arrays[key].tobytes() for key in arrays}
