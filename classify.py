@@ -281,9 +281,9 @@ def at_size(source, args):
 
 
 def few(images, args):
-    """The images; in a dry run the first 64, since two steps take longer to test than to make."""
+    """The images; in a dry run some 64 of them, since two steps take longer to test than to make."""
     if args.dry_run:
-        return images.take(slice(64))
+        return images.take(slice(None, None, max(1, len(images) // 64)))
     return images
 
 
@@ -584,8 +584,11 @@ def test_and_save(out, net, tests, device):
     with jobs.replacing(out / "predictions.csv") as file:
         file.write(text.getvalue().encode())
     real = values["real"]
+    balanced = "undefined: a class is missing"
+    if real["balanced accuracy"]:
+        balanced = f"{real['balanced accuracy'][0]:.3f}"
     print(f"{out}: accuracy {real['accuracy'][0]:.3f} (always the larger class: "
-          f"{real['majority']:.3f}), balanced {real['balanced accuracy'][0]:.3f}, n {real['n']}")
+          f"{real['majority']:.3f}), balanced {balanced}, n {real['n']}")
     for name in classes:
         if real[f"recall {name}"]:
             print(f"    of {name} found: {real[f'recall {name}'][0]:.3f}")

@@ -129,6 +129,13 @@ def test_a_small_network_learns(tmp_path, done, prepared):
     assert result["curves"]["accuracy"][-1] > 0.8 and "balanced" in out
 
 
+def test_a_test_part_that_lacks_a_class_is_said_and_not_fatal(tmp_path, done, lesions):
+    lacks = lesions.take((lesions.split != "test") | (lesions.labels == 0))
+    lacks.save(tmp_path / "lacks.npz")
+    said = done("classify", "train", "cnn", "--data", tmp_path / "lacks.npz", "--out", tmp_path / "net", *TINY)
+    assert "balanced undefined: a class is missing" in said
+
+
 def test_images_of_a_gan_are_added_held_back_and_shuffled(tmp_path, done, prepared, lesions, made):
     train = ["classify", "train", "cnn", "--data", prepared, *TINY, "--synthetic", made["benign"], made["malignant"]]
     real = lesions.part("train").counts()
