@@ -413,7 +413,8 @@ def set_up(args, training, tests, device):
     config |= dict(
         classes=training.classes, n_classes=len(training.classes), train=training.fingerprint(),
         tests={name: test.fingerprint() for name, test in tests.items()},
-        start="none", **jobs.planned(args, args.steps or math.ceil(args.epochs * batches.per_epoch)))
+        start="none")
+    config |= jobs.planned(args, args.steps or math.ceil(args.epochs * batches.per_epoch))
     if args.lr_of:
         found = jobs.read_json(Path(args.lr_of) / "result.json").get("lr_finder")
         if not found:
@@ -539,7 +540,8 @@ def find_lr(m):
     tries = 100
     if "dry_run_of" in m.config:
         tries = 2
-    rates, losses, mean = np.geomspace(1e-7, 10, 100)[:tries].tolist(), [], 0.0
+    rates = np.geomspace(1e-7, 10, 100)[:tries].tolist()
+    losses, mean = [], 0.0
     trial = copy.copy(m)
     trial.net, trial.batches = copy.deepcopy(m.net), copy.copy(m.batches)
     trial.optimizer = make_optimizer(trial.net, m.config)

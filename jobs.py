@@ -384,23 +384,18 @@ def measured(step, cost):
                 cost["gflop"] += flops(*args, **(kwargs or {}), out_val=result) / 1e9
             return result
 
-    def first(*args):
-        cost.update(gflop=0.0, kernels=0)
-        with Counter():
-            return step(*args)
+    def step_with_cost(*args):
+        if "gflop" not in cost:
+            cost.update(gflop=0.0, kernels=0)
+            with Counter():
+                return step(*args)
 
-    def second(*args):
         begun = time.time()
         values = step(*args)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         cost["step_seconds"] = time.time() - begun
         return values
-
-    def step_with_cost(*args):
-        if "gflop" in cost:
-            return second(*args)
-        return first(*args)
 
     return step_with_cost
 

@@ -71,7 +71,8 @@ def gan_way(name, precision, folder, plain):
     def step():
         values = m.train_step(m)
         if plain:
-            [value.item() for value in values.values()]
+            for value in values.values():
+                value.item()
 
     return step
 
@@ -92,7 +93,8 @@ def resnet_way(precision, folder, plain):
     def step():
         values = classify.train_step(m, 1e-3, 0.9)
         if plain:
-            [value.item() for value in values]
+            for value in values:
+                value.item()
 
     return step
 

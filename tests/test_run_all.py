@@ -182,7 +182,7 @@ def test_the_first_step_is_counted_and_the_second_is_timed():
 
 
 def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole(tmp_path, prepared):
-    net = f"classify.py train cnn --data {prepared} --steps 36000 --batch 8 --dry-run"
+    net = f"classify.py train cnn --data {prepared} --steps 720000 --batch 8 --dry-run"
     text = ""
     for name in ("cnn_1-s0", "cnn_2-s0", "cnn_2-s1"):
         text += lines(tmp_path, ("study", 1, name, f"{net} --seed {name[-1]}"))
@@ -190,10 +190,10 @@ def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole
     assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["cnn_2-s0"], done.stderr
 
     result = jobs.read_json(tmp_path / "study/cnn_2-s0/result.json")
-    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 36000
+    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 720000
     row, total = done.stdout.splitlines()[-2:]
-    assert row.split()[:3] == ["study/cnn_2-s0", "3", "36,000"]
-    hours = 3 * 10 * result["cost"]["step_seconds"]     # 36,000 steps are 10 hours of seconds
+    assert row.split()[:3] == ["study/cnn_2-s0", "3", "720,000"]
+    hours = 3 * 200 * result["cost"]["step_seconds"]    # 720,000 steps are 200 hours of seconds
     assert float(total.split()[5]) == pytest.approx(hours, abs=0.06)
 
 
