@@ -80,10 +80,10 @@ def gan_way(name, precision, folder, plain):
 def resnet_way(precision, folder, plain):
     """A function that makes one training step of ResNet-18, 64 px, batch 32."""
     images = data.load(folder, 64)
-    args = SimpleNamespace(model="resnet18", lr_of=None, start=None, probe=False, steps=100, epochs=1,
-                           dry_run=False, **dict.fromkeys(classify.DECIDES))
     recipe = {key: value for key, (value, _) in classify.NETWORKS["resnet18"].recipe.items()}
-    vars(args).update(recipe, model="resnet18", precision=precision, seed=0, epochs=1, steps=100)
+    args = SimpleNamespace(**dict.fromkeys(classify.DECIDES), **recipe)
+    vars(args).update(model="resnet18", precision=precision, seed=0, epochs=1, steps=100, dry_run=False,
+                      lr_of=None, start=None, probe=False)
     m = classify.set_up(args, images, {}, torch.device("cpu"))
     m.base_rests = False
     if plain:
