@@ -99,12 +99,12 @@ def check_memory(n, side):
         raise UserError(f"{n} images of {side} x {side} px are more than fits into the memory")
 
 
-def at_least(low, kind=int):
+def at_least(low, kind=int, below=1e12):
     """An argparse type: a finite number that is not below `low`."""
     def parse(text):
         value = kind(text)
-        if not low <= value < 1e12:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and 1e12")
+        if not low <= value < below:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {below:g}")
         return value
 
     parse.__name__ = kind.__name__                  # for argparse's own words: "invalid int value"
@@ -169,12 +169,12 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The dictionary in a file. UserError if the file holds none or, by its checksum, another one."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):    # no JSON
+    """What write_json wrote. UserError if, by its checksum, the file holds something else."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         value = json.loads(Path(path).read_text())
-        if value.pop("checksum", None) in (None, checksum(value)):
+        if value.pop("checksum") == checksum(value):
             return value
-    raise UserError(f"{path} is damaged: delete its folder to run that job again")
+    raise UserError(f"{path} is damaged or not ours: delete it, and a job's whole folder")
 
 
 def save_state(path, state):
@@ -280,6 +280,7 @@ def commit():
 def add_training_options(parser, recipe, **choices):
     """The options of every training: first its recipe's, {name: (default, its source)}, of `choices`."""
     kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8)}
+    kinds |= dict.fromkeys(("beta1", "beta2", "average"), at_least(0, float, below=1))
     for name, (value, source) in recipe.items():
         kind = kinds.get(name, kinds[type(value)])
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value,
