@@ -510,7 +510,7 @@ def make_optimizer(net, config):
     matrices = [weight for weight in net.parameters() if weight.ndim > 1]
     vectors = [weight for weight in net.parameters() if weight.ndim <= 1]   # as fastai: no decay
     groups = [dict(params=matrices), dict(params=vectors, weight_decay=0.0)]
-    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.01)
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.01, fused=True)
 
 
 def learning_rates(m):

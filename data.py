@@ -964,6 +964,8 @@ def prepare(args):
         images = replace(images, images=enhance(before))
         save_grid(out / "before_after.png", np.concatenate([before[:8], images.images[:8]]))
     images = with_split(resized(images, args.size), args.val, args.test, args.seed)
+    if "train" not in images.split:
+        raise UserError("no image is left to train on: give a smaller --val or --test")
     near = near_test(images)
     if args.drop_near:
         images = images.take(~near)

@@ -138,19 +138,24 @@ def arms_of(runs, classes):
 
 
 def lesions_of(measure, runs, classes):
-    """How many lesions a measure is taken over; a precision at most as many as are called so."""
+    """How many lesions a measure is taken over; of several seeds the fewest."""
     labels, _, groups = runs[0]
+    kind, _, name = measure.partition(" ")
     if measure == "accuracy":
         return len(set(groups))
-    of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
-    kind, _, name = measure.partition(" ")
-    if name not in classes:                         # balanced accuracy, auc
-        return min(of_class)
-    c = classes.index(name)
-    if kind == "precision":
-        called = [(chances.argmax(1) == c).sum() for _, chances, _ in runs]
-        return int(min(of_class[c], *called))
-    return of_class[c]
+    if name not in classes:             # a mean over the classes: as sure as this many images alike
+        of_class = [len(set(groups[labels == c])) for c in set(labels.tolist())]
+        return round(len(of_class) ** 2 / sum(1 / n for n in of_class))
+    numbers = []
+    for _, chances, _ in runs:
+        over = labels == classes.index(name)
+        called = chances.argmax(1) == classes.index(name)
+        if kind == "precision":
+            over = called
+        elif kind == "f1":
+            over = over | called
+        numbers.append(len(set(groups[over])))
+    return min(numbers)
 
 
 def combine(arms, weights):
@@ -235,8 +240,8 @@ def gain(arms, before, after):
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, so within 0 and 1.
 
-    Of as many lesions as give the variance of combine: n = value * (1 - value) / variance, but no
-    more than there are: else a few that fail as a whole would make it too narrow.
+    Of as many lesions as give the variance of combine: n = value * (1 - value) / variance; but no
+    more than there are, once for each seed, since a few failures say little of their variance.
     """
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
@@ -244,11 +249,11 @@ def level(arm):
     z = student(df).ppf(0.975)
     if not 0 <= value <= 1:                         # no share, such as a negative kappa
         return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
-    n = arm.lesions
-    if variance > 0 and value * (1 - value) / variance < n:
-        n = value * (1 - value) / variance
-    else:
-        z = student(0).ppf(0.975)                   # Wilson as he stands
+    n = arm.lesions * len(arm.values)
+    if variance > 0 and 0 < value < 1:
+        n = min(n, value * (1 - value) / variance)
+    else:                                           # all right or all wrong: Wilson as he stands
+        n, z = arm.lesions, student(0).ppf(0.975)
     shrink = 1 + z ** 2 / n
     middle = (value + z ** 2 / (2 * n)) / shrink
     half = z / shrink * np.sqrt(value * (1 - value) / n + z ** 2 / (4 * n * n))
