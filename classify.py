@@ -300,13 +300,15 @@ def load_parts(args):
     fakes, held_back = load_synthetic(args)
     tests = {"real": test}
     if args.mixed_test:
-        tests["mixed"] = data.mix(test, *held_back)
+        tests["mixed"] = data.mix([test, *held_back])
     reals = [training] * (1 + args.copies)
     if args.alone:
         reals = [training.take(slice(0))]
-    mixed = data.mix(*reals, *fakes)
+    n_real, sets = sum(map(len, reals)), [*reals, *fakes]
+    del training, reals, fakes          # mix frees one after the other
+    mixed = data.mix(sets)
     if args.shuffle:                    # a placebo: the same images under permuted labels
-        labels = mixed.labels[sum(map(len, reals)):]
+        labels = mixed.labels[n_real:]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
     return mixed, val, tests
 
@@ -328,7 +330,8 @@ def load_synthetic(args):
         if not 0 <= n <= most:
             raise UserError(f"{source} holds {len(made)} images, but {n} + {hold} are asked for")
         fakes.append(made.take(slice(n)))
-        held_back.append(made.take(slice(most, None)))
+        if hold:
+            held_back.append(made.take(slice(most, None)))
     return fakes, held_back
 
 

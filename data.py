@@ -172,21 +172,28 @@ def hash_of(raw):
     return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
-def mix(first, *more):
-    """Image sets joined into one. Classes go by name: `first` must have those of `more`."""
-    sets = [first]
-    for other in more:
-        unknown = set(other.classes) - set(first.classes)
-        if unknown:
-            raise UserError(f"{other.info.get('source')}: its classes {', '.join(sorted(unknown))} "
-                            f"are not among {', '.join(first.classes)}")
-        numbers = np.array([first.classes.index(name) for name in other.classes])
-        sets.append(replace(other, labels=numbers[other.labels]))
+def mix(sets):
+    """The image sets of a list joined into one. Classes go by name: the first set must have them all.
 
-    columns = {}
-    for name in COLUMNS:
-        columns[name] = np.concatenate([getattr(one, name) for one in sets])
-    return replace(first, **columns)
+    The list is emptied on the way, so that memory need not hold thousands of photographs twice.
+    """
+    classes, info = sets[0].classes, sets[0].info
+    images = np.empty((sum(map(len, sets)), *sets[0].images.shape[1:]), np.uint8)
+    labels, ids, groups, split = [], [], [], []
+    while sets:
+        one = sets.pop(0)
+        unknown = set(one.classes) - set(classes)
+        if unknown:
+            raise UserError(f"{one.info.get('source')}: its classes {', '.join(sorted(unknown))} "
+                            f"are not among {', '.join(classes)}")
+        images[len(labels):len(labels) + len(one)] = one.images
+        numbers = np.array([classes.index(name) for name in one.classes])
+        labels.extend(numbers[one.labels])
+        ids.extend(one.ids)
+        groups.extend(one.groups)
+        split.extend(one.split)
+    labels, ids, groups, split = map(np.array, (labels, ids, groups, split))
+    return ImageSet(images, labels, classes, ids, groups, split, info)
 
 
 # ---- Reading

@@ -143,8 +143,10 @@ def lesions_of(measure, runs, classes):
     kind, _, name = measure.partition(" ")
     if measure == "accuracy":
         return len(set(groups))
-    if name not in classes:             # a mean over the classes: as sure as this many images alike
-        of_class = [len(set(groups[labels == c])) for c in set(labels.tolist())]
+    if name not in classes:             # a mean over the classes: as sure as so many lesions alike
+        of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
+        if 0 in of_class:
+            return 0                    # undefined
         return round(len(of_class) ** 2 / sum(1 / n for n in of_class))
     numbers = []
     for _, chances, _ in runs:

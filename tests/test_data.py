@@ -290,7 +290,7 @@ def test_a_larger_share_holds_a_smaller_one(lesions):
 def test_near_copies_are_found_in_both_orders(lesions):
     copy = data.replace(lesions.part("test"), split=np.full((lesions.split == "test").sum(), "train", "U5"))
     brighter = data.replace(copy, images=(copy.images * 0.97).astype(np.uint8))
-    both = data.mix(brighter, lesions.part("test"))
+    both = data.mix([brighter, lesions.part("test")])
     near = data.near_test(both)
     assert near[:len(copy)].mean() > 0.9 and not near[len(copy):].any()
 
@@ -304,7 +304,7 @@ def test_check_counts_equal_pictures_under_two_labels_and_across_parts(tmp_path,
 
 def test_classes_go_by_name_when_sets_are_mixed(lesions):
     other = data.replace(lesions, classes=lesions.classes[::-1])
-    mixed = data.mix(lesions, other)
+    mixed = data.mix([lesions, other])
     assert (mixed.labels[len(lesions):] == 1 - lesions.labels).all()
 
 
