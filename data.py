@@ -173,7 +173,7 @@ def hash_of(raw):
 
 
 def mix(sets):
-    """The image sets of a list joined into one. Classes go by name: the first set must have them all.
+    """The image sets of a list as one. Classes go by name: the first set must have them all.
 
     The list is emptied on the way, so that memory need not hold thousands of photographs twice.
     """
@@ -339,34 +339,43 @@ def read_rows(folder, zeros=None):
     if any(entry["lesion"] for entry in entries) and len(lesions) < len(files):
         print(f"{folder}: {len(files) - len(lesions)} of {len(files)} images have no lesion id: each "
               "counts as a lesion of its own", file=sys.stderr)
+
     entries = [entry for entry in entries if "label" in entry]
     entries = [entry for entry in entries if entry["table"].name == "labels.csv"] or entries
     if not entries:
         for name in files:
             label = Path(name).parent.name or "unlabelled"
             entries.append(dict(image=name, label=label, table=Path(), line=0, part=""))
-
     rows = {}
     for entry in entries:
         names = by_key[entry["image"]]
-        label = entry["label"] or zeros or ""
-        part = entry["part"].lower()
-        where = f"{entry['table']} line {entry['line']}, image {entry['image']!r}"
         if len(names) != 1 or names[0] in rows:
-            raise UserError(f"{where}: {len(names)} images are called so, or it is listed twice")
-        if not label or "+" in label:
-            raise UserError(f"{where}: one class is needed, not {label!r}; --zeros CLASS gives "
-                            "one to rows of zeros")
-        if part and part not in PARTS:
-            raise UserError(f"{where}: {part!r} is not train, val or test")
+            raise UserError(f"{place_of(entry)}: {len(names)} images are called so, or it is "
+                            "listed twice")
         name = names[0]
-        part = PARTS.get(part) or part_of(name.rpartition("/")[0])
-        part = part or part_of(entry["table"].stem)
-        rows[name] = Row(name, plain_name(label), lesions.get(name, name), part)
+        rows[name] = row_of(entry, name, lesions.get(name, name), zeros)
     if len(rows) < len(files):
         print(f"{folder}: {len(files) - len(rows)} of {len(files)} images are in no table: left out",
               file=sys.stderr)
     return list(rows.values())
+
+
+def place_of(entry):
+    return f"{entry['table']} line {entry['line']}, image {entry['image']!r}"
+
+
+def row_of(entry, name, lesion, zeros):
+    """The Row of an entry. Its part: by a column, the image's folder or the table's name."""
+    label = entry["label"] or zeros or ""
+    if not label or "+" in label:
+        raise UserError(f"{place_of(entry)}: one class is needed, not {label!r}; --zeros CLASS gives "
+                        "one to rows of zeros")
+    part = entry["part"].lower()
+    if part and part not in PARTS:
+        raise UserError(f"{place_of(entry)}: {part!r} is not train, val or test")
+    folder = name.rpartition("/")[0]
+    part = PARTS.get(part) or part_of(folder) or part_of(entry["table"].stem)
+    return Row(name, plain_name(label), lesion, part)
 
 
 def open_rgb(raw, side):

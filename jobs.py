@@ -480,31 +480,52 @@ def one_of_each_kind(jobs):
     return [(job, numbers[kind]) for kind, job in chosen.items()]
 
 
-def print_costs(kinds):
-    """What the jobs of a dry run say of the whole. The hours are those of training steps alone.
+def cost_of(job):
+    """{column: number}: what two steps of a job say of all its steps. Hours: of the steps alone.
 
     An H200's are no measurement: at 25 TFLOP/s in float32, 250 in bfloat16, and 5 us a kernel.
     """
-    print(f"\n{'job':40}{'jobs':>5}{'steps':>8}{'s/step':>8}{'GFLOP':>8}{'kernels':>9}"
-          f"{'hours':>8}{'H200 h':>8}{'RAM GB':>8}{'GPU GB':>8}{'disk MB':>9}")
-    totals = collections.Counter()
-    largest = collections.Counter()
-    for job, number in kinds:
-        result = read_json(job.folder / "result.json")
-        cost, steps = result.get("cost", {}), result["config"].get("dry_run_of", 0)
-        flops = 250e12 if result["config"].get("precision") == "bf16" else 25e12
-        assumed = max(cost.get("gflop", 0) * 1e9 / flops, cost.get("kernels", 0) * 5e-6)
-        files = [file for file in job.folder.rglob("*") if file.is_file()]
-        one = dict(hours=steps * cost.get("step_seconds", 0) / 3600, h200=steps * assumed / 3600,
-                   disk=sum(file.stat().st_size for file in files) / 1e6)
-        memory = dict(ram=result["memory_gb"], gpu=result.get("gpu_memory_gb", 0))
-        totals.update({name: number * value for name, value in one.items()})
-        largest |= collections.Counter(memory)
-        print(f"{job.study + '/' + job.name:40}{number:5}{steps:8,}{cost.get('step_seconds', 0):8.3g}"
-              f"{cost.get('gflop', 0):8,.0f}{cost.get('kernels', 0):9,}{one['hours']:8.2f}"
-              f"{one['h200']:8.2f}{memory['ram']:8.1f}{memory['gpu']:8.1f}{one['disk']:9,.0f}")
-    print(f"{'all jobs, one after another':40}{'':38}{totals['hours']:8.1f}{totals['h200']:8.1f}"
-          f"{largest['ram']:8.1f}{largest['gpu']:8.1f}{totals['disk']:9,.0f}")
+    result = read_json(job.folder / "result.json")
+    config, cost = result["config"], collections.Counter(result.get("cost", {}))
+    steps = config.get("dry_run_of", 0)
+    flops = 25e12
+    if config.get("precision") == "bf16":
+        flops = 250e12
+    h200_step = max(cost["gflop"] * 1e9 / flops, cost["kernels"] * 5e-6)
+    files = [file for file in job.folder.rglob("*") if file.is_file()]
+    return {
+        "steps": steps,
+        "s/step": cost["step_seconds"],
+        "GFLOP": cost["gflop"],
+        "kernels": cost["kernels"],
+        "hours": steps * cost["step_seconds"] / 3600,
+        "H200 h": steps * h200_step / 3600,
+        "disk MB": sum(file.stat().st_size for file in files) / 1e6,
+        "RAM GB": result["memory_gb"],
+        "GPU GB": result.get("gpu_memory_gb", 0)}
+
+
+def print_costs(kinds):
+    """The table of a dry run; its last line: sums of hours and disk over all jobs, most memory."""
+    def line(name, number, values):
+        print(f"{name:40}{number:>6}", *(f"{value:>8}" for value in values))
+
+    def short(value):
+        if value >= 100:
+            return f"{value:,.0f}"
+        return f"{value:.3g}"
+
+    rows = [(job, number, cost_of(job)) for job, number in kinds]
+    print()
+    line("job", "jobs", rows[0][2])
+    for job, number, cost in rows:
+        line(f"{job.study}/{job.name}", number, map(short, cost.values()))
+    total = dict.fromkeys(rows[0][2], "")
+    for name in ("hours", "H200 h", "disk MB"):
+        total[name] = short(sum(number * cost[name] for _, number, cost in rows))
+    for name in ("RAM GB", "GPU GB"):
+        total[name] = short(max(cost[name] for _, _, cost in rows))
+    line("all jobs, one after another", sum(number for _, number, _ in rows), total.values())
 
 
 class Runner:
@@ -596,7 +617,7 @@ def run_command(args):
         kinds = one_of_each_kind(todo)
         todo = [job for job, _ in kinds]
     missing = Runner(todo, args.jobs).run()
-    if args.dry_run:
+    if args.dry_run and missing < len(todo):
         print_costs([kind for kind in kinds if kind[0].is_done()])
     if missing:
         sys.exit(1)

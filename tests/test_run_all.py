@@ -194,7 +194,7 @@ def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole
     row, total = done.stdout.splitlines()[-2:]
     assert row.split()[:3] == ["study/cnn_2-s0", "3", "720,000"]
     hours = 3 * 200 * result["cost"]["step_seconds"]    # 720,000 steps are 200 hours of seconds
-    assert float(total.split()[5]) == pytest.approx(hours, abs=0.06)
+    assert float(total.split()[6]) == pytest.approx(hours, rel=0.02) and total.split()[5] == "3"
 
 
 def test_a_dry_run_of_the_list_leaves_out_what_trains_nothing():
