@@ -274,10 +274,18 @@ def weights_hash(run):
 
 # ---- The images of one training
 
-def at_size(source, args):
+def load_set(path, args):
+    """An image set at its own size; a folder of pictures at that of its GAN, else at --size."""
+    images = data.load(path, folder_size=args.through or args.size)
+    own_size = images.info.get("size", images.images.shape[1])
+    if own_size != images.images.shape[1]:
+        images = data.load(path, own_size)
+    return images
+
+
+def at_size(images, args):
     """The set at --size; with --through, first made that small: all as blurred as a GAN's."""
-    images = data.load(source, args.through or args.size)      # a GAN's small images: never enlarged first
-    return data.resized(images, args.size)
+    return data.resized(data.resized(images, args.through), args.size)
 
 
 def few(images, args):
@@ -288,8 +296,13 @@ def few(images, args):
 
 
 def load_parts(args):
-    """(training, validation, {name: test}). Test "real" is real images alone; "mixed" adds fakes."""
-    real = at_size(args.data, args)
+    """(training, validation, {name: test}, how many of validation and test a GAN has seen).
+
+    Test "real" is real images alone; "mixed" adds fakes.
+    """
+    real = load_set(args.data, args)
+    held_out = real.take(np.isin(real.split, ("val", "test")))
+    real = at_size(real, args)
     training = real.part("train").share(args.share)
     val, test = real.part("val"), real.part("test")
     del real                            # half of the memory
@@ -297,7 +310,9 @@ def load_parts(args):
     if len(counts) < 2 or 0 in counts.values():
         raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
 
-    fakes, held_back = load_synthetic(args)
+    fakes, held_back, leaked = load_synthetic(args, held_out)
+    if args.start:
+        leaked += count_leaked(args.start, load_set(args.start, args), held_out, args)
     tests = {"real": test}
     if args.mixed_test:
         tests["mixed"] = data.mix([test, *held_back])
@@ -305,61 +320,53 @@ def load_parts(args):
     if args.alone:
         reals = [training.take(slice(0))]
     n_real, sets = sum(map(len, reals)), [*reals, *fakes]
-    del training, reals, fakes          # mix frees one after the other
+    del training, reals, fakes, held_out            # mix frees one after the other
     mixed = data.mix(sets)
     if args.shuffle:                    # a placebo: the same images under permuted labels
         labels = mixed.labels[n_real:]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    return mixed, val, tests
+    return mixed, val, tests, leaked
 
 
-def load_synthetic(args):
-    """(sets of fakes to train on, sets of fakes held back for the mixed test)."""
+def load_synthetic(args, held_out):
+    """(sets of fakes to train on, sets of fakes for the mixed test, how many of held_out they know)."""
     if (args.shuffle or args.alone or args.use is not None) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
     holds = args.mixed_test or [0] * len(args.synthetic)
     if len(holds) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
 
-    fakes, held_back = [], []
+    fakes, held_back, leaked = [], [], 0
     for source, hold in zip(args.synthetic, holds):
-        made = at_size(source, args)
+        made = load_set(source, args)
+        leaked += count_leaked(source, made, held_out, args)
         most = n = len(made) - hold
         if args.use is not None:        # nested: the first n of each set
             n = round(most * args.use / (args.of or max(most, 1)))
         if not 0 <= n <= most:
             raise UserError(f"{source} holds {len(made)} images, but {n} + {hold} are asked for")
-        fakes.append(made.take(slice(n)))
+        fakes.append(at_size(made.take(slice(n)), args))
         if hold:
-            held_back.append(made.take(slice(most, None)))
-    return fakes, held_back
+            held_back.append(at_size(made.take(slice(most, None)), args))
+    return fakes, held_back, leaked
 
 
-def count_leaked(args):
-    """How many validation and test images the sets' GANs have seen, or the sets hold: by pixels, at
+def count_leaked(source, made, held_out, args):
+    """How many validation and test images the set's GAN has seen, or the set holds: by pixels, at
     the size that the GAN had, and by ids. Refused without --allow-leak."""
-    total = 0
-    real = data.load(args.data, folder_size=args.size)
-    real = real.take(np.isin(real.split, ("val", "test")))
-    for source in filter(None, [*args.synthetic, args.start]):
-        made = data.load(source, folder_size=args.size)
-        size = made.info.get("size", made.images.shape[1])
-        if size != made.images.shape[1]:        # a folder of pictures that says its GAN's size
-            made = data.load(source, size)
-        held_out = data.resized(real, size)
-        known = [*made.info.get("digests", []), *made.digests()]
-        seen = np.isin(held_out.digests(), known)
-        seen |= np.isin(held_out.ids, made.info.get("seen_ids", []))
-        total += int(seen.sum())
-        if seen.any() and not args.allow_leak:
-            raise UserError(
-                f"{source}: {seen.sum()} validation and test images were in its training or are in "
-                "it, so a test would be flattered. Train the GAN on the training part of the same "
-                "--data, or give --allow-leak")
-        if "digests" not in made.info:
-            print(f"{source} does not say what its GAN was trained on: only its own images can be "
-                  "checked", file=sys.stderr)
-    return total
+    held_out = data.resized(held_out, made.images.shape[1])
+    known = [*made.info.get("digests", []), *made.digests()]
+    seen = np.isin(held_out.digests(), known)
+    seen |= np.isin(held_out.ids, made.info.get("seen_ids", []))
+    if seen.any() and not args.allow_leak:
+        raise UserError(
+            f"{source}: {seen.sum()} validation and test images were in its training or are in "
+            "it, so a test would be flattered. Train the GAN on the training part of the same "
+            "--data, or give --allow-leak")
+    if "digests" not in made.info:
+        print(f"{source} does not say what its GAN was trained on: only its own images can be "
+              "checked", file=sys.stderr)
+    return int(seen.sum())
 
 
 # ---- Training
@@ -372,8 +379,7 @@ DECIDES = [
 def train(args):
     """Load, set up, loop, finish. Returns the result; None if --stop-after came before the end."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    leaked = count_leaked(args)
-    training, val, tests = load_parts(args)
+    training, val, tests, leaked = load_parts(args)
     val, tests = few(val, args), {name: few(test, args) for name, test in tests.items()}
     m = set_up(args, training, tests, device)
     if args.dry_run:

@@ -193,7 +193,7 @@ def test_a_placebo_has_its_labels_permuted_and_through_a_size_all_are_blurred(mo
     small = data.resized(data.resized(data.load(prepared).part("train"), 16), 64)
     assert (seen[1].images == small.images).all()
     data.resized(small, 16).save(tmp_path / "small.npz")        # as a GAN's: not enlarged before it is blurred
-    made = classify.at_size(tmp_path / "small.npz", SimpleNamespace(size=64, through=16))
+    made = classify.at_size(data.load(tmp_path / "small.npz"), SimpleNamespace(size=64, through=16))
     assert (made.images == data.resized(data.resized(small, 16), 64).images).all()
 
 
