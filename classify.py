@@ -650,8 +650,7 @@ def rank(args):
     asked = dict(command="rank", weights=weights_hash(args.run), data=images.fingerprint())
     if jobs.start_job(out, asked):
         return
-    small = data.resized(data.resized(images, config.through), config.size)
-    chances = probabilities(net, small.images, device)
+    chances = probabilities(net, at_size(images, config).images, device)
     sure = chances[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
     sure = sure[order].tolist()
@@ -709,7 +708,7 @@ def look_of(run, device):
 
     def features(images):
         seen.clear()
-        chances = probabilities(net, data.resized(images, config.size).images, device)
+        chances = probabilities(net, at_size(images, config).images, device)
         return torch.cat(seen).double().numpy(), chances
 
     how = f"{config.model} {Path(run).name}, images to {config.size} px"

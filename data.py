@@ -831,7 +831,7 @@ def drawn(rows, size, seed):
     for row in rows:
         lesion, view = map(int, row.name.removeprefix("lesion").split("_"))
         pictures.append(draw_lesion(lesion % 8, lesion, view, seed, size))
-    return from_rows(rows, np.stack(pictures), dict(source=f"drawn lesions (n {len(rows)}, seed {seed})"))
+    return from_rows(rows, np.stack(pictures), dict(source=f"drawn lesions (seed {seed})"))
 
 
 def built_in(n, size=64, seed=0):

@@ -271,6 +271,8 @@ def interval_chart(title, rows):
         y = 46 + 28 * k
         line = f"M{across(low):.0f} {y}H{across(high):.0f}"
         parts.append(text(122, y + 4, label, "end"))
+        if low < -1:
+            parts.append(text(130, y - 5, f"◂ {low:.1f}"))      # the line ends at the chart's edge
         parts.append(f'<path d="{line}" stroke="{COLOURS[0]}" stroke-width="3"/>')
         parts.append(f'<circle cx="{across(value):.0f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>')
     return svg(title, parts, bottom + 24)

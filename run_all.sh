@@ -2,7 +2,7 @@
 # Every table and figure of the five papers, and the controls: one job per line, in the order of the tables.
 #
 #   bash run_all.sh [STUDY ...]           every job of the named studies (default: all), then the report
-#   bash run_all.sh list [STUDY ...]      state, seconds, stage, name and command of each job; runs nothing
+#   bash run_all.sh list [STUDY ...]      state, stage, name and command of each job; runs nothing
 #   bash run_all.sh report                the report of what is there
 #   bash run_all.sh test                  the tests
 #
