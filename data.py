@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse.csgraph
+import scipy.spatial
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
@@ -378,12 +379,15 @@ def row_of(entry, name, lesion, zeros):
     return Row(name, plain_name(label), lesion, part)
 
 
-def open_rgb(raw, side):
-    """Bytes of an image file -> RGB picture: EXIF rotation, any mode, transparency on white."""
+def decode(raw, size):
+    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop.
+
+    Any mode, EXIF rotation, transparency on white.
+    """
     with Image.open(io.BytesIO(raw)) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        image.draft("RGB", (side, side))            # decodes a large JPEG at 1/2, 1/4 or 1/8
+        image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):       # 16-bit, 32-bit and float grey
             grey = np.asarray(image, np.float64)
@@ -395,32 +399,7 @@ def open_rgb(raw, side):
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("RGB")
-
-
-def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop."""
-    image = open_rgb(raw, 2 * size)
-    return np.asarray(ImageOps.fit(image, (size, size), BICUBIC))
-
-
-def read_all(work, rows, title):
-    """The rows for which work(row) succeeds, what it gives, and the other names with a reason."""
-    good, results, bad = [], [], []
-    progress = jobs.Progress(title, len(rows))
-    with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(work, row) for row in rows]
-        for row, future in zip(rows, futures):
-            try:
-                results.append(future.result())
-                good.append(row)
-            except Exception as problem:            # Pillow raises a dozen types
-                reason = str(problem).partition(" <")[0]    # without an address in memory
-                bad.append(f"{row.name} ({reason})")
-            progress(len(good) + len(bad))
-    if not good:
-        raise UserError(f"{title}: no image can be read: {bad[:1]}")
-    return good, results, bad
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), BICUBIC))
 
 
 def decoded(folder, rows, size, skip_bad=False):
@@ -429,21 +408,30 @@ def decoded(folder, rows, size, skip_bad=False):
     files = files_of(folder)
     pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
 
-    def work(row):
-        pictures[place[row]] = decode(files[row.name](), size)
-        return place[row]
+    def work(k):
+        pictures[k] = decode(files[rows[k].name](), size)
 
-    place = {row: k for k, row in enumerate(rows)}
-    good, filled, bad = read_all(work, rows, f"decoding {folder.name}")
-    if bad and not skip_bad:
+    good, bad = [], []
+    progress = jobs.Progress(f"decoding {folder.name}", len(rows))
+    with ThreadPoolExecutor() as pool:
+        futures = [pool.submit(work, k) for k in range(len(rows))]
+        for k, future in enumerate(futures):
+            problem = future.exception()
+            if problem:
+                reason = str(problem).partition(" <")[0]    # without an address in memory
+                bad.append(f"{rows[k].name} ({reason})")
+            else:
+                good.append(k)
+            progress(k + 1)
+    if bad and not (skip_bad and good):
         raise UserError(f"{folder}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
                         "remove it, or use `python data.py prepare --skip-bad`")
     info = dict(source=folder.name, skipped=bad)
     if (folder / "info.json").exists():             # GAN samples: what their GAN has seen
         info |= jobs.read_json(folder / "info.json")
     if bad:
-        pictures = pictures[filled]
-    return from_rows(good, pictures, info)
+        rows, pictures = [rows[k] for k in good], pictures[good]
+    return from_rows(rows, pictures, info)
 
 
 def from_rows(rows, pictures, info):
@@ -569,27 +557,21 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     return replace(images, groups=groups, split=split, info=info)
 
 
-def dhash(picture):
-    """64 signs, -1 or 1: does each pixel of a 9 x 8 thumbnail get brighter to the right?"""
-    grey = picture.convert("F").resize((9, 8), Image.Resampling.LANCZOS)
-    brighter = np.diff(np.asarray(grey)) > 0
-    return np.where(brighter, 1, -1).astype(np.float32).ravel()
+def near_pairs(images):
+    """(a, b), a < b: the pairs whose dHashes differ in at most 2 of their 64 bits.
 
-
-def near_pairs(signs, most=2):
-    """(a, b), a < b: the pairs of rows of signs (n, 64) that differ in at most `most` places."""
-    least = signs.shape[1] - 2 * most               # of the product of two rows
-    pairs = []
-    for start in range(0, len(signs), 2048):        # 2048 rows of the matrix at a time
-        a, b = np.nonzero(signs[start:start + 2048] @ signs[start:].T >= least)
-        pairs.append(np.stack([a, b])[:, a < b] + start)
-    return np.concatenate(pairs, 1)
+    A bit: does a pixel of a 9 x 8 thumbnail get brighter to the right?
+    """
+    bits = []
+    for image in images.images:
+        grey = Image.fromarray(image).convert("F").resize((9, 8), Image.Resampling.LANCZOS)
+        bits.append(np.diff(grey).ravel() > 0)
+    return scipy.spatial.KDTree(bits).query_pairs(1.5, output_type="ndarray").T     # 2 bits: 1.41
 
 
 def near_test(images):
-    """Mask of the other images that nearly equal a test image (dHash within 2 bits)."""
-    signs = np.stack([dhash(Image.fromarray(image)) for image in images.images])
-    a, b = near_pairs(signs)
+    """Mask of the other images that nearly equal a test image."""
+    a, b = near_pairs(images)
     test = images.split == "test"
     near = np.zeros(len(images), bool)
     near[a[test[b]]] = True
@@ -599,26 +581,18 @@ def near_test(images):
 
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
-    def look_at(row):
-        picture = open_rgb(files[row.name](), 256)
-        pixels = picture.tobytes() + str(picture.size).encode()
-        return min(picture.size), hash_of(pixels), dhash(picture.convert("L"))
-
     folder = Path(args.source)
-    files = files_of(folder)
-    rows, seen, bad = read_all(look_at, read_rows(folder, args.zeros), f"checking {folder.name}")
-    names, labels, lesions, parts = map(np.array, zip(*rows))
-    sides, digests, signs = map(np.array, zip(*seen))
-    for name in bad:
+    images = decoded(folder, read_rows(folder, args.zeros), 64, skip_bad=True)
+    labels, lesions, parts = np.array(images.classes)[images.labels], images.groups, images.split
+    for name in images.info["skipped"]:
         print(f"unreadable: {name}")
-    print(f"images: {len(rows)}, shorter side {min(sides)} to {max(sides)} px, "
-          f"of {len(set(lesions))} lesions")
+    print(f"images: {len(images)} of {len(set(lesions))} lesions")
     for part in np.unique(parts):
-        of_part = sorted(labels[parts == part].tolist())
-        print(f"{part or 'no split'}: {dict(collections.Counter(of_part))}")
+        print(f"{part or 'no split'}: {images.take(parts == part).counts()}")
 
-    a, b = near_pairs(signs)
+    a, b = near_pairs(images)
     across = parts[a] != parts[b]
+    digests = images.digests()
     equal = digests[a] == digests[b]
     conflict = equal & (labels[a] != labels[b])
     print(f"equal pictures: {equal.sum()} pairs, {conflict.sum()} of them under two labels, "
@@ -628,7 +602,7 @@ def check(args):
         kinds[" / ".join(sorted(pair))] += 1
     for kind, n in kinds.items():
         print(f"    {n} {kind}")
-    for first, second in zip(names[a[equal]][:5], names[b[equal]][:5]):
+    for first, second in zip(images.ids[a[equal]][:5], images.ids[b[equal]][:5]):
         print(f"    {first} = {second}")
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
