@@ -326,7 +326,7 @@ def worth(arms, triples):
 
 
 def read_predictions(folder, test="real"):
-    """((labels, chances, groups), classes) of one test in predictions.csv; None without it."""
+    """((labels, chances, groups), classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
     try:
         raw = file.read_bytes()
@@ -343,7 +343,7 @@ def read_predictions(folder, test="real"):
     except (OSError, ValueError, IndexError, csv.Error) as problem:
         raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
     if not rows:
-        return None
+        raise UserError(f"{file} has no test {test}")
     return (labels, chances, groups), classes
 
 
@@ -576,8 +576,6 @@ def arms_of_job(run, test):
     if not (folders[0] / "predictions.csv").exists():
         raise UserError(f"{run} is no finished classifier: it has no predictions.csv")
     found = [read_predictions(folder, test) for folder in folders]
-    if None in found:
-        raise UserError(f"{run} has no test {test}")
     return arms_of([predictions for predictions, _ in found], found[0][1])
 
 
