@@ -105,16 +105,12 @@ class Arm(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)     # all arms on one test set use the same draws
-def lesion_weights(groups, draws=1000):
-    """(draws, n): how often each image counts when lesions are drawn with replacement."""
+def lesion_weights(groups):
+    """(1000, n): how often each image counts when lesions are drawn with replacement."""
     _, member = np.unique(groups, return_inverse=True)
     lesions = member.max() + 1
-    rng = np.random.default_rng(0)
-    weights = np.empty((draws, len(groups)))
-    for row in weights:
-        drawn = rng.integers(lesions, size=lesions)
-        row[:] = np.bincount(drawn, minlength=lesions)[member]
-    return weights
+    drawn = np.random.default_rng(0).integers(lesions, size=(1000, lesions))
+    return np.apply_along_axis(np.bincount, 1, drawn, minlength=lesions)[:, member]
 
 
 def arms_of(runs, classes):
