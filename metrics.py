@@ -62,15 +62,10 @@ def measures(labels, chances, classes, weights=None):
     return values
 
 
-@np.errstate(invalid="ignore")
-def auc(labels, scores, weights=None):
+def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
-    if weights is None:
-        weights = np.ones(len(labels))
     order = np.argsort(scores, kind="stable")
-    labels = np.asarray(labels)[order]
-    scores = np.asarray(scores)[order]
-    weights = weights[..., order]
+    labels, scores, weights = labels[order], scores[order], weights[..., order]
     starts = np.flatnonzero(np.diff(scores, prepend=-np.inf))   # first image of each score
     positive = np.add.reduceat(weights * labels, starts, axis=-1)
     negative = np.add.reduceat(weights * (1 - labels), starts, axis=-1)
@@ -141,9 +136,7 @@ def lesions_of(measure, runs, classes):
         return len(set(groups))
     if name not in classes:             # a mean over the classes: as sure as so many lesions alike
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
-        if 0 in of_class:
-            return 0                    # undefined
-        return round(len(of_class) ** 2 / sum(1 / n for n in of_class))
+        return round(len(of_class) * scipy.stats.hmean(of_class))       # 0: undefined
     numbers = []
     for _, chances, _ in runs:
         over = labels == classes.index(name)
@@ -260,7 +253,6 @@ def level(arm):
 
 def evaluate(labels, chances, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
-    labels, groups = np.asarray(labels), np.asarray(groups)
     matrix = confusion(labels, chances.argmax(1), len(classes))
     values = {
         "n": len(labels),
