@@ -240,15 +240,18 @@ def level(arm):
     z = student(df).ppf(0.975)
     if not 0 <= value <= 1:                         # no share, such as a negative kappa
         return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
-    n = arm.lesions * len(arm.values)
-    if variance > 0 and 0 < value < 1:
-        n = min(n, value * (1 - value) / variance)
-    else:                                           # all right or all wrong: Wilson as he stands
-        n, z = arm.lesions, student(0).ppf(0.975)
+    if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
+        return wilson(value, arm.lesions)
+    n = min(arm.lesions * len(arm.values), value * (1 - value) / variance)
+    return wilson(value, n, z)
+
+
+def wilson(share, n, z=1.96):
+    """[share, low, high] of a share of n, by Wilson: never without width, never beyond 0 and 1."""
     shrink = 1 + z ** 2 / n
-    middle = (value + z ** 2 / (2 * n)) / shrink
-    half = z / shrink * np.sqrt(value * (1 - value) / n + z ** 2 / (4 * n * n))
-    return np.clip([value, middle - half, middle + half], 0, 1).tolist()
+    middle = (share + z ** 2 / (2 * n)) / shrink
+    half = z / shrink * np.sqrt(share * (1 - share) / n + z ** 2 / (4 * n * n))
+    return np.clip([share, middle - half, middle + half], 0, 1).tolist()
 
 
 def evaluate(labels, chances, groups, classes):
@@ -261,13 +264,6 @@ def evaluate(labels, chances, groups, classes):
         "majority": float(matrix.sum(1).max() / len(labels))}
     arms = arms_of([(labels, chances, groups)], classes)
     return values | {name: level(arm) for name, arm in arms.items()}
-
-
-def wilson(successes, n):
-    """[proportion, low, high]"""
-    test = scipy.stats.binomtest(successes, n)
-    interval = test.proportion_ci(method="wilson")
-    return [successes / n, float(interval.low), float(interval.high)]
 
 
 def holm(ps):
@@ -441,17 +437,12 @@ def copying(made, train, held_out, seed=0):
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
-    to_made = []
-    for images in (train, held_out):
-        chosen = images[rng.permutation(len(images))[:n]]
-        to_made.append(cdist(colour_features(made, 16), colour_features(chosen, 16)))
-    apart = np.concatenate(to_made, 1)
-    closer = (to_made[0].min(1) < to_made[1].min(1)).mean()
-    nearest = np.bincount(apart.argmin(1), minlength=2 * n)
-    counted = len(made) ** 2 / max(2 * n * nearest.var(ddof=1), 1)
-    counted = min(len(made), round(counted))
-    _, low, high = wilson(round(closer * counted), counted)
-    return {"closer_to_train": [float(closer), low, high]}
+    real = [images[rng.permutation(len(images))[:n]] for images in (train, held_out)]
+    apart = cdist(colour_features(made, 16), colour_features(np.concatenate(real), 16))
+    nearest = apart.argmin(1)                       # the first n are training images
+    often = np.bincount(nearest, minlength=2 * n)
+    counted = len(made) ** 2 / max(2 * n * often.var(ddof=1), 1)
+    return {"closer_to_train": wilson((nearest < n).mean(), min(len(made), counted))}
 
 
 FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"

@@ -140,7 +140,7 @@ def test_no_interval_is_without_width():
     labels = np.array([1] * 24 + [0] * 24)
     runs = [(labels, np.eye(2)[labels], np.array([f"l{k}" for k in range(48)]))]
     level = metrics.level(metrics.arms_of(runs, CLASSES)["recall malignant"])
-    assert level == pytest.approx(metrics.wilson(24, 24), abs=1e-6) and level[1] == pytest.approx(0.862, abs=1e-3)
+    assert level == pytest.approx(metrics.wilson(1, 24), abs=1e-6) and level[1] == pytest.approx(0.862, abs=1e-3)
 
 
 def test_pictures_of_one_lesion_do_not_count_as_independent():
@@ -152,14 +152,14 @@ def test_pictures_of_one_lesion_do_not_count_as_independent():
     once = metrics.evaluate(labels, chances, names, CLASSES)["accuracy"]
     thrice = metrics.evaluate(labels.repeat(3), chances.repeat(3, 0), names.repeat(3), CLASSES)["accuracy"]
     assert thrice == pytest.approx(once, abs=0.01)
-    assert once == pytest.approx(metrics.wilson(right.sum(), 100), abs=0.02)
+    assert once == pytest.approx(metrics.wilson(right.mean(), 100), abs=0.02)
 
 
-def test_holm_and_wilson_in_closed_form():
+def test_holm_by_hand_and_wilson_as_scipys():
     assert metrics.holm([.01, None, .04, .03]) == [.03, None, .06, .06]
-    n, p, z = 40, 0.75, scipy.stats.norm.ppf(.975)
-    middle, half = (p + z * z / 80) / (1 + z * z / 40), z * np.sqrt(p * .25 / n + z * z / 6400) / (1 + z * z / 40)
-    assert metrics.wilson(30, n) == pytest.approx([p, middle - half, middle + half])
+    for k in (0, 30, 40):
+        interval = scipy.stats.binomtest(k, 40).proportion_ci(method="wilson")
+        assert metrics.wilson(k / 40, 40) == pytest.approx([k / 40, *interval], abs=1e-4)
 
 
 def test_worth_is_the_ratio_of_the_gains_with_fiellers_interval():

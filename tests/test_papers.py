@@ -299,7 +299,7 @@ def test_the_arithmetic_of_figure_17_of_paper_001():
     right, benign = tp + tn, 1800 / 3297
     deviation = math.sqrt(851 * benign * (1 - benign) * (3297 - 851) / 3296)        # without replacement
     away = [abs(tp + fn - 851 * share) / deviation for share in (benign, 1 - benign)]
-    share, low, high = (100 * value for value in metrics.wilson(right, 851))
+    share, low, high = (100 * value for value in metrics.wilson(right / 851, 851))
     (cut,), rounded = counts(".903", 851, cut=True), counts(".903", 851)
     assert tp + fn + fp + tn == 851 and away[0] < 1 and high < 93.5 and rounded == []
     assert counts(".903", tp + fp, cut=True) == [tp] and tp in counts(".83", tp + fn, cut=True)
