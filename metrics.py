@@ -174,7 +174,7 @@ def combine(arms, weights):
         seeds = len(arm.values)
         value += weight * arm.values.mean()
         drawn += weight * arm.boot.mean(0)
-        if seeds > 1 and weight:
+        if seeds > 1:
             apart = arm.boot - arm.boot.mean(0)
             own += weight ** 2 * np.nanvar(apart, 1).sum() / (seeds - 1) / seeds
             training = weight ** 2 * arm.values.var(ddof=1) / seeds
@@ -206,8 +206,6 @@ def difference(arms, weights):
     if any(np.isnan(arms[name].values).any() for name in weights):
         return [None] * 4
     value, variance, df = combine(arms, weights)
-    if not any(weights.values()):                   # an arm against itself
-        return [0.0, 0.0, 0.0, 1.0]
     half_a_lesion = 0.5 / max(fewest_lesions(arms, weights), 1)     # the least that chance moves
     deviation = max(np.sqrt(variance), half_a_lesion)
     half = deviation * student(df).ppf(0.975)
