@@ -188,7 +188,7 @@ def combine(arms, weights):
     if min(len(arms[name].values) for name in weights) == 1:
         return value, variance, 0
     squares = sum(part ** 2 / df for part, df in parts)
-    return value, variance, variance ** 2 / max(squares, 1e-300)
+    return value, variance, variance ** 2 / squares if squares else of_lesions
 
 
 def fewest_lesions(arms, names):
