@@ -263,8 +263,7 @@ def interval_chart(title, rows):
         y = 46 + 28 * k
         line = f"M{across(low):.0f} {y}H{across(high):.0f}"
         parts.append(text(122, y + 4, label, "end"))
-        if low < -1:
-            parts.append(text(130, y - 5, f"◂ {low:.1f}"))      # the line ends at the chart's edge
+        parts.append(text(130, y - 5, f"{value:.2f} [{low:.2f}, {high:.2f}]"))
         parts.append(f'<path d="{line}" stroke="{COLOURS[0]}" stroke-width="3"/>')
         parts.append(f'<circle cx="{across(value):.0f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>')
     return svg(title, parts, bottom + 24)
@@ -621,8 +620,6 @@ def first_screen(page, scale):
     if "drawn" in source_of(results):
         page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with DIR/benign "
                  "and DIR/malignant")
-    for problem in results.damaged:
-        page.add(f"Left out, damaged: {' '.join(problem.split())}")
 
 
 def first_pictures(page):
@@ -801,6 +798,8 @@ def write(out):
         if results.names(study, "*"):
             paper_section(page, study, judged=scale != "quick")
             gan_table(page, study)
+    for problem in results.damaged:
+        page.add(f"Left out, damaged: {' '.join(problem.split())}")
     page.add(FOLD)
     rows = [[job, one["seconds"], f"`{one['command']}`"] for job, one in results.jobs.items()]
     page.table(["job", "seconds", "command"], rows)
