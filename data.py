@@ -612,33 +612,29 @@ def check(args):
 
 # ---- Preprocessing of paper 001
 
-def bilateral(images, d=9, sigma_colour=75.0, sigma_space=75.0):
+def bilateral(images):
     """Smoothing that keeps edges: uint8 (n, h, w, 3) -> the same. OpenCV's to one grey level.
 
-    A mean of the neighbours within d // 2 pixels, weighted by exp(-distance^2 / 2 sigma^2) in
-    space and in colour, there |dR| + |dG| + |dB|. The border is mirrored.
+    A mean of the neighbours within 4 pixels, weighted by exp(-distance^2 / 2 sigma^2) in space and
+    in colour, there |dR| + |dG| + |dB|; both sigmas are 75. The border is mirrored.
     """
-    radius = d // 2
     here = to_tensor(images).float()
-    padded = F.pad(here, (radius,) * 4, mode="reflect")
-    steps = range(-radius, radius + 1)
+    padded = F.pad(here, (4, 4, 4, 4), mode="reflect")
     total, weights = 0, 0
-    for dy, dx in itertools.product(steps, steps):
-        if dy ** 2 + dx ** 2 <= radius ** 2:
-            there = padded.roll((-dy, -dx), (2, 3))
-            there = there[:, :, radius:-radius, radius:-radius]
-            colour = (there - here).abs().sum(1, keepdim=True) / sigma_colour
-            space = (dy ** 2 + dx ** 2) / sigma_space ** 2
+    for dy, dx in itertools.product(range(-4, 5), repeat=2):
+        if dy ** 2 + dx ** 2 <= 4 ** 2:
+            there = padded.roll((-dy, -dx), (2, 3))[:, :, 4:-4, 4:-4]
+            colour = (there - here).abs().sum(1, keepdim=True) / 75
+            space = (dy ** 2 + dx ** 2) / 75 ** 2
             weight = torch.exp(-0.5 * (colour ** 2 + space))
             total = total + weight * there
             weights = weights + weight
     return to_uint8(total / weights / 127.5 - 1)
 
 
-def enhance(images, gamma=1.5):
-    """Paper 001: bilateral filter (OpenCV's usual d and sigmas; not stated), then I^(1 / gamma)."""
-    curve = 255 * (np.arange(256) / 255) ** (1 / gamma)
-    curve = np.rint(curve).astype(np.uint8)
+def enhance(images):
+    """Paper 001: bilateral filter (OpenCV's usual d and sigmas; not stated), then I^(1 / 1.5)."""
+    curve = np.rint(255 * (np.arange(256) / 255) ** (1 / 1.5)).astype(np.uint8)
     filtered = [bilateral(images[k:k + 64]) for k in range(0, len(images), 64)]
     return curve[np.concatenate(filtered)]
 
@@ -867,7 +863,7 @@ class Batches:
         self.position = int(state["position"])
 
 
-def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
+def augment(x, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
     """Classical augmentation on the device: a random affine map and brightness for each image.
 
     x: float (n, 3, h, w) in [-1, 1]. rotate, shear: largest angle, degrees; others: fraction.
@@ -878,9 +874,7 @@ def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightn
     angle = torch.deg2rad(uniform(rotate))
     slant = torch.tan(torch.deg2rad(uniform(shear)))
     scale = 1 + uniform(zoom)
-    mirror = torch.ones_like(scale)
-    if flip:
-        mirror = torch.where(uniform(1) < 0, -1.0, 1.0)
+    mirror = torch.where(uniform(1) < 0, -1.0, 1.0)
     cos = torch.cos(angle) * scale
     sin = torch.sin(angle) * scale
     row_x = torch.stack([cos * mirror, slant * cos - sin, 2 * uniform(shift)], 1)
@@ -891,10 +885,10 @@ def augment(x, flip=True, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightn
     return ((x + 1) * light.view(-1, 1, 1, 1) - 1).clamp(-1, 1)
 
 
-def save_grid(path, images, columns=8):
-    """uint8 (n, side, side, 3) as one PNG, row by row."""
+def save_grid(path, images):
+    """uint8 (n, side, side, 3) as one PNG, eight in a row."""
     n, side = images.shape[:2]
-    columns = min(columns, n)
+    columns = min(8, n)
     step = side + 1                                 # a white line between two images
     sheet = Image.new("RGB", (columns * step, -(-n // columns) * step), "white")
     for k, image in enumerate(images):
