@@ -23,7 +23,7 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ class ImageSet:
     ids: np.ndarray         # str (n,)
     groups: np.ndarray      # str (n,): lesion; its pictures stay on one side of a split
     split: np.ndarray       # str (n,): "train", "val", "test", or "" where nothing is decided
-    info: dict = field(default_factory=dict)    # where it comes from; what a GAN has seen
+    info: dict              # where it comes from; what a GAN has seen
 
     def __len__(self):
         return len(self.images)
@@ -109,12 +109,9 @@ class ImageSet:
             raise UserError(f"no class {name}: the classes are {', '.join(self.classes)}")
         return self.take(self.labels == self.classes.index(name))
 
-    def counts(self, part=None):
-        """{class name: number of images}, of the whole set or of one part."""
-        labels = self.labels
-        if part:
-            labels = labels[self.split == part]
-        numbers = np.bincount(labels, minlength=len(self.classes))
+    def counts(self):
+        """{class name: number of images}"""
+        numbers = np.bincount(self.labels, minlength=len(self.classes))
         return dict(zip(self.classes, numbers.tolist()))
 
     def share(self, share):
@@ -443,7 +440,7 @@ def from_rows(rows, pictures, info):
 
 def resized(images, size):
     """The set with images `size` px wide, bicubic."""
-    if size is None or len(images) == 0 or images.images.shape[1] == size:
+    if size is None or images.images.shape[1] == size:
         return images
     jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
@@ -963,10 +960,10 @@ def prepare(args):
     show_training_images(images, out, args.seed)
     images.save(out / "images.npz")
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    counts = {part: images.counts(part) for part in parts}
+    counts = {part: images.part(part).counts() for part in parts}
     lesions = len(set(images.groups))
     jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=images.info,
-                    lesions=lesions, drop_near=args.drop_near)
+                    lesions=lesions)
 
     for part, count in counts.items():
         print(f"{part:6} {sum(count.values()):6}  {count}")
