@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse.csgraph
 import scipy.spatial
 import torch
 from PIL import Image, ImageOps
+from scipy.cluster.hierarchy import DisjointSet
 from torch.nn import functional as F
 
 from jobs import UserError
@@ -495,14 +495,10 @@ def choose(rows, limits, seed):
 
 def joined_groups(groups, digests):
     """One group name per image: a common lesion or equal pixels join images, and so on along."""
-    n = len(groups)
-    lesion = np.unique(groups, return_inverse=True)[1]
-    picture = np.unique(digests, return_inverse=True)[1]
-    ends = (lesion, n + picture)                    # an image is an edge of the graph
-    edges = scipy.sparse.coo_array((np.ones(n), ends), shape=(2 * n, 2 * n))
-    _, component = scipy.sparse.csgraph.connected_components(edges, directed=False)
-    _, first, member = np.unique(component[lesion], return_index=True, return_inverse=True)
-    return groups[first][member]
+    joined, lesion_with = DisjointSet(groups), {}
+    for group, digest in zip(groups, digests):
+        joined.merge(lesion_with.setdefault(digest, group), group)
+    return np.array([joined[group] for group in groups])
 
 
 def split_by_group(labels, groups, share, seed):
