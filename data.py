@@ -177,20 +177,18 @@ def mix(sets):
     """
     classes, info = sets[0].classes, sets[0].info
     images = np.empty((sum(map(len, sets)), *sets[0].images.shape[1:]), np.uint8)
-    labels, ids, groups, split = [], [], [], []
+    filled, columns = 0, []
     while sets:
         one = sets.pop(0)
         unknown = set(one.classes) - set(classes)
         if unknown:
             raise UserError(f"{one.info.get('source')}: its classes {', '.join(sorted(unknown))} "
                             f"are not among {', '.join(classes)}")
-        images[len(labels):len(labels) + len(one)] = one.images
+        images[filled:filled + len(one)] = one.images
+        filled += len(one)
         numbers = np.array([classes.index(name) for name in one.classes])
-        labels.extend(numbers[one.labels])
-        ids.extend(one.ids)
-        groups.extend(one.groups)
-        split.extend(one.split)
-    labels, ids, groups, split = map(np.array, (labels, ids, groups, split))
+        columns.append((numbers[one.labels], one.ids, one.groups, one.split))
+    labels, ids, groups, split = map(np.concatenate, zip(*columns))
     return ImageSet(images, labels, classes, ids, groups, split, info)
 
 
