@@ -277,7 +277,7 @@ def files_of(folder, suffixes=SUFFIXES):
     shown = [name for name in sorted(files) if name.lower().endswith(suffixes)
              and not re.search(r"(^|/)(\.|__MACOSX)", name)]
     if not shown and suffixes == SUFFIXES:
-        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder} is not there or holds no images ({', '.join(SUFFIXES)})")
     return {name: files[name] for name in shown}
 
 
@@ -776,8 +776,9 @@ def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n):
+def lesion_rows(n, size):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
+    jobs.check_memory(n, size)
     rows = []
     for lesion in range(n):
         name = f"lesion{lesion:05d}"
@@ -797,8 +798,7 @@ def drawn(rows, size, seed):
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    jobs.check_memory(n, size)
-    return replace(drawn(lesion_rows(n), size, seed), classes=EIGHT)
+    return drawn(lesion_rows(n, size), size, seed)
 
 
 # ---- Batches on the device
@@ -895,23 +895,19 @@ def gather(args, size):
     """The images that `prepare` was asked for, `size` px wide; info says what is a stand-in."""
     classes, stand_in = None, None
     folder = Path(args.source or ".")
+    if args.binary:
+        classes = TWO
     if args.study:
         classes = STUDIES[args.study][0]
     if args.study and args.source:
         folder, stand_in = find_set(folder, args.study)
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist: give a folder or a zip of photographs, "
-                        "or --built-in N")
 
     if args.built_in:
-        jobs.check_memory(args.built_in, size)
-        rows = lesion_rows(args.built_in)
+        rows = lesion_rows(args.built_in, size)
     else:
         rows = read_rows(folder, args.zeros)
-    if classes or args.binary:
-        binary = args.binary or classes == TWO
-        rows = [row._replace(label=class_name(row.label, binary)) for row in rows]
     if classes:
+        rows = [row._replace(label=class_name(row.label, classes == TWO)) for row in rows]
         present = collections.Counter(row.label for row in rows)
         if len(set(classes) & set(present)) < 2:
             raise UserError(f"classes {', '.join(classes)} are needed, the set has {dict(present)}")
@@ -930,8 +926,6 @@ def gather(args, size):
 
 def prepare(args):
     """Decode a set once, split it by lesion, and write it as images.npz, the folder of a job."""
-    if bool(args.source) == bool(args.built_in):
-        raise UserError("prepare: give either a folder of photographs or --built-in N")
     out, begun = Path(args.out), time.time()
     images = gather(args, 2 * args.size if args.enhance else args.size)
     if args.enhance:
@@ -1001,8 +995,9 @@ def main():
 
     p = commands.add_parser("prepare", help="decode and split", description=prepare.__doc__)
     p.set_defaults(function=prepare)
-    p.add_argument("source", nargs="?", help="class folders, images with a csv, or a zip")
-    p.add_argument("--built-in", type=count, metavar="N", help="N drawn lesions instead")
+    one = p.add_mutually_exclusive_group(required=True)
+    one.add_argument("source", nargs="?", help="class folders, images with a csv, or a zip")
+    one.add_argument("--built-in", type=count, metavar="N", help="N drawn lesions instead")
     p.add_argument("--for", dest="study", choices=STUDIES, help="the set and classes of a study")
     p.add_argument("--binary", action="store_true", help="two classes, benign and malignant")
     p.add_argument("--val", type=share, default=0.1, help="share for validation (default 0.1)")
