@@ -929,9 +929,9 @@ def prepare(args):
     out, begun = Path(args.out), time.time()
     images = gather(args, 2 * args.size if args.enhance else args.size)
     if args.enhance:
-        before = images.images
-        images = replace(images, images=enhance(before))
-        save_grid(out / "before_after.png", np.concatenate([before[:8], images.images[:8]]))
+        before = images.images[:8]
+        images = replace(images, images=enhance(images.images))
+        before_after = np.concatenate([before, images.images[:8]])
     images = with_split(resized(images, args.size), args.val, args.test, args.seed)
     if "train" not in images.split:
         raise UserError("no image is left to train on: give a smaller --val or --test")
@@ -945,6 +945,8 @@ def prepare(args):
     config |= dict(command="prepare", data=images.fingerprint())
     if jobs.start_job(out, config):
         return
+    if args.enhance:
+        save_grid(out / "before_after.png", before_after)
     show_training_images(images, out, args.seed)
     images.save(out / "images.npz")
     parts = [part for part in ("train", "val", "test") if part in images.split]
