@@ -324,8 +324,7 @@ def read_rows(folder, zeros=None):
     for name in files:
         by_key[Path(name).stem].append(name)
         by_key[Path(name).name].append(name)    # ... its file name or ...
-    for name in files:
-        by_key[name] = [name]                   # ... its path
+    by_key |= {name: [name] for name in files}  # ... its path
 
     entries = read_tables(folder)
     lesions = {}
