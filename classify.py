@@ -274,15 +274,6 @@ def weights_hash(run):
 
 # ---- The images of one training
 
-def load_set(path, args):
-    """An image set at its own size; a folder of pictures at that of its GAN, else at --size."""
-    images = data.load(path, folder_size=args.through or args.size)
-    own_size = images.info.get("size", images.images.shape[1])
-    if own_size != images.images.shape[1]:
-        images = data.load(path, own_size)
-    return images
-
-
 def at_size(images, args):
     """The set at --size; with --through, first made that small: all as blurred as a GAN's."""
     return data.resized(data.resized(images, args.through), args.size)
@@ -300,7 +291,7 @@ def load_parts(args):
 
     Test "real" is real images alone; "mixed" adds fakes.
     """
-    real = load_set(args.data, args)
+    real = data.load(args.data, folder_size=args.through or args.size)
     held_out = real.take(np.isin(real.split, ("val", "test")))
     real = at_size(real, args)
     training = real.part("train").share(args.share)
@@ -312,7 +303,7 @@ def load_parts(args):
 
     fakes, held_back, leaked = load_synthetic(args, held_out)
     if args.start:
-        leaked += count_leaked(args.start, load_set(args.start, args), held_out, args)
+        leaked += count_leaked(args.start, data.load(args.start), held_out, args)
     tests = {"real": test}
     if args.mixed_test:
         tests["mixed"] = data.mix([test, *held_back])
@@ -338,7 +329,7 @@ def load_synthetic(args, held_out):
 
     fakes, held_back, leaked = [], [], 0
     for source, hold in zip(args.synthetic, holds):
-        made = load_set(source, args)
+        made = data.load(source, folder_size=args.through or args.size)
         leaked += count_leaked(source, made, held_out, args)
         most = n = len(made) - hold
         if args.use is not None:        # nested: the first n of each set

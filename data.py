@@ -197,9 +197,9 @@ def mix(sets):
 def load(path, size=None, folder_size=None):
     """The image set of an .npz file, a job's folder, a folder of images or a zip, `size` px wide.
 
-    size: None leaves an .npz as it is; a folder of photographs needs one, or a folder_size of its own.
+    size: None leaves an .npz as it is, and a tree of GAN images at their GAN's size; any other folder
+    needs one, or a folder_size of its own.
     """
-    size_of_files = size or folder_size
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a zip")
@@ -210,9 +210,12 @@ def load(path, size=None, folder_size=None):
         return resized(load_npz(path), size)
     if (path / "config.json").exists():
         raise UserError(f"{path} is a job that has not made its images: finish it first")
-    if size_of_files is None:
+    if size is None and (path / "info.json").exists():
+        size = jobs.read_json(path / "info.json").get("size")
+    size = size or folder_size
+    if size is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
-    return decoded(path, read_rows(path), size_of_files)
+    return decoded(path, read_rows(path), size)
 
 
 def load_npz(path):
