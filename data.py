@@ -966,13 +966,11 @@ def prepare(args):
 
 def show_training_images(images, out, seed):
     """grid.png, 8 training images of each class; augmented.png, 16 copies of one image."""
-    shown = []
-    for label in range(len(images.classes)):
-        of_class = (images.split == "train") & (images.labels == label)
-        shown.extend(np.flatnonzero(of_class)[:8])
-    save_grid(out / "grid.png", images.images[shown])
+    train = images.part("train")
+    shown = np.concatenate([train.of_class(name).images[:8] for name in train.classes])
+    save_grid(out / "grid.png", shown)
     torch.manual_seed(seed)
-    copies = scaled(to_tensor(images.images[shown[:1] * 16]))
+    copies = scaled(to_tensor(shown[[0] * 16]))
     copies = augment(copies, zoom=0, shift=0, shear=10, brightness=0)
     save_grid(out / "augmented.png", to_uint8(copies))
 
