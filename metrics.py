@@ -367,9 +367,9 @@ def kid(x, y):
     return float(within(x) + within(y) - 2 * across)
 
 
-def inception_score(chances, splits=10):
-    """exp(mean KL(p(class | image) || p(class))), mean over 2 splits or more, of 100 images."""
-    splits = max(2, min(splits, len(chances) // 100))
+def inception_score(chances):
+    """exp(mean KL(p(class | image) || p(class))), mean over 2 to 10 splits, of 100 images."""
+    splits = np.clip(len(chances) // 100, 2, 10)
     scores = []
     for part in np.array_split(np.asarray(chances, np.float64), splits):
         divergence = scipy.stats.entropy(part, part.mean(0, keepdims=True), axis=1)

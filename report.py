@@ -788,8 +788,8 @@ def write(out):
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
     scale = "unknown"
-    if (results.out / "config.json").exists():
-        scale = jobs.read_json(results.out / "config.json").get("scale", "unknown")
+    with contextlib.suppress(OSError, LookupError, UserError):      # missing or damaged
+        scale = jobs.read_json(results.out / "config.json")["scale"]
     page = Page(results)
     first_screen(page, scale)
     if results.names("controls", "*"):
