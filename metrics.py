@@ -28,12 +28,6 @@ from jobs import UserError
 
 # ---- Measures of one classifier
 
-def confusion(labels, predicted, k):
-    """(k, k) counts: row = true class, column = predicted class."""
-    cells = np.asarray(labels) * k + predicted
-    return np.bincount(cells, minlength=k * k).reshape(k, k)
-
-
 @np.errstate(invalid="ignore", divide="ignore")
 def measures(labels, chances, classes, weights=None):
     """{measure: value}, nan where undefined. Of two classes also the AUC of the second.
@@ -253,7 +247,8 @@ def wilson(share, n, z=1.96):
 
 def evaluate(labels, chances, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
-    matrix = confusion(labels, chances.argmax(1), len(classes))
+    k = len(classes)
+    matrix = np.bincount(labels * k + chances.argmax(1), minlength=k * k).reshape(k, k)
     values = {
         "n": len(labels),
         "confusion": matrix.tolist(),
