@@ -574,9 +574,7 @@ def fid(args):
         name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
         row = distances(colour_features(a), colour_features(b))
     else:
-        name = "FID"
-        file = None if args.net == "inception" else args.net
-        look = fid_look(file=file)
+        name, look = "FID", fid_look()
         row = distances(look(a)[0], look(b)[0])
     print(f"{name} {row['distance']:.4f}   noise floor {row['floor']:.4f} (A against itself)   "
           f"n {row['n']} a side, images {args.size} px   KID {row['kid']:.5f}")
@@ -596,9 +594,8 @@ def main():
     p.set_defaults(function=fid)
     p.add_argument("a", help="real images")
     p.add_argument("b", help="generated images")
-    p.add_argument("--net", default="inception", help="inception (default): FID; none; a weights file")
-    side = "side to bring images to (default 64)"
-    p.add_argument("--size", type=jobs.at_least(8), default=64, help=side)
+    p.add_argument("--net", choices=("inception", "none"), default="inception", help="none: no FID")
+    p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
 
     args = parser.parse_args()
     args.function(args)
