@@ -538,20 +538,19 @@ def matrices(printed, sizes, cut=False):
 
 # ---- Command line
 
-def arms_of_job(run, test):
+def arms_of_job(run):
     """arms_of a finished classifier: of the folder RUN, or of RUN-s0, RUN-s1, ..."""
     run = Path(run)
     folders = sorted(run.parent.glob(f"{run.name}-s[0-9]*")) or [run]
     if not (folders[0] / "predictions.csv").exists():
         raise UserError(f"{run} is no finished classifier: it has no predictions.csv")
-    found = [read_predictions(folder, test) for folder in folders]
+    found = [read_predictions(folder) for folder in folders]
     return arms_of([predictions for predictions, _ in found], found[0][1])
 
 
 def compare(args):
     """Every measure of two classifiers on the same test images, and their difference."""
-    of_a = arms_of_job(args.a, args.test)
-    of_b = arms_of_job(args.b, args.test)
+    of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
         b = of_b.get(name, a._replace(values=a.values * np.nan))
@@ -588,7 +587,6 @@ def main():
     p.set_defaults(function=compare)
     p.add_argument("a", help="folder of a finished classifier, with or without its -s0")
     p.add_argument("b", help="without: all its seeds")
-    p.add_argument("--test", default="real", help="real (default) or mixed")
 
     p = commands.add_parser("fid", help="two sets of images", description=fid.__doc__)
     p.set_defaults(function=fid)
