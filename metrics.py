@@ -101,29 +101,29 @@ def lesion_weights(groups):
     return np.apply_along_axis(np.bincount, 1, drawn, minlength=lesions)[:, member]
 
 
-def arms_of(runs, classes):
-    """{measure: Arm} of one arm's runs, one per seed: [(labels (n,), chances (n, k), groups (n,)), ...]
+def arms_of(runs):
+    """{measure: Arm} of one arm's runs, one per seed.
 
-    groups: the lesion of each image.
+    runs: [(labels (n,), chances (n, k), groups (n,), names of the k classes), ...]; groups: lesions.
     """
-    tests = {hash((tuple(labels), tuple(groups))) for labels, _, groups in runs}
+    tests = {hash((tuple(labels), tuple(groups))) for labels, _, groups, _ in runs}
     if len(tests) > 1:
         raise UserError("the seeds of an arm must have the same test images in the same order")
-    labels, _, groups = runs[0]
+    labels, _, groups, classes = runs[0]
     drawn = lesion_weights(tuple(groups))
     weights = np.vstack([np.ones(len(labels)), drawn])      # first the test images as they are
-    seeds = [measures(labels, chances, classes, weights) for _, chances, _ in runs]
+    seeds = [measures(labels, chances, classes, weights) for _, chances, *_ in runs]
     arms = {}
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
-        lesions = lesions_of(name, runs, classes)
+        lesions = lesions_of(name, runs)
         arms[name] = Arm(values[:, 0], values[:, 1:], lesions, min(tests))
     return arms
 
 
-def lesions_of(measure, runs, classes):
+def lesions_of(measure, runs):
     """How many lesions a measure is taken over; of several seeds the fewest."""
-    labels, _, groups = runs[0]
+    labels, _, groups, classes = runs[0]
     kind, _, name = measure.partition(" ")
     if measure == "accuracy":
         return len(set(groups))
@@ -131,7 +131,7 @@ def lesions_of(measure, runs, classes):
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
         return round(len(of_class) * scipy.stats.hmean(of_class))       # 0: undefined
     numbers = []
-    for _, chances, _ in runs:
+    for _, chances, *_ in runs:
         over = labels == classes.index(name)
         called = chances.argmax(1) == classes.index(name)
         if kind == "precision":
@@ -252,7 +252,7 @@ def evaluate(labels, chances, groups, classes):
         "confusion": matrix.tolist(),
         "loss": log_loss(labels, chances),
         "majority": float(matrix.sum(1).max() / len(labels))}
-    arms = arms_of([(labels, chances, groups)], classes)
+    arms = arms_of([(labels, chances, groups, classes)])
     return values | {name: level(arm) for name, arm in arms.items()}
 
 
@@ -300,7 +300,7 @@ def worth(arms, triples):
 
 
 def read_predictions(folder, test="real"):
-    """((labels, chances, groups), classes) of one test in predictions.csv."""
+    """(labels, chances, groups, classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
     try:
         raw = file.read_bytes()
@@ -318,7 +318,7 @@ def read_predictions(folder, test="real"):
         raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
     if not rows:
         raise UserError(f"{file} has no test {test}")
-    return (labels, chances, groups), classes
+    return labels, chances, groups, classes
 
 
 # ---- Distances between sets of images
@@ -544,8 +544,7 @@ def arms_of_job(run):
     folders = sorted(run.parent.glob(f"{run.name}-s[0-9]*")) or [run]
     if not (folders[0] / "predictions.csv").exists():
         raise UserError(f"{run} is no finished classifier: it has no predictions.csv")
-    found = [read_predictions(folder) for folder in folders]
-    return arms_of([predictions for predictions, _ in found], found[0][1])
+    return arms_of([read_predictions(folder) for folder in folders])
 
 
 def compare(args):

@@ -37,7 +37,7 @@ class Results:
     def __init__(self, out):
         self.out = Path(out)
         self.jobs = {}      # "study/name-s0": what its result.json holds
-        self.seeds = {}     # "study/name": {its job: {test: (predictions, classes)}}
+        self.seeds = {}     # "study/name": {its job: {test: what read_predictions gives}}
         self.damaged = []
         for file in sorted(self.out.glob("*/*/result.json")):
             job = file.parent.relative_to(self.out).as_posix()
@@ -74,7 +74,7 @@ class Results:
         if not runs:
             return {}
         try:
-            return metrics.arms_of([predictions for predictions, _ in runs], runs[0][1])
+            return metrics.arms_of(runs)
         except UserError as problem:
             self.damaged.append(f"{name}: {problem}")
             return {}
@@ -337,7 +337,7 @@ def training(result, folder, name):
 
 
 def roc(result, folder, name):
-    (labels, chances, _), classes = metrics.read_predictions(folder)
+    labels, chances, _, classes = metrics.read_predictions(folder)
     series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, chances[:, 1]))]
     return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
 

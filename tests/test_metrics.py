@@ -56,7 +56,7 @@ def runs_of(rng, labels, groups, seeds=3, skill=0.7, spread=0.0, easy=0.0):
     for _ in range(seeds):
         ease = easy + own[lesion] + rng.normal(skill, spread) + rng.normal(0, 0.7, len(labels))
         predicted = np.where(ease > 0, labels, 1 - labels)
-        runs.append((labels, np.eye(2)[predicted] * 0.8 + 0.1, groups))
+        runs.append((labels, np.eye(2)[predicted] * 0.8 + 0.1, groups, CLASSES))
     return runs
 
 
@@ -86,7 +86,7 @@ def test_the_worked_example_in_the_docstring():
 
 def test_an_arm_against_itself_is_zero_and_other_test_images_are_refused():
     rng = np.random.default_rng(0)
-    arm, other = (metrics.arms_of(runs_of(rng, *a_test(rng, 50)), CLASSES)["accuracy"] for _ in "ab")
+    arm, other = (metrics.arms_of(runs_of(rng, *a_test(rng, 50)))["accuracy"] for _ in "ab")
     value, low, high, p = metrics.gain(dict(a=arm), ["a"], ["a"])
     assert value == 0 and p == 1 and -0.03 < low < 0 < high < 0.03
     with pytest.raises(UserError, match="same test images"):
@@ -103,7 +103,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds, views, sprea
         arms = {}
         for name in "ab":
             runs = runs_of(rng, labels, groups, seeds, 0.7, spread, easy)
-            arms[name] = metrics.arms_of(runs, CLASSES)["accuracy"]
+            arms[name] = metrics.arms_of(runs)["accuracy"]
         _, low, high, _ = metrics.gain(arms, "a", "b")
         held += low <= 0 <= high
     assert 0.92 <= held / pairs <= 0.985
@@ -118,7 +118,7 @@ def test_the_interval_of_every_measure_holds_its_truth(seeds, views, spread):
         labels, groups = a_test(rng, 120, views)
         easy = np.repeat(rng.normal(size=120), views)
         runs = runs_of(rng, labels, groups, seeds, 0.7, spread, easy)
-        for name, arm in metrics.arms_of(runs, CLASSES).items():
+        for name, arm in metrics.arms_of(runs).items():
             _, low, high = metrics.level(arm)
             held[name] += low <= truth <= high
     assert len(held) == 9 and all(0.92 <= count / tests <= 0.99 for count in held.values()), held
@@ -138,8 +138,8 @@ def test_one_unsteady_arm_among_steady_ones_is_not_called_different():
 def test_no_interval_is_without_width():
     """24 of 24 found: the first edition gave [1, 1, 1]; Wilson gives [.86, 1]."""
     labels = np.array([1] * 24 + [0] * 24)
-    runs = [(labels, np.eye(2)[labels], np.array([f"l{k}" for k in range(48)]))]
-    level = metrics.level(metrics.arms_of(runs, CLASSES)["recall malignant"])
+    runs = [(labels, np.eye(2)[labels], np.array([f"l{k}" for k in range(48)]), CLASSES)]
+    level = metrics.level(metrics.arms_of(runs)["recall malignant"])
     assert level == pytest.approx(metrics.wilson(1, 24), abs=1e-6) and level[1] == pytest.approx(0.862, abs=1e-3)
 
 
