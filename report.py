@@ -342,14 +342,6 @@ def roc(result, folder, name):
     return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
 
 
-def lr_finder(result, folder, name):
-    found = result.get("lr_finder")
-    if not found:
-        return []
-    series = [("loss", np.log10(found["lrs"]), found["losses"])]
-    return [(name, line_chart(f"chosen {found['chosen']:.2g}", "log10 of the rate", series))]
-
-
 def distance_curves(result, folder, name):
     """Distance beside its noise floor, and Inception score, over the steps of a GAN."""
     rows = result["rows"]
@@ -365,7 +357,7 @@ def distance_curves(result, folder, name):
 
 
 FIGURES = {"steps": [steps], "gan": [losses], "training": [training], "roc": [roc],
-           "curves": [training, roc], "lr_finder": [lr_finder], "distance": [distance_curves]}
+           "curves": [training, roc], "distance": [distance_curves]}
 
 
 def pictures_of(results, kind, names):

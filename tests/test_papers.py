@@ -84,8 +84,7 @@ def z_and_p(k, other, n):
 JOBS = ["job", "as printed", "clean", "before", "after", "before, as printed", "after, as printed", "jobs"]
 MEASURE = (r"accuracy( %)?|loss|validation accuracy|auc|value|output|parameters|images (train|val|test)|"
            r"(precision|recall|f1) (CLASS)|distance \w+")
-PICTURES = set("grid steps before_after augmented counts curves training confusion roc gan dose distance "
-               "lr_finder".split())
+PICTURES = set("grid steps before_after augmented counts curves training confusion roc gan dose distance".split())
 ENDINGS = dict(wgan_gp=("@mixed", ""), dermagan=("_printed", ""), dcgan_inception=("", "_64"))
 
 
