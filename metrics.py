@@ -229,6 +229,8 @@ def level(arm):
         return None
     value, variance, df = combine({"": arm}, {"": 1.0})
     z = student(df).ppf(0.975)
+    if not 0 <= value <= 1:                         # no share, such as a negative kappa
+        return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
     if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
         return wilson(value, arm.lesions)
     n = min(arm.lesions * len(arm.values), value * (1 - value) / variance)
