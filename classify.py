@@ -14,10 +14,10 @@ import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
 import csv
 import io
-import json
 import math
 import sys
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 from torchvision.ops import Conv2dNormActivation
-from torchvision.transforms.v2.functional import normalize
+from torchvision.transforms.v2 import Normalize
 
 import data
 import gan
@@ -80,16 +80,10 @@ def derma_cnn(classes, size=64, dropout=0.2):
         nn.Linear(256, 128), nn.ReLU(), nn.Dropout(dropout), nn.Linear(128, classes))
 
 
-class ForImagenet(nn.Sequential):
+def for_imagenet(body, head):
     """From [-1, 1] to what a network trained on ImageNet expects, its body, a head of ours."""
-
-    def __init__(self, body, head):
-        super().__init__()
-        self.body, self.head = body, head
-
-    def forward(self, x):
-        x = normalize((x + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-        return super().forward(x)
+    colours = Normalize(2 * np.array([0.485, 0.456, 0.406]) - 1, [0.458, 0.448, 0.450])
+    return nn.Sequential(OrderedDict(colours=colours, body=body, head=head))
 
 
 def published(name, weights, **options):
@@ -120,7 +114,7 @@ def resnet50(classes, weights, width=64):
     head = nn.Sequential(
         MaxAndMean(), nn.BatchNorm1d(4096), nn.Dropout(0.25), nn.Linear(4096, 512, bias=False),
         nn.ReLU(), nn.BatchNorm1d(512), nn.Dropout(0.5), nn.Linear(512, classes, bias=False))
-    return ForImagenet(body, head)
+    return for_imagenet(body, head)
 
 
 def flat(config, body):
@@ -131,7 +125,7 @@ def flat(config, body):
     head = nn.Sequential(
         nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
         nn.Dropout(0.2), nn.Linear(128, config["n_classes"]))
-    return ForImagenet(body, head)
+    return for_imagenet(body, head)
 
 
 def mobilenet_v1_body(weights):
@@ -368,40 +362,28 @@ DECIDES = [
 
 
 def train(args):
-    """Load, set up, loop, finish. Returns the result; None if --stop-after came before the end."""
+    """Load, set up, loop, finish."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     training, val, tests, leaked = load_parts(args)
     val, tests = few(val, args), {name: few(test, args) for name, test in tests.items()}
     m = set_up(args, training, tests, device)
     if args.dry_run:
         m.train_step = jobs.measured(train_step, m.cost)
-    done = jobs.start_job(out, m.config)
-    if done:
-        return done
-    first, spent = jobs.load_checkpoint(out, m.parts, device)
-
-    def save(done):
-        jobs.save_checkpoint(out, m.parts, step=done, seconds=spent + time.time() - begun)
-
+    if jobs.start_job(out, m.config):
+        return
+    first, begun = jobs.load_checkpoint(out, m.parts, device, begun)
     steps = m.config["steps"]
-    last = min(steps, args.stop_after or steps)
-    loop(m, out, val, first, last, save)
-    if last < steps:
-        print(f"{out}: stopped after step {last} as asked")
-        return save(last)
-
+    to_do = jobs.steps_to_do(out, m.parts, begun, first, steps, args.stop_after)
+    loop(m, out, val, first, to_do)
     if leaked:
         print(f"LEAK: its GANs saw {leaked} validation and test images")
     if args.keep:
-        state = dict(net=m.net.state_dict(), config=json.dumps(m.config))
-        jobs.save_state(out / "model.pt", state)
+        jobs.save_state(out / "model.pt", dict(net=m.net.state_dict(), config=m.config))
     values = test_and_save(out, m.net, tests, device)
-    parameters = sum(weight.numel() for weight in m.net.parameters())
-    return jobs.finish_job(
-        out, m.config, spent + time.time() - begun, device, steps=steps, counts=training.counts(),
+    jobs.finish_job(
+        out, m.config, time.time() - begun, device, steps=steps, counts=training.counts(),
         metrics=values, predictions=data.hash_of((out / "predictions.csv").read_bytes()),
-        curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"],
-        scratch=m.config.get("weights") == "none", parameters=parameters, cost=m.cost)
+        curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"], cost=m.cost)
 
 
 def set_up(args, training, tests, device):
@@ -414,7 +396,7 @@ def set_up(args, training, tests, device):
         classes=training.classes, n_classes=len(training.classes), train=training.fingerprint(),
         tests={name: test.fingerprint() for name, test in tests.items()},
         start="none")
-    config |= jobs.planned(args, args.steps or math.ceil(args.epochs * batches.per_epoch))
+    config |= jobs.planned(args, batches.per_epoch)
     if args.lr_of:
         found = jobs.read_json(Path(args.lr_of) / "result.json").get("lr_finder")
         if not found:
@@ -445,14 +427,14 @@ def set_up(args, training, tests, device):
     return m
 
 
-def loop(m, out, val, first, last, save):
+def loop(m, out, val, first, steps_to_do):
     """The training: rate, batch, step; now and then a look at the validation part."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
     progress = jobs.Progress(out.name, steps, first)
     freeze(m, first < frozen)
     rates = learning_rates(m)
-    for step in jobs.steps_to_do(first, last, save):
+    for step in steps_to_do:
         if step == frozen:
             freeze(m, False)
         m.record["recent"].append(m.train_step(m, *rates[step]))
@@ -638,6 +620,8 @@ def rank(args):
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     net, config = load_net(args.run, device)
     images = load_training(args)
+    if args.of_class not in config.classes:
+        raise UserError(f"{args.run} knows {', '.join(config.classes)}, but no {args.of_class}")
     asked = dict(command="rank", weights=weights_hash(args.run), data=images.fingerprint())
     if jobs.start_job(out, asked):
         return
@@ -659,7 +643,7 @@ def score(args):
     files = [Path(source) for source in args.sets]
     if args.over_steps:
         files += sorted(Path(args.over_steps).glob("snapshots/*.npz"))
-    sets = {file.stem: few(data.load(file), args) for file in files}
+    sets = {file.name.removesuffix(".npz"): few(data.load(file), args) for file in files}
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
@@ -722,6 +706,7 @@ def add_train_options(add):
     add("--allow-leak", action="store_true", help="go on if a GAN saw test images; counted")
     add("--through", type=jobs.at_least(8), help="so many px first: no class shows by its blur")
     add("--keep", action="store_true", help="keep the weights, for predict, rank and score")
+    add("--from", dest="start", help="a GAN job: start as its discriminator (trunk)")
     add("--lr-of", help="the learning rate that the lr finder chose in this job")
     add("--probe", action="store_true", help="train the last layer alone")
 
@@ -749,10 +734,8 @@ def main():
     networks = networks.add_subparsers(dest="model", required=True)
     for name, entry in NETWORKS.items():
         p = networks.add_parser(name)
-        p.set_defaults(function=train, start=None)
+        p.set_defaults(function=train)
         add_train_options(p.add_argument)
-        if name == "trunk":
-            p.add_argument("--from", dest="start", help="a GAN job: start as its discriminator")
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 

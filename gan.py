@@ -11,7 +11,6 @@ mode, so that an image is the same in any batch.
 """
 import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
-import json
 import math
 import sys
 import time
@@ -35,8 +34,10 @@ COLLAPSED = 0.4     # alarm: samples differ less than this fraction of what real
 # ---- What the steps share
 
 def descend(optimizer, loss):
+    """One step of these weights alone: gradients of other networks are not even computed."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward(inputs=[weight for weight in weights if weight.requires_grad])
     optimizer.step()
 
 
@@ -135,12 +136,10 @@ def wgan_gp_step(m):
     """n_critic critic updates, each on a new batch, then one generator update."""
     for _ in range(m.config["n_critic"]):
         values = critic_step(m)
-    m.discriminator.requires_grad_(False)               # saves its weight gradients
     z, _ = m.noise(m.config["batch"])
     with m.autocast:
         score = m.discriminator(m.generator(z))
     descend(m.optimizer_g, -score.float().mean())
-    m.discriminator.requires_grad_(True)
     return values
 
 
@@ -198,16 +197,6 @@ def dcgan_init(net):
     return net
 
 
-def dermagan_generator(z_dim=512, width=64):
-    """Paper 003: 6,951,808 parameters. Paper 000's layers without biases."""
-    return wgan_gp_generator(z_dim, width, bias=False)
-
-
-def dermagan_discriminator(width=64):
-    """Paper 003: 2,765,696 parameters. BatchNorm also after the first layer."""
-    return conv4_discriminator(width, nn.BatchNorm2d, bias=False)
-
-
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
 
@@ -222,12 +211,10 @@ def dcgan_step(m):
     d_loss = bce(on_real, 1) + bce(on_fake, 0)
     descend(m.optimizer_d, d_loss)
 
-    m.discriminator.requires_grad_(False)
     with m.autocast:
         score = m.discriminator(fake)
     g_loss = bce(score, 1)
     descend(m.optimizer_g, g_loss)
-    m.discriminator.requires_grad_(True)
     return {"D loss": d_loss, "G loss": g_loss, "D(x)": chance(on_real), "D(G(z))": chance(on_fake)}
 
 
@@ -317,12 +304,10 @@ def lapgan_step(m):
     d_loss = sum(bce(x, 1) for x in on_real) + sum(bce(x, 0) for x in on_fake)
     descend(m.optimizer_d, d_loss)
 
-    m.discriminator.requires_grad_(False)
     with m.autocast:
         scores = [judge(x) for judge, x in zip(m.discriminator, fakes)]
     g_loss = sum(bce(x, 1) for x in scores)
     descend(m.optimizer_g, g_loss)
-    m.discriminator.requires_grad_(True)
     return {"D loss": d_loss, "G loss": g_loss}
 
 
@@ -391,13 +376,11 @@ def acgan_step(m):
     class_fake = F.cross_entropy(fake_class.float(), fake_labels)
     descend(m.optimizer_d, d_loss + class_real + class_fake)
 
-    m.discriminator.requires_grad_(False)
     with m.autocast:
         score, named = m.discriminator(fake)
     g_loss = bce(score, 1)
     g_class = F.cross_entropy(named.float(), fake_labels)
     descend(m.optimizer_g, g_loss + g_class)
-    m.discriminator.requires_grad_(True)
     return {"D loss": d_loss, "G loss": g_loss, "class real": class_real, "class fake": g_class,
             "D(x)": chance(on_real), "D(G(z))": chance(on_fake)}
 
@@ -491,7 +474,6 @@ def cyclegan_step(m):
             group["lr"] = m.config["lr"] * min(1, 2 - 2 * m.step / m.config["steps"])
     a = crop_and_flip(scaled(m.source_batches.next()[0]))
     b = crop_and_flip(m.real())
-    judges = nn.ModuleList([m.judge_a, m.discriminator]).requires_grad_(False)
     with m.autocast:
         fake_b, fake_a = m.generator(a), m.back(b)
         back_a, back_b = m.back(fake_b), m.generator(fake_a)
@@ -502,7 +484,6 @@ def cyclegan_step(m):
     weight = m.config["cycle"]
     descend(m.optimizer_g, fooled + weight * cycle + weight * m.config["identity"] * identity)
 
-    judges.requires_grad_(True)
     old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
     old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
     with m.autocast:
@@ -524,7 +505,7 @@ class GAN:
     labels: bool = False                # the generator is told the class
     source: bool = False                # translates images instead of starting from noise
     lends: bool = False                 # keeps its discriminator, for `classify.py train --from`
-    sizes: tuple = (64,)                # sides that its networks can make; empty: any multiple of 4
+    sizes: tuple = ()                   # what --size can be; empty: 64 px, without a choice
 
 
 DCGAN = dict(
@@ -601,8 +582,8 @@ GANS = {
             average=(0.0, "CycleGAN paper: no average, the generator itself draws")),
         generator=lambda c: cyclegan_generator(c["width"], c["blocks"]),
         discriminator=lambda c: cyclegan_discriminator(c["width"]),
-        step=cyclegan_step, source=True, sizes=()),
-    "dermagan": GAN(                                        # paper 003
+        step=cyclegan_step, source=True, sizes=(32, 64, 96, 128, 256)),
+    "dermagan": GAN(                                        # paper 003: 6,951,808 and 2,765,696 parameters
         recipe=DCGAN | dict(
             z_dim=(512, "section on the generator"),
             width=(64, "section on the generator: 512, 256, 128, 64 maps"),
@@ -610,8 +591,8 @@ GANS = {
             epochs=(200.0, "not stated; the released notebooks"),
             lr=(2e-4, "section B; the released notebooks use 1e-4"),
             beta1=(0.5, "section B")),
-        generator=lambda c: dermagan_generator(c["z_dim"], c["width"]),
-        discriminator=lambda c: dermagan_discriminator(c["width"]),
+        generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"], bias=False),
+        discriminator=lambda c: conv4_discriminator(c["width"], nn.BatchNorm2d, bias=False),
         step=dcgan_step),
     "dcgan_inception": GAN(                                 # paper 004
         recipe=DCGAN | dict(
@@ -659,10 +640,8 @@ def update_average(average, net, step, decay):
     """
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
-        if mean.is_floating_point():
+        if mean.is_floating_point():                # all but BatchNorm's count of batches
             mean.lerp_(new, 1 - keep)
-        else:
-            mean.copy_(new)
 
 
 @torch.no_grad()
@@ -687,14 +666,12 @@ def diversity(images, real):
     return apart(images) / max(apart(real), 1e-9)
 
 
-def sample_set(name, config, pictures, labels, seen):
+def sample_set(name, config, pictures, seen):
     """Samples as an image set that says which images its GAN has seen, by pixels and by name."""
     classes = [config["of_class"] or "unlabelled"]
-    labels = labels[:len(pictures)].numpy()
     if GANS[config["model"]].labels:
         classes = config["classes"]
-    else:
-        labels = np.zeros_like(labels)
+    labels = np.arange(len(pictures)) % len(classes)            # they take turns, as in noise()
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
     info = dict(source=f"{config['model']} {name}", size=config["size"], **seen)
     return data.ImageSet(pictures, labels, classes, ids, ids, np.full(len(ids), "", "U5"), info)
@@ -708,9 +685,6 @@ DECIDES = ("model", "seed", "precision", "size", "leak", "share", "of_class", "s
 
 def load_images(args, entry):
     """(training images, images to translate or None, test images of the same classes)."""
-    if args.size % 4 or args.size < 24 or entry.sizes and args.size not in entry.sizes:
-        sides = " or ".join(map(str, entry.sizes)) or "any multiple of 4 from 24 on"
-        raise UserError(f"--size {args.size}: {args.model} makes images of {sides} px")
     whole = data.load(args.data, args.size)
     if not whole.split.any():
         print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
@@ -754,7 +728,7 @@ def train(args):
     config["samples"] = number_of_samples(args, images if source is None else source)
     jobs.check_memory(config["samples"], args.size)
     epoch = max(len(images), len(source or ())) / args.batch / config.get("n_critic", 1)
-    config |= jobs.planned(args, args.steps or math.ceil(args.epochs * epoch))
+    config |= jobs.planned(args, epoch)
     if jobs.start_job(out, config):
         return
 
@@ -762,19 +736,10 @@ def train(args):
     if args.dry_run:
         m.train_step = jobs.measured(m.train_step, m.cost)
         m.shown = m.shown[:8]
-    first, spent = jobs.load_checkpoint(out, m.parts, device)
+    first, begun = jobs.load_checkpoint(out, m.parts, device, begun)
     m.progress = jobs.Progress(out.name, config["steps"], first)
-
-    def save(done):
-        jobs.save_checkpoint(out, m.parts, step=done, seconds=spent + time.time() - begun)
-
-    last = min(config["steps"], args.stop_after or config["steps"])
-    loop(m, first, last, save)
-    if last < config["steps"]:
-        print(f"{out}: stopped after step {last} as asked")
-        return save(last)
-    jobs.check_finite(out, m.parts, last)
-    finish(m, images, source, test, begun - spent)
+    loop(m, jobs.steps_to_do(out, m.parts, begun, first, config["steps"], args.stop_after))
+    finish(m, images, source, test, begun)
 
 
 def build(config, out, images, source, device):
@@ -789,24 +754,25 @@ def build(config, out, images, source, device):
     m.batches = data.Batches(images, config["batch"], config["seed"], device, entry.source)
     m.real = lambda: scaled(m.batches.next()[0])
     m.noise = lambda n: noise(config, n, device=device)
-    m.record = jobs.Record(values=[], diversity=[])
+    m.record = jobs.Record(recent=[], curves=dict(window=max(1, config["steps"] // 200)))
     m.parts = dict(generator=m.generator, discriminator=m.discriminator, average=m.average,
                    batches=m.batches, record=m.record)
     if source is None:
         m.optimizer_g = make_optimizer(config, m.generator)
         m.optimizer_d = make_optimizer(config, m.discriminator)
         m.shown, _ = noise(config, 64, np.random.default_rng(config["seed"]))
-        m.inputs, m.labels = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
+        m.inputs, _ = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
     else:
         add_way_back(m, source)
         m.inputs = data.to_tensor(source.images[:config["samples"]])
-        m.shown, m.labels = m.inputs[:64], torch.zeros(len(m.inputs), dtype=torch.long)
+        m.shown = m.inputs[:64]
     m.parts.update(optimizer_g=m.optimizer_g, optimizer_d=m.optimizer_d)
 
-    mixed = images.take(np.random.default_rng(config["seed"]).permutation(len(images)))
-    m.some_real = [mixed.images[:64]]               # to compare the samples' diversity with
+    order = np.random.default_rng(config["seed"]).permutation(len(images))
+    m.some_real = [images.images[order[:64]]]       # to compare the samples' diversity with
     if entry.labels:                                # an ACGAN with one picture per class has collapsed
-        m.some_real = [mixed.of_class(name).images[:16] for name in images.classes]
+        of_class = [order[images.labels[order] == label] for label in range(len(images.classes))]
+        m.some_real = [images.images[chosen[:16]] for chosen in of_class]
     return m
 
 
@@ -818,92 +784,87 @@ def make_optimizer(config, *nets):
     return torch.optim.Adam(weights, config["lr"], (config["beta1"], config["beta2"]), fused=True)
 
 
-def loop(m, first, last, save):
-    """The training: fetch a batch and step (in the model's step), average, log, save."""
-    steps = m.config["steps"]
-    every = min(50, max(1, steps // 5))
-    for m.step in jobs.steps_to_do(first, last, save):
+def loop(m, steps_to_do):
+    """The training: fetch a batch and step (in the model's step), average, look, save."""
+    steps, every = m.config["steps"], m.record["curves"]["window"]
+    for m.step in steps_to_do:
         values = m.train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
-        m.record["names"] = list(values)
-        m.record["values"].append(torch.stack(list(values.values())).detach())
+        m.record["recent"].append(torch.stack(list(values.values())).detach())
         done = m.step + 1
         if done % every == 0 or done == steps:      # only here the loop waits for the device
-            log(m, done, torch.stack(m.record["values"][-every:]))
+            add_point(m, done, values)
         if done * 10 // steps > m.step * 10 // steps:
-            keep_pictures(m, done)
+            look(m, done)
+        m.progress(done)
 
 
-def log(m, done, values):
-    """A line of progress: the last values, and how much the samples differ from each other."""
-    means = values.float().mean(0).tolist()
+def add_point(m, done, names):
+    """Add a point to the curves, which have at most about 200: the means since the last one."""
+    means = torch.stack(m.record["recent"]).float().mean(0).tolist()
+    m.record["recent"] = []
     jobs.check_finite(m.out, {}, done, *means)
+    for name, value in zip(names, means):
+        m.record["curves"].setdefault(name, []).append(value)
+    words = [f"{name} {value:.2f}" for name, value in zip(names, means)]
+    if "diversity" in m.record:
+        words.append(f"diversity {m.record['diversity']:.2f}")
+    m.progress.note = "  ".join(words)
+
+
+def look(m, done):
+    """Ten times: how much samples differ, a grid, samples to measure later (paper 004, Figure 6)."""
     samples, kinds = draw(m.average, m.shown), len(m.some_real)     # they take turns over the classes
     spread = [diversity(samples[k::kinds], real) for k, real in enumerate(m.some_real)]
-    m.record["diversity"].append([done, float(np.mean(spread))])
-    words = [f"{name} {value:.2f}" for name, value in zip(m.record["names"], means)]
-    m.progress(done, "  ".join([*words, f"diversity {np.mean(spread):.2f}"]))
-
-
-def keep_pictures(m, done):
-    """Ten times over the training: a grid, and samples to measure later (paper 004, Figure 6)."""
-    data.save_grid(m.out / f"grid_{done:06d}.png", draw(m.average, m.shown[:8]))
+    m.record["diversity"] = float(np.mean(spread))
+    data.save_grid(m.out / f"grid_{done:06d}.png", samples[:8])
     if m.config["snapshots"]:
         rng = np.random.default_rng(m.config["seed"] + 2)
-        inputs, labels = noise(m.config, m.config["snapshots"], rng)
-        made = sample_set(m.out.name, m.config, draw(m.average, inputs), labels, {})
+        inputs, _ = noise(m.config, m.config["snapshots"], rng)
+        made = sample_set(m.out.name, m.config, draw(m.average, inputs), {})
         made.save(m.out / f"snapshots/{done:06d}.npz")
-
-
-def curves(record, points=200):
-    """{name: values}, averaged over windows so that there are at most about 200."""
-    values = torch.stack(record["values"]).float().cpu()
-    window = max(1, len(values) // points)
-    means = values[:len(values) // window * window].view(-1, window, values.shape[1]).mean(1)
-    return dict(zip(record["names"], means.T.tolist()), window=window, diversity=record["diversity"])
 
 
 def finish(m, images, source, test, begun):
     """Weights, samples, pictures, distances, result.json. begun: when, had it never been cut off."""
+    jobs.check_finite(m.out, m.parts, m.config["steps"])
     config, out, shown = m.config, m.out, draw(m.average, m.shown[:16])
     weights = dict(average=m.average.state_dict())
     if m.entry.lends:
         weights["discriminator"] = m.discriminator.state_dict()
-    jobs.save_state(out / "model.pt", dict(config=json.dumps(config), **weights))
+    jobs.save_state(out / "model.pt", dict(config=config, **weights))
     if source is not None:                          # sources above what became of them
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
-    seen = what_it_saw(images, source)
+    seen = what_was_seen(images, source)
     if m.cost:                                      # a dry run: eight images, again and again
         pictures = draw(m.average, m.inputs[:8])
         pictures = np.resize(pictures, (len(m.inputs), *pictures.shape[1:]))
     else:
         pictures = draw(m.average, m.inputs)
-    made = sample_set(out.name, config, pictures, m.labels, seen)
+    made = sample_set(out.name, config, pictures, seen)
     made.save(out / "samples.npz")
 
-    lines = curves(m.record)
-    values = {name: lines[name][-1] for name in m.record["names"]}
-    values["diversity"] = lines["diversity"][-1][1]
+    values = metrics.colour_distance(images.images, made.images)
+    values["diversity"] = m.record["diversity"]
     values["collapsed"] = values["diversity"] < COLLAPSED
-    values |= metrics.colour_distance(images.images, made.images)
     if not config["leak"]:
         some = made.images[:2000]                  # of 24,000 it would take minutes
         values |= metrics.copying(some, images.images, test.images, config["seed"])
     jobs.finish_job(out, config, time.time() - begun, m.device, steps=config["steps"], counts=images.counts(),
-                    metrics=values, curves=lines, cost=m.cost)
+                    metrics=values, curves=m.record["curves"], cost=m.cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
     print(f"{out}: {config['steps']} steps, {len(made)} samples, "
           f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
 
 
-def what_it_saw(images, source):
-    """Digests and ids of the training images; a source made by another GAN adds what that one saw."""
-    digests, ids = images.digests().tolist(), images.ids.tolist()
-    if source is not None:
-        digests += source.info.get("digests", source.digests().tolist())
-        ids += source.info.get("seen_ids", source.ids.tolist())
-    return dict(digests=sorted(set(digests)), seen_ids=sorted(set(ids)))
+def what_was_seen(*sets):
+    """Digests and ids of images; those made by a GAN add what that one saw."""
+    digests, ids = set(), set()
+    for images in filter(None, sets):
+        digests.update(images.digests().tolist(), images.info.get("digests", []))
+        ids.update(images.ids.tolist(), images.info.get("seen_ids", []))
+    return dict(digests=sorted(digests), seen_ids=sorted(ids))
 
 
 # ---- More samples, layer tables
@@ -912,10 +873,9 @@ def load_run(run, known=GANS):
     """(weights, config) of a finished job whose model is among the known ones."""
     saved = jobs.load_state(Path(run) / "model.pt")
     with jobs.used(Path(run) / "model.pt"):
-        config = json.loads(saved["config"])
-        if config["model"] not in known:
+        if saved["config"]["model"] not in known:
             raise UserError(f"{run} is not one of {', '.join(known)}")
-        return saved, config
+        return saved, saved["config"]
 
 
 def sample(args):
@@ -929,16 +889,15 @@ def sample(args):
         generator.load_state_dict(saved["average"])
     if entry.source and not args.source:
         raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
-    info = data.load(run / "samples.npz").info
-    seen = {key: info[key] for key in ("digests", "seen_ids")}
+    earlier = data.load(run / "samples.npz")
+    seen = {key: earlier.info[key] for key in ("digests", "seen_ids")}
     if entry.source:                                # what is translated has been seen too
         source = data.load(args.source, config["size"])
         inputs = data.to_tensor(source.images[:args.n])
-        labels = torch.zeros(len(inputs), dtype=torch.long)
-        seen = {key: found + seen[key] for key, found in what_it_saw(source, source).items()}
+        seen = what_was_seen(earlier, source)
     else:
-        inputs, labels = noise(config, args.n, np.random.default_rng(args.seed))
-    made = sample_set(f"{run.name}/{args.seed}", config, draw(generator, inputs), labels, seen)
+        inputs, _ = noise(config, args.n, np.random.default_rng(args.seed))
+    made = sample_set(f"{run.name}/{args.seed}", config, draw(generator, inputs), seen)
     made.save(args.out)
     print(f"{args.out}: {len(made)} images")
 
@@ -985,20 +944,16 @@ def add_train_options(p, entry):
                    help="--samples is meant for M training (or source) images: scale it to ours")
     p.add_argument("--share", type=jobs.at_least(0, float), default=1.0,
                    help="train on this share of each class, by lesion; a larger one holds a smaller")
-    if entry.source:
-        p.set_defaults(snapshots=0)
-    else:
-        p.add_argument("--snapshots", type=jobs.at_least(0), default=0,
-                       help="keep so many samples, ten times over the training")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too")
     if entry.source:
         p.add_argument("--source", required=True, help="image set to translate from")
         p.add_argument("--source-class", help="translate from this class alone")
         p.add_argument("--keep", type=jobs.at_least(0, float), default=1.0,
                        help="use this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
-    if "size" not in entry.recipe:
-        p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
-    jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"))
+    else:
+        p.add_argument("--snapshots", type=jobs.at_least(0),
+                       help="keep so many samples, ten times over the training")
+    jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes)
 
 
 def main():
@@ -1008,7 +963,7 @@ def main():
         dest="model", required=True)
     for name, entry in GANS.items():
         p = models.add_parser(name)
-        p.set_defaults(function=train)
+        p.set_defaults(function=train, size=64, snapshots=0)
         add_train_options(p, entry)
 
     p = commands.add_parser("describe", help="print layer tables", description=describe.__doc__)

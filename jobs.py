@@ -127,8 +127,7 @@ class Progress:
         self.name, self.total, self.first, self.note = name, total, start, ""
         self.begun = self.spoke = time.time()
 
-    def __call__(self, step, note=""):
-        self.note = note or self.note
+    def __call__(self, step):
         now = time.time()
         if now - self.spoke < SPEAK_EVERY:
             return                                  # short work says nothing
@@ -219,7 +218,6 @@ def start_job(out, config):
     out = Path(out)
     config = json.loads(json.dumps(config))         # tuples become lists, as in the file
     out.mkdir(parents=True, exist_ok=True)
-    LOCKS.pop(out, None)
     LOCKS[out] = open(out / ".lock", "w")
     try:
         fcntl.flock(LOCKS[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,7 +244,7 @@ def start_job(out, config):
 
 
 def finish_job(out, config, seconds, device, **result):
-    """Write result.json, the last act of a job. Returns what it holds."""
+    """Write result.json, the last act of a job."""
     import torch
     packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
@@ -262,24 +260,20 @@ def finish_job(out, config, seconds, device, **result):
         versions=dict(versions, python=platform.python_version()))
     write_json(Path(out) / "result.json", result)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
-    return result
 
 
 def commit():
     """The git commit of this code, "-dirty" if it was changed; "unknown" without git."""
-    try:
-        asked = ["git", "-C", HERE, "describe", "--always", "--dirty"]
-        found = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        found = ""
-    return found or "unknown"
+    command = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
+    return subprocess.getoutput(command) or "unknown"
 
 
 # ---- A training: options, device, checkpoints
 
 def add_training_options(parser, recipe, **choices):
     """The options of every training: first its recipe's, {name: (default, its source)}, of `choices`."""
-    kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8)}
+    kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8),
+             "epochs": at_least(1e-6, float)}
     kinds |= dict.fromkeys(("beta1", "beta2", "average"), at_least(0, float, below=1))
     for name, (value, source) in recipe.items():
         kind = kinds.get(name, kinds[type(value)])
@@ -295,21 +289,17 @@ def add_training_options(parser, recipe, **choices):
 
 def add_common_options(parser):
     parser.add_argument("--seed", type=at_least(0), default=0, help="of all that is random (default 0)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dry-run", action="store_true",
                         help="two steps at full size, few images drawn and tested: what does it cost?")
 
 
 def start_device(args):
-    """The torch device of --device, with --seed in force."""
+    """The GPU if there is one, with --seed in force. Without: CUDA_VISIBLE_DEVICES= python ..."""
     import torch
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    gpu = torch.cuda.is_available()
-    if args.device == "cuda" and not gpu:
-        raise UserError("--device cuda: torch sees no GPU on this machine")
-    return torch.device("cuda" if gpu and args.device != "cpu" else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Record(dict):
@@ -332,12 +322,15 @@ def save_checkpoint(out, parts, **rest):
     save_state(Path(out) / "checkpoint.pt", state)
 
 
-def load_checkpoint(out, parts, device):
-    """Put the states back into `parts` and the random generators. Returns (step, seconds)."""
+def load_checkpoint(out, parts, device, begun):
+    """Put the states back into `parts` and the random generators.
+
+    Returns (step, when it would have begun if it had never been cut off).
+    """
     import torch
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
-        return 0, 0.0
+        return 0, begun
     state = load_state(path, device)
     with used(path):
         for name, part in parts.items():
@@ -346,7 +339,7 @@ def load_checkpoint(out, parts, device):
         if "random_on_gpu" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random_on_gpu"].cpu())
         print(f"{out}: going on from step {state['step']}", file=sys.stderr)
-        return int(state["step"]), float(state["seconds"])
+        return int(state["step"]), begun - float(state["seconds"])
 
 
 def check_finite(out, parts, step, *values):
@@ -360,8 +353,9 @@ def check_finite(out, parts, step, *values):
                         "A smaller --lr may help, in a new folder")
 
 
-def planned(args, steps):
-    """What a config says of the number of steps; --dry-run makes two and remembers the plan."""
+def planned(args, epoch):
+    """What a config says of the number of steps, `epoch` in an epoch; --dry-run makes two of them."""
+    steps = args.steps or max(1, math.ceil(args.epochs * epoch))
     if args.dry_run:
         return dict(steps=2, dry_run_of=steps)
     return dict(steps=steps)
@@ -401,8 +395,8 @@ def measured(step, cost):
     return step_with_cost
 
 
-def steps_to_do(first, last, save):
-    """Yield the steps first ... last - 1. Calls save(steps done) every minute and, to stop, on Ctrl-C.
+def steps_to_do(out, parts, begun, first, last, stop_after):
+    """Yield the steps first ... last - 1. Saves every minute and, to stop, on Ctrl-C or after a step.
 
     The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut.
     """
@@ -417,9 +411,12 @@ def steps_to_do(first, last, save):
     try:
         for step in range(first, last):
             yield step
-            if stop.is_set() or time.time() - saved > SAVE_EVERY:
-                save(step + 1)
+            asked = step + 1 == stop_after
+            if asked or stop.is_set() or time.time() - saved > SAVE_EVERY:
                 saved = time.time()
+                save_checkpoint(out, parts, step=step + 1, seconds=saved - begun)
+            if asked:
+                sys.exit()
             if stop.is_set():
                 raise KeyboardInterrupt
     finally:

@@ -65,7 +65,7 @@ def test_the_trunk_is_the_dcgans_discriminator():
 
 
 def test_imagenet_networks_get_imagenets_colours():
-    net = classify.ForImagenet(nn.Identity(), nn.Identity())
+    net = classify.for_imagenet(nn.Identity(), nn.Identity())
     grey = torch.full((1, 3, 2, 2), 2 * 0.485 - 1)
     assert net(grey)[0, :, 0, 0].tolist() == pytest.approx(
         [0, (0.485 - 0.456) / 0.224, (0.485 - 0.406) / 0.225], abs=1e-5)

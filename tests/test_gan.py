@@ -29,8 +29,8 @@ def parameters(net):
     (lambda: gan.dcgan_generator(100), 5_135_363), (lambda: gan.dcgan_generator(128), 5_364_739),
     (lambda: gan.dcgan_generator(100, 128), 18_872_323), (lambda: gan.acgan_generator(), 11_465_728),
     (lambda: gan.acgan_discriminator(), 2_352_505), (lambda: gan.cyclegan_generator(), 11_378_179),
-    (lambda: gan.cyclegan_discriminator(), 2_764_737), (lambda: gan.dermagan_generator(), 6_951_808),
-    (lambda: gan.dermagan_discriminator(), 2_765_696)])
+    (lambda: gan.cyclegan_discriminator(), 2_764_737), (lambda: gan.wgan_gp_generator(512, 64, bias=False), 6_951_808),
+    (lambda: gan.conv4_discriminator(64, nn.BatchNorm2d, bias=False), 2_765_696)])
 def test_parameter_counts(net, count):
     assert parameters(net()) == count
 
@@ -333,6 +333,8 @@ def test_a_gan_sees_the_training_part_alone_and_its_samples_say_so(tmp_path, don
          "--size", 64, "--width", 4, "--blocks", 1, "--steps", 1, "--samples", 2, "--out", tmp_path / "cycle")
     chain = set(data.load(tmp_path / "cycle").info["digests"])
     assert set(train.digests()) < chain             # what the first GAN saw, and its own images
+    done("gan", "train", "dcgan_cls", "--data", made["benign"], *TINY_GAN, "--out", tmp_path / "second")
+    assert set(train.digests()) < set(data.load(tmp_path / "second").info["digests"])   # a GAN of a GAN
     done("gan", "sample", tmp_path / "cycle", "--source", prepared, "--n", 9, "--out", tmp_path / "all.npz")
     assert set(lesions.digests()) <= set(data.load(tmp_path / "all.npz").info["digests"])
 
@@ -364,7 +366,7 @@ def test_a_broken_down_training_keeps_its_last_good_checkpoint(tmp_path, cli, pr
     (["--size", "63"], ["dcgan_cls", "--size", 63]), (["no class mole"], ["dcgan_cls", "--class", "mole"]),
     (["--batch 1"], ["dcgan_cls", "--batch", 1]), (["too few"], ["dcgan_cls", "--batch", 5000]),
     (["--samples many"], ["dcgan_cls", "--samples", "many"]), (["--lr"], ["dcgan_cls", "--lr", "nan"]),
-    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["from 24"], ["cyclegan", "--source", "x", "--size", 16])])
+    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["--size"], ["cyclegan", "--source", "x", "--size", 16])])
 def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
     name, *rest = options
     refused(words, "gan", "train", name, "--data", prepared, "--out", tmp_path / "job", *rest)

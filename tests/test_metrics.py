@@ -89,6 +89,8 @@ def test_an_arm_against_itself_is_zero_and_other_test_images_are_refused():
     arm, other = (metrics.arms_of(runs_of(rng, *a_test(rng, 50)))["accuracy"] for _ in "ab")
     value, low, high, p = metrics.gain(dict(a=arm), ["a"], ["a"])
     assert value == 0 and p == 1 and -0.03 < low < 0 < high < 0.03
+    perfect = metrics.Arm(np.ones(3), np.ones((3, 50)), 50, arm.test)       # no variance, but three seeds
+    assert metrics.gain(dict(a=perfect, b=perfect), ["a"], ["b"])[3] == 1
     with pytest.raises(UserError, match="same test images"):
         metrics.gain(dict(a=arm, b=other), ["a"], ["b"])
 

@@ -439,7 +439,7 @@ def test_the_arithmetic_of_paper_003():
     one, five = (4 * 60 + 541 * 50 + (side ** 2 * 50 + 1) * 256 + 257 * 128 + 129 * 4 for side in sides)
     long, brief = (50 * math.ceil(n / 30) for n in (1976, 1576))        # every second of 100 epochs runs dry
     with torch.device("meta"):
-        nets = classify.derma_cnn(4), gan.dermagan_generator(), gan.dermagan_discriminator()
+        nets = classify.derma_cnn(4), gan.wgan_gp_generator(512, 64, bias=False), gan.conv4_discriminator(64, gan.nn.BatchNorm2d, bias=False)
     cnn, generator, discriminator = (sum(weight.numel() for weight in net.parameters()) for net in nets)
     related = [row["accuracy %"][0] for row in tables_of("dermagan")["Table 1"] if "[11]" in row["papers"][0]]
     assert cnn == five and related == ["84-86"]
