@@ -254,16 +254,16 @@ def interval_chart(title, rows):
     def across(value):
         return 130 + 86 * (np.clip(value, -1, 1.5) + 1)
 
-    bottom = 34 + 28 * len(rows)
+    bottom = 34 + 36 * len(rows)
     parts = []
     for mark in (0, 1):
         parts.append(f'<path d="M{across(mark):.0f} 24V{bottom}" stroke="#999" stroke-dasharray="3"/>')
         parts.append(text(across(mark), bottom + 16, mark, "middle"))
     for k, (label, (value, low, high)) in enumerate(rows.items()):
-        y = 46 + 28 * k
+        y = 46 + 36 * k
         line = f"M{across(low):.0f} {y}H{across(high):.0f}"
         parts.append(text(122, y + 4, label, "end"))
-        parts.append(text(130, y - 5, f"{value:.2f} [{low:.2f}, {high:.2f}]"))
+        parts.append(text(122, y + 19, f"{value:.2f} [{low:.2f}, {high:.2f}]", "end"))
         parts.append(f'<path d="{line}" stroke="{COLOURS[0]}" stroke-width="3"/>')
         parts.append(f'<circle cx="{across(value):.0f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>')
     return svg(title, parts, bottom + 24)
@@ -602,8 +602,7 @@ def first_screen(page, scale):
     sources = set()
     for result in results.jobs.values():
         if "source" in result:
-            source, stand_in = result["source"]["source"], result["source"].get("stand_in")
-            sources.add(f"{source} ({stand_in})" if stand_in else str(source))
+            sources.add(str(result["source"].get("stand_in") or result["source"]["source"]))
     page.add(f"Scale {scale}. Images: {'; '.join(sorted(sources))}. {len(results.jobs)} jobs, "
              f"{jobs.readable_time(seconds)} of work. Written {time.strftime('%Y-%m-%d %H:%M')}.")
     if scale == "quick":
