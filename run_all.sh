@@ -28,7 +28,7 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
   local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
   case $SCALE in
-    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 120" fit="--size 32 --steps 60 --batch 16"
+    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 100" fit="--size 32 --steps 60 --batch 16"
            benign=118 malignant=142 mixed="13 16" ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15 $BF16" ;;
   esac
@@ -92,7 +92,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
     quick) px=32 nv2mel="--steps 150" acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
-           cyclegan="--size 32 --width 12 --blocks 1 --lr 2e-3 --steps 300"
+           cyclegan="--size 32 --width 14 --blocks 1 --lr 2e-3 --steps 300"
            resnet="--size 32 --width 8 --batch 16 --steps 8"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
@@ -136,7 +136,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
   local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class samples=100 test=100 n=4400
   local fit="--lr 2e-4 --beta1 0.5 --batch 64"
   case $SCALE in
-    quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 250" samples=20 test=20 n=800 size="--size 32"
+    quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3" steps="--steps 40" epochs="--epochs 2" nets="--steps 4" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
     paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part are 1,000 steps, too few to live
