@@ -437,8 +437,8 @@ class Job(NamedTuple):
         return (self.folder / "result.json").exists()
 
     def kind(self):
-        """Jobs of one kind take about as long as each other: names differ in numbers or _CLASS alone."""
-        return self.study, re.sub(r"[\d.]+|_[A-Z]+\b", "", self.name)
+        """Jobs of one kind take about as long as each other: their names differ in numbers alone."""
+        return self.study, re.sub(r"[\d.]+", "", self.name)
 
 
 def read_jobs(out):
