@@ -194,7 +194,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
   # The training part is the 200 %; 50 % is a quarter of it. The real arm of the next size is the oracle.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
-  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 8000 --batch 64 $BF16"
+  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 64 $BF16"
   local seeds=$SEEDS own_gans=$SEEDS test=0.4          # each classifier has GANs of its own: their chance counts too
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
