@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,7 +39,8 @@ from jobs import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-Image.MAX_IMAGE_PIXELS = 64_000_000     # Pillow refuses files of twice as many: 384 MB decoded
+Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From here on Pillow warns,
+warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 

@@ -173,7 +173,7 @@ def read_json(path):
         value = json.loads(Path(path).read_text())
         if value.pop("checksum") == checksum(value):
             return value
-    raise UserError(f"{path} is damaged or not ours: delete it, and a job's whole folder")
+    raise UserError(f"{path} is damaged or not ours: remove it; of a job, the whole folder")
 
 
 def save_state(path, state):

@@ -48,6 +48,12 @@ class Results:
 
     def add(self, job, folder):
         result = jobs.read_json(folder / "result.json")
+        found = dict(metrics={}, counts={}, source={}) | result
+        kinds = dict.fromkeys(("config", "metrics", "counts", "source"), dict)
+        kinds |= dict(seconds=(int, float), command=str)
+        for key, kind in kinds.items():
+            if not isinstance(found.get(key), kind):
+                raise UserError(f"result.json is not of this project: {key}")
         tests = {}
         if "curves" in result and "leaked" in result:           # a classifier
             for test in result["metrics"]:
@@ -431,6 +437,9 @@ def paper_section(page, study, judged):
             page.add(re.sub("^#", "##", block))
             continue
         header, _, *rows = map(cells_of, block.splitlines())
+        for row in rows:
+            if len(row) != len(header):
+                raise UserError(f"{PAPERS[study]}: {len(row)} cells below {len(header)}: {row}")
         if header[0] == "claim":
             claims(page, study, rows, judged)
         elif header[0] == "figure":

@@ -113,7 +113,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds, views, sprea
 
 @pytest.mark.parametrize("seeds, views, spread", [(1, 1, 0.0), (3, 1, 0.1), (3, 2, 0.1)])
 def test_the_interval_of_every_measure_holds_its_truth(seeds, views, spread):
-    """A recall's lesions are those of its class, and so on: with others it held 99 to 100 % (or 91)."""
+    """A recall's lesions are those of its class, and so on: with those of the smallest class up to 100 %."""
     rng, held, tests = np.random.default_rng(3), collections.Counter(), 200
     truth = scipy.stats.norm.cdf(0.7 / np.sqrt(1 + 0.5 ** 2 + spread ** 2 + 0.7 ** 2))
     for _ in range(tests):

@@ -332,7 +332,12 @@ def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path
     jobs.write_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json", evil)
     fake_run(tmp_path, "wgan_gp", "resnet18_real", 0.7)
     (tmp_path / "wgan_gp" / "resnet18_real-s0" / "predictions.csv").unlink()
+    for key, value in (("metrics", 3), ("seconds", "a"), ("source", 3)):
+        fake_run(tmp_path, "controls", f"cnn_{key}_real", 0.7)
+        file = tmp_path / "controls" / f"cnn_{key}_real-s0" / "result.json"
+        jobs.write_json(file, jobs.read_json(file) | {key: value})
     markdown, page, _ = page_of(tmp_path)
+    assert all(f"cnn_{key}_real-s0" in markdown for key in ("metrics", "seconds", "source"))
     assert "resnet18_real-s0" in markdown and "cnn_hybrid-s0" in markdown and "mobilenet_real-s0" in markdown and "damaged" in markdown
     assert "<script" not in page and "http" not in re.sub(r'xmlns="[^"]*"', "", page).split("<body>")[0][:3000]
 
