@@ -50,10 +50,13 @@ MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
 # ---- Networks: image (n, 3, size, size) in [-1, 1] -> logits (n, classes)
 
 def cnn(classes, size):
-    """Paper 000 does not describe its CNN. Ours: 1,142,210 parameters for 2 classes at 64 px."""
+    """Paper 000 does not describe its CNN. Ours: 1,142,210 parameters for 2 classes at 64 px.
+
+    Pooling comes before ReLU: the same result for a quarter of ReLU's work.
+    """
     layers, maps = [], 3
     for wide in (32, 64, 128):                                  # size / 2, / 4, / 8
-        layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         maps = wide
     hidden = nn.Linear(maps * (size // 8) ** 2, 128)
     return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Linear(128, classes))
@@ -73,8 +76,8 @@ def mobilenet_v1(classes):
 def derma_cnn(classes, size=64, dropout=0.2):
     """Paper 003's CNN: 521,758 parameters for 4 classes at 64 px (pooling stride as in its code)."""
     return nn.Sequential(
-        nn.Conv2d(3, 60, 1), nn.ReLU(), nn.MaxPool2d(2),        # (n, 60, 32, 32)
-        nn.Conv2d(60, 50, 3), nn.ReLU(), nn.MaxPool2d(5),       # (n, 50, 6, 6)
+        nn.Conv2d(3, 60, 1), nn.MaxPool2d(2), nn.ReLU(),        # (n, 60, 32, 32)
+        nn.Conv2d(60, 50, 3), nn.MaxPool2d(5), nn.ReLU(),       # (n, 50, 6, 6)
         nn.Flatten(),
         nn.Linear(50 * ((size // 2 - 2) // 5) ** 2, 256), nn.ReLU(), nn.Dropout(dropout),
         nn.Linear(256, 128), nn.ReLU(), nn.Dropout(dropout), nn.Linear(128, classes))

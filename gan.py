@@ -457,8 +457,10 @@ def crop_and_flip(x):
 def add_way_back(m, source):
     """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
     config = m.config
-    m.back = cyclegan_generator(config["width"], config["blocks"]).to(m.device)
-    m.judge_a = cyclegan_discriminator(config["width"]).to(m.device)
+    last = torch.channels_last
+    back = cyclegan_generator(config["width"], config["blocks"])
+    m.back = back.to(m.device, memory_format=last)
+    m.judge_a = cyclegan_discriminator(config["width"]).to(m.device, memory_format=last)
     m.optimizer_g = make_optimizer(config, m.generator, m.back)
     m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
     m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, m.device, True)
@@ -657,11 +659,17 @@ def draw(generator, inputs, batch=64):
 
 
 def diversity(images, real):
-    """Mean pixel distance between two samples over that between two real images: near 0, collapsed."""
+    """Mean distance of two samples over that of two real images, in pixels: near 0, collapsed.
+
+    Each image's mean colour is taken away first: the light and the skin are not the lesion.
+    """
     if min(len(images), len(real)) < 2:
         return 1.0                                  # one image differs from nothing
+
     def apart(some):
-        return torch.pdist(torch.from_numpy(some).flatten(1).float()).mean().item()
+        pixels = torch.from_numpy(some).float()
+        pixels = pixels - pixels.mean((1, 2), keepdim=True)
+        return torch.pdist(pixels.flatten(1)).mean().item()
 
     return apart(images) / max(apart(real), 1e-9)
 
@@ -689,17 +697,18 @@ def load_images(args, entry):
     if not whole.split.any():
         print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
               "tested on them (`python data.py prepare` makes a split)", file=sys.stderr)
+    if args.of_class:
+        whole = whole.of_class(args.of_class)
     images = whole
     if not args.leak:
         images = whole.part("train").share(args.share)
-    if args.of_class:
-        images = images.of_class(args.of_class)
     test = whole.take((whole.split == "test") & np.isin(whole.labels, images.labels))
     if not entry.source:
         return images, None, test
-    source = data.load(args.source, args.size).part("train")
+    source = data.load(args.source, folder_size=args.size)
     if args.source_class:
         source = source.of_class(args.source_class)
+    source = data.resized(source.part("train"), args.size)
     return images.take(slice(0, max(1, round(args.keep * len(images))))), source, test
 
 
@@ -735,7 +744,7 @@ def train(args):
     m = build(config, out, images, source, device)
     if args.dry_run:
         m.train_step = jobs.measured(m.train_step, m.cost)
-        m.shown = m.shown[:8]
+        m.shown = m.shown[:2]
     first, begun = jobs.load_checkpoint(out, m.parts, device, begun)
     m.progress = jobs.Progress(out.name, config["steps"], first)
     loop(m, jobs.steps_to_do(out, m.parts, begun, first, config["steps"], args.stop_after))
@@ -747,8 +756,9 @@ def build(config, out, images, source, device):
     entry = GANS[config["model"]]
     m = SimpleNamespace(entry=entry, config=config, out=out, device=device, cost={})
     m.train_step = entry.step
-    m.generator = entry.generator(config).to(device)
-    m.discriminator = entry.discriminator(config).to(device)
+    last = torch.channels_last          # 1.1 to 1.4 times as fast a step of a DCGAN or LAPGAN
+    m.generator = entry.generator(config).to(device, memory_format=last)
+    m.discriminator = entry.discriminator(config).to(device, memory_format=last)
     m.average = copy.deepcopy(m.generator).eval().requires_grad_(False)
     m.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bf16")
     m.batches = data.Batches(images, config["batch"], config["seed"], device, entry.source)
@@ -837,8 +847,8 @@ def finish(m, images, source, test, begun):
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
     seen = what_was_seen(images, source)
-    if m.cost:                                      # a dry run: eight images, again and again
-        pictures = draw(m.average, m.inputs[:8])
+    if m.cost:                                      # a dry run: two images, again and again
+        pictures = draw(m.average, m.inputs[:2])
         pictures = np.resize(pictures, (len(m.inputs), *pictures.shape[1:]))
     else:
         pictures = draw(m.average, m.inputs)

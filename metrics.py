@@ -20,7 +20,6 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import inception_v3
 
 import data
 from jobs import UserError
@@ -58,13 +57,13 @@ def measures(labels, chances, classes, weights=None):
 def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
-    labels, scores, weights = labels[order], scores[order], weights[..., order]
-    starts = np.flatnonzero(np.diff(scores, prepend=-np.inf))   # first image of each score
-    positive = np.add.reduceat(weights * labels, starts, axis=-1)
-    negative = np.add.reduceat(weights * (1 - labels), starts, axis=-1)
-    below = negative.cumsum(-1) - negative / 2
-    pairs = positive.sum(-1) * negative.sum(-1)
-    return (positive * below).sum(-1) / pairs
+    scores, weights, positive = scores[order], weights[..., order], labels[order] == 1
+    negatives = np.zeros((*weights.shape[:-1], len(scores) + 1))    # weight of those before each place
+    np.cumsum(weights * ~positive, -1, out=negatives[..., 1:])
+    below = negatives[..., np.searchsorted(scores, scores[positive], "left")]
+    not_above = negatives[..., np.searchsorted(scores, scores[positive], "right")]
+    won = weights[..., positive] * (below + not_above) / 2
+    return won.sum(-1) / (weights[..., positive].sum(-1) * negatives[..., -1])
 
 
 def roc_curve(labels, scores):
@@ -447,6 +446,7 @@ def fid_network(file=None):
     torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out the
     padding, and the last block takes the maximum. net.head: weights of the last layer, for the IS.
     """
+    from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
         if file is None:
             weights = torch.hub.load_state_dict_from_url(

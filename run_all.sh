@@ -28,7 +28,7 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
   local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
   case $SCALE in
-    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 100" fit="--size 32 --steps 60 --batch 16"
+    quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 80" fit="--size 32 --steps 40 --batch 16"
            benign=118 malignant=142 mixed="13 16" ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15 $BF16" ;;
   esac
@@ -51,9 +51,9 @@ wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on r
 dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becomes the classifier
   local gan=$BF16 plain=$BF16 lapgan=$BF16 fit=$BF16 samples=1300 hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02" net=inception scratch=""
   case $SCALE in
-    quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 60 --batch 16 --lr 1e-3"
+    quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 40 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
-           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 200" ;;
+           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 400" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -91,9 +91,9 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
-    quick) px=32 nv2mel="--steps 150" acgan="--size 32 --width 16 --batch 16 --lr 1e-3 --steps 400"
-           cyclegan="--size 32 --width 14 --blocks 1 --lr 2e-3 --steps 300"
-           resnet="--size 32 --width 8 --batch 16 --steps 8"
+    quick) px=32 nv2mel="--steps 150" acgan="--size 32 --width 24 --batch 16 --beta1 0 --lr 1e-3 --steps 500"
+           cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
+           resnet="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
            acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
@@ -137,7 +137,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
   local fit="--lr 2e-4 --beta1 0.5 --batch 64"
   case $SCALE in
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200" samples=20 test=20 n=800 size="--size 32"
-           fit="--batch 16 --lr 1e-3" steps="--steps 40" epochs="--epochs 2" nets="--steps 4" ;;
+           fit="--batch 16 --lr 1e-3" steps="--steps 30" epochs="--epochs 2" nets="--steps 3" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
     paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part are 1,000 steps, too few to live
   esac
@@ -170,8 +170,8 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
   local n=600 limit="" full=299 gan="" fit="" net=inception
   case $SCALE in
-    quick) full=96 gan="--width 8 --batch 16 --steps 300 --lr 2e-3 --snapshots 48"
-           fit="--size 80 --batch 8 --steps 12" ;;
+    quick) full=96 gan="--width 12 --batch 16 --steps 250 --lr 1e-3 --snapshots 48"
+           fit="--size 80 --batch 8 --steps 8" ;;
     small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) gan="--snapshots 2000 $BF16" fit=$BF16 ;;
   esac
@@ -184,7 +184,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
   job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance $gan
   each_seed original    $inception
   each_seed original_64 $inception --through 64
-  if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 300 --batch 16 --keep; fi
+  if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 150 --batch 16 --keep; fi
   stage
   each_seed augmented    $inception --synthetic @dcgan
   each_seed augmented_64 $inception --synthetic @dcgan --through 64
@@ -194,7 +194,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
   # The training part is the 200 %; 50 % is a quarter of it. The real arm of the next size is the oracle.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
-  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 64 $BF16"
+  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 32 $BF16"
   local seeds=$SEEDS own_gans=$SEEDS test=0.4          # each classifier has GANs of its own: their chance counts too
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}

@@ -214,6 +214,18 @@ def test_an_npz_that_is_no_image_set_is_refused(tmp_path, lesions):
         data.load(tmp_path / "set.npz")
 
 
+def test_a_large_set_stays_on_the_disk_and_a_flipped_bit_in_it_is_seen(tmp_path, monkeypatch, lesions):
+    monkeypatch.setattr(data, "LARGE", 0)
+    lesions.save(tmp_path / "set.npz")
+    again = data.load(tmp_path / "set.npz")
+    assert again.fingerprint() == lesions.fingerprint() and isinstance(again.images.base, np.memmap)
+    raw = bytearray((tmp_path / "set.npz").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / "set.npz").write_bytes(raw)
+    with pytest.raises(UserError, match="wrong checksum"):
+        data.load(tmp_path / "set.npz")
+
+
 def test_samples_as_a_tree_keep_what_their_gan_has_seen(tmp_path, made):
     samples = data.load(made["benign"])
     samples.save(tmp_path / "tree")

@@ -274,6 +274,8 @@ def test_diversity():
     real = np.random.default_rng(0).integers(0, 255, (8, 4, 4, 3)).astype(np.uint8)
     assert gan.diversity(real, real) == pytest.approx(1)
     assert gan.diversity(real[:1].repeat(8, 0), real) == 0
+    light = np.arange(0, 80, 10, dtype=np.uint8).reshape(8, 1, 1, 1)
+    assert gan.diversity(real[:1] // 2 + light, real) == pytest.approx(0, abs=1e-6)
 
 
 # ---- Training
