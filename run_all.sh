@@ -53,7 +53,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300" samples=160 fit="--width 8 --steps 40 --batch 16 --lr 1e-3"
            hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
-           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 400" ;;
+           plain="--width 200 --batch 16 --lr 1e-3 --steps 500" lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 300" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
@@ -91,7 +91,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
-    quick) px=32 nv2mel="--steps 150" acgan="--size 32 --width 24 --batch 16 --beta1 0 --lr 1e-3 --steps 500"
+    quick) px=32 nv2mel="--steps 100" acgan="--size 32 --width 16 --batch 24 --beta1 0 --lr 1.5e-3 --steps 350"
            cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
            resnet="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
