@@ -12,7 +12,7 @@
 #                               DIR/benign and DIR/malignant. Without it the lesions are drawn
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
 #   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
-#   --jobs N                    jobs at once (default 2 on a CPU, 1 on a GPU)
+#   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
 #
@@ -314,7 +314,7 @@ case $SCALE in
   *) stop "--scale $SCALE: quick, small or paper" ;;
 esac
 GPU=$(nvidia-smi -L 2>/dev/null | grep -c GPU)
-: "${JOBS:=$([ "$GPU" -gt 0 ] && echo 1 || echo 2)}"
+if [ "$GPU$DRY" = 0 ]; then : "${JOBS:=2}"; else : "${JOBS:=1}"; fi
 [[ $SEEDS$JOBS =~ ^[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
 [ -z "$DATA" ] || [ -d "$DATA" ] || stop "--data $DATA: not a folder"
 BF16=""         # bfloat16 where the machine has it: 1.3 times as fast a WGAN-GP of width 32, 1.5 a DCGAN of 16
