@@ -17,7 +17,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import sys
@@ -39,7 +38,7 @@ from torch.nn import functional as F
 from jobs import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
-LARGE = 500e6           # bytes of pictures: from here on a set is not compressed, and stays on the disk
+LARGE = 500e6           # bytes of pictures: a larger set is not compressed, and stays on the disk
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From here on Pillow warns,
 warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
@@ -244,20 +243,22 @@ def load_npz(path):
 
 
 def load_pictures(path):
-    """The pictures of an .npz file. Uncompressed ones stay on the disk: what is taken of them is read
-    then, and all jobs share the system's one copy in memory."""
+    """The pictures of an .npz file. Uncompressed ones stay on the disk: what is taken of them is
+    read then, and all jobs share the system's one copy in memory."""
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo("images.npy")
         if member.compress_type != zipfile.ZIP_STORED:
-            return np.load(path, allow_pickle=False)["images"]
+            with np.load(path, allow_pickle=False) as file:
+                return file["images"]
         if archive.testzip() is not None:
             raise ValueError("wrong checksum")
     with open(path, "rb") as file:
         file.seek(member.header_offset + 26)        # zip: here stand the lengths of two texts
         lengths = np.frombuffer(file.read(4), "<u2")
-        file.seek(int(lengths.sum()), os.SEEK_CUR)
+        file.read(int(lengths.sum()))
         np.lib.format.read_magic(file)
-        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        shape, turned_round, kind = np.lib.format.read_array_header_1_0(file)
+        assert not turned_round, "pixels in Fortran's order"
         return np.asarray(np.memmap(path, kind, "c", file.tell(), shape))
 
 

@@ -659,7 +659,7 @@ def draw(generator, inputs, batch=64):
 
 
 def diversity(images, real):
-    """Mean distance of two samples over that of two real images, in pixels: near 0, collapsed.
+    """Mean pixel distance of two samples over that of two real images: near 0, collapsed.
 
     Each image's mean colour is taken away first: the light and the skin are not the lesion.
     """
@@ -693,7 +693,7 @@ DECIDES = ("model", "seed", "precision", "size", "leak", "share", "of_class", "s
 
 def load_images(args, entry):
     """(training images, images to translate or None, test images of the same classes)."""
-    whole = data.load(args.data, args.size)
+    whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
         print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
               "tested on them (`python data.py prepare` makes a split)", file=sys.stderr)
@@ -703,6 +703,7 @@ def load_images(args, entry):
     if not args.leak:
         images = whole.part("train").share(args.share)
     test = whole.take((whole.split == "test") & np.isin(whole.labels, images.labels))
+    images, test = data.resized(images, args.size), data.resized(test, args.size)
     if not entry.source:
         return images, None, test
     source = data.load(args.source, folder_size=args.size)
@@ -715,7 +716,7 @@ def load_images(args, entry):
 def number_of_samples(args, images):
     """--samples as a number. images: those to translate, or else the training images."""
     if args.samples == "balance" and args.of_class:
-        counts = data.load(args.data, args.size).part("train").counts()
+        counts = data.load(args.data, folder_size=args.size).part("train").counts()
         return max(1, max(counts.values()) - counts[args.of_class])
     if not args.samples.isdecimal() or args.samples == "0":
         raise UserError(f"--samples {args.samples}: give a number; or balance, with --class")
@@ -756,7 +757,7 @@ def build(config, out, images, source, device):
     entry = GANS[config["model"]]
     m = SimpleNamespace(entry=entry, config=config, out=out, device=device, cost={})
     m.train_step = entry.step
-    last = torch.channels_last          # 1.1 to 1.4 times as fast a step of a DCGAN or LAPGAN
+    last = torch.channels_last          # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
     m.generator = entry.generator(config).to(device, memory_format=last)
     m.discriminator = entry.discriminator(config).to(device, memory_format=last)
     m.average = copy.deepcopy(m.generator).eval().requires_grad_(False)
@@ -847,8 +848,8 @@ def finish(m, images, source, test, begun):
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
     seen = what_was_seen(images, source)
-    if m.cost:                                      # a dry run: two images, again and again
-        pictures = draw(m.average, m.inputs[:2])
+    if m.cost:                                      # a dry run: four images, again and again
+        pictures = draw(m.average, m.inputs[:4])
         pictures = np.resize(pictures, (len(m.inputs), *pictures.shape[1:]))
     else:
         pictures = draw(m.average, m.inputs)

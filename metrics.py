@@ -58,7 +58,7 @@ def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
     scores, weights, positive = scores[order], weights[..., order], labels[order] == 1
-    negatives = np.zeros((*weights.shape[:-1], len(scores) + 1))    # weight of those before each place
+    negatives = np.zeros((*weights.shape[:-1], len(scores) + 1))    # of those before each place
     np.cumsum(weights * ~positive, -1, out=negatives[..., 1:])
     below = negatives[..., np.searchsorted(scores, scores[positive], "left")]
     not_above = negatives[..., np.searchsorted(scores, scores[positive], "right")]
@@ -89,6 +89,7 @@ class Arm(NamedTuple):
     boot: np.ndarray        # (seeds, draws): on test lesions drawn anew, the same for all arms
     lesions: int            # how many the measure is taken over
     test: int               # hash of the test images: only arms with the same can be compared
+    views: float = 1.0      # pictures of a lesion, on average
 
 
 @functools.lru_cache(maxsize=4)     # all arms on one test set use the same draws
@@ -116,7 +117,8 @@ def arms_of(runs):
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
         lesions = lesions_of(name, runs)
-        arms[name] = Arm(values[:, 0], values[:, 1:], lesions, min(tests))
+        views = len(labels) / len(set(groups))
+        arms[name] = Arm(values[:, 0], values[:, 1:], lesions, min(tests), views)
     return arms
 
 
@@ -221,7 +223,7 @@ def gain(arms, before, after):
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, so within 0 and 1.
 
-    Of as many lesions as give the variance of combine: n = value * (1 - value) / variance; but no
+    Of as many images as give the variance of combine: n = value * (1 - value) / variance; but no
     more than there are, once for each seed, since a few failures say little of their variance.
     """
     if np.isnan(arm.values).any() or arm.lesions < 1:
@@ -232,7 +234,7 @@ def level(arm):
         return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
     if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
         return wilson(value, arm.lesions)
-    n = min(arm.lesions * len(arm.values), value * (1 - value) / variance)
+    n = min(arm.lesions * arm.views * len(arm.values), value * (1 - value) / variance)
     return wilson(value, n, z)
 
 

@@ -707,8 +707,8 @@ def gan_table(page, study):
         return
     page.add("### The GANs")
     page.table(["GAN", "steps", "diversity", "FD-8x8 (noise floor)", "nearer to training images", "state"], rows)
-    page.add("Diversity: mean distance between two samples over that between two real images; below 0.4 is "
-             "collapsed. FD-8x8: Frechet distance in mean colours of an 8 x 8 grid, no FID. Nearer to training "
+    page.add("Diversity: mean distance between two samples, each less its mean colour, over that between two "
+             "real images; below 0.4 is collapsed. FD-8x8: Frechet distance in mean colours of an 8 x 8 grid, no FID. Nearer to training "
              "images: share of GAN images whose nearest real image is one that the GAN saw; 0.5 without copying.")
 
 

@@ -66,6 +66,9 @@ def gan_way(name, precision, folder, plain):
     m = gan.build(config, Path(folder), images, source, torch.device("cpu"))
     m.step = 0
     if plain:
+        for part in m.parts.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(memory_format=torch.contiguous_format)
         m.batches = m.source_batches = Files(folder, batch)
 
     def step():

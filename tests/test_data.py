@@ -214,7 +214,7 @@ def test_an_npz_that_is_no_image_set_is_refused(tmp_path, lesions):
         data.load(tmp_path / "set.npz")
 
 
-def test_a_large_set_stays_on_the_disk_and_a_flipped_bit_in_it_is_seen(tmp_path, monkeypatch, lesions):
+def test_a_large_set_stays_on_disk_and_a_flipped_bit_is_seen(tmp_path, monkeypatch, lesions):
     monkeypatch.setattr(data, "LARGE", 0)
     lesions.save(tmp_path / "set.npz")
     again = data.load(tmp_path / "set.npz")
