@@ -11,7 +11,7 @@
 #   --data DIR                  photographs: DIR/kaggle_binary, isic2019, ham10000, isic_archive; or your own,
 #                               DIR/benign and DIR/malignant. Without it the lesions are drawn
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
-#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
+#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 4, 3, 5)
 #   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
@@ -200,8 +200,8 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 32 $BF16"
   local seeds=$SEEDS own_gans=$SEEDS test=0.4          # each classifier has GANs of its own: their chance counts too
   case $SCALE in
-    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-3}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 400 $BF16" test=0.8 own_gans=1
+    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-4}
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 400 $BF16" test=0.84 own_gans=1
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
