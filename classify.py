@@ -381,7 +381,7 @@ def train(args):
     if leaked:
         print(f"LEAK: its GANs saw {leaked} validation and test images")
     if args.keep:
-        jobs.save_state(out / "model.pt", dict(net=m.net.state_dict(), config=m.config))
+        jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
     jobs.finish_job(
         out, m.config, time.time() - begun, device, steps=steps, counts=training.counts(),

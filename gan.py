@@ -843,7 +843,7 @@ def finish(m, images, source, test, begun):
     weights = dict(average=m.average.state_dict())
     if m.entry.lends:
         weights["discriminator"] = m.discriminator.state_dict()
-    jobs.save_state(out / "model.pt", dict(config=config, **weights))
+    jobs.save_state(out / "model.pt", weights)
     if source is not None:                          # sources above what became of them
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
@@ -883,10 +883,11 @@ def what_was_seen(*sets):
 def load_run(run, known=GANS):
     """(weights, config) of a finished job whose model is among the known ones."""
     saved = jobs.load_state(Path(run) / "model.pt")
+    config = jobs.read_json(Path(run) / "config.json")
+    if config.get("model") not in known:
+        raise UserError(f"{run} is not one of {', '.join(known)}")
     with jobs.used(Path(run) / "model.pt"):
-        if saved["config"]["model"] not in known:
-            raise UserError(f"{run} is not one of {', '.join(known)}")
-        return saved, saved["config"]
+        return dict(saved), config
 
 
 def sample(args):

@@ -4,7 +4,8 @@
 
 A try breaks one file of a small finished project, or gives one option a random value, and runs one
 command in this process. "Silently wrong": a cut file or a flipped bit was read without a word and
-the result is another one. "Slow" were stopped after 20 seconds: they work, for long.
+the result is another one. "Slow" were stopped after 20 seconds: they work, for long. A bit flipped in
+the user's own table is not tried: what it makes is another table, and nobody can tell.
 """
 import argparse
 import collections
@@ -165,6 +166,8 @@ def broken(file, rng):
     """(kind of damage, bytes)"""
     raw = file.read_bytes()
     kind = rng.choice(["cut", "emptied", "flipped", "flipped", "foreign", "odd", "odd", "odd"])
+    if kind == "flipped" and file.name == "labels.csv":
+        kind = "odd"
     if kind == "cut":
         raw = raw[:rng.randrange(1, len(raw))]
     elif kind == "emptied":

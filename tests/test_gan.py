@@ -1,6 +1,7 @@
 """Networks have the papers' parameter counts, losses known answers, and a training resumes exactly."""
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -376,6 +377,7 @@ def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made):
     saved = torch.load(made["benign"] / "model.pt")
+    shutil.copy(made["benign"] / "config.json", tmp_path)
     name = next(iter(saved["average"]))
     for state in ({}, 3, saved["average"] | {name: "x"}):
         jobs.save_state(tmp_path / "model.pt", saved | dict(average=state))
