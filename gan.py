@@ -765,7 +765,8 @@ def build(config, out, images, source, device):
     m.batches = data.Batches(images, config["batch"], config["seed"], device, entry.source)
     m.real = lambda: scaled(m.batches.next()[0])
     m.noise = lambda n: noise(config, n, device=device)
-    m.record = jobs.Record(recent=[], curves=dict(window=max(1, config["steps"] // 200)))
+    m.record = jobs.Record(recent=[], curves={})
+    m.window = max(1, config["steps"] // 200)       # steps between two points of the curves
     m.parts = dict(generator=m.generator, discriminator=m.discriminator, average=m.average,
                    batches=m.batches, record=m.record)
     if source is None:
@@ -797,13 +798,13 @@ def make_optimizer(config, *nets):
 
 def loop(m, steps_to_do):
     """The training: fetch a batch and step (in the model's step), average, look, save."""
-    steps, every = m.config["steps"], m.record["curves"]["window"]
+    steps = m.config["steps"]
     for m.step in steps_to_do:
         values = m.train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["recent"].append(torch.stack(list(values.values())).detach())
         done = m.step + 1
-        if done % every == 0 or done == steps:      # only here the loop waits for the device
+        if done % m.window == 0 or done == steps:   # only here the loop waits for the device
             add_point(m, done, values)
         if done * 10 // steps > m.step * 10 // steps:
             look(m, done)
@@ -863,7 +864,7 @@ def finish(m, images, source, test, begun):
         some = made.images[:2000]                  # of 24,000 it would take minutes
         values |= metrics.copying(some, images.images, test.images, config["seed"])
     jobs.finish_job(out, config, time.time() - begun, m.device, steps=config["steps"], counts=images.counts(),
-                    metrics=values, curves=m.record["curves"], cost=m.cost)
+                    metrics=values, curves=m.record["curves"] | dict(window=m.window), cost=m.cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
     print(f"{out}: {config['steps']} steps, {len(made)} samples, "
           f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")

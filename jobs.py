@@ -305,7 +305,15 @@ def start_device(args):
 class Record(dict):
     """A dictionary that travels with the checkpoint, as networks and optimisers do."""
     state_dict = dict.copy
-    load_state_dict = dict.update
+
+    def load_state_dict(self, state):
+        for name, value in state.items():
+            inside = set()
+            if isinstance(value, dict):
+                inside = {type(one) for one in value.values()}
+            if type(value) is not type(self.get(name, value)) or inside - {list, float}:
+                raise TypeError(f"{name} is of the wrong type")
+        self.update(state)
 
 
 def save_checkpoint(out, parts, **rest):

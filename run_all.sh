@@ -11,7 +11,7 @@
 #   --data DIR                  photographs: DIR/kaggle_binary, isic2019, ham10000, isic_archive; or your own,
 #                               DIR/benign and DIR/malignant. Without it the lesions are drawn
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
-#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 4, 3, 5)
+#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
 #   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
@@ -198,23 +198,22 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
   # Batches of 32, as in paper 000: an eighth of a small set has fewer than the 128 images of paper 001's.
   local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 32 $BF16"
-  local seeds=$SEEDS own_gans=$SEEDS test=0.4          # each classifier has GANs of its own: their chance counts too
+  local SEEDS=$SEEDS test=0.4      # each seed of a classifier has GANs of its own: their chance counts too
   case $SCALE in
-    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" seeds=${ASKED:-4}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 400 $BF16" test=0.84 own_gans=1
+    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" SEEDS=${ASKED:-3}
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16" test=0.84
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
   esac
   fit="$fit --schedule 1cycle"
-  local SEEDS=$seeds
   stage
   job data data.py prepare $(data 3000) --for controls --size 64 --resplit --drop-near --val 0.02 --test $test $limit
   stage
   for size in $sizes; do
     for gan in $gans; do
       for class in benign malignant; do
-        SEEDS=$own_gans each_seed ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) \
+        each_seed ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) \
           --class $class --samples 1 --per 1 $gan_steps
       done
     done
@@ -231,7 +230,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
       each_seed ${net}_${size}_classical $train --augment classical
       each_seed ${net}_${size}_copies    $train --copies 1
       for gan in $gans; do
-        local made="--synthetic @${gan}_${size}_benign-s%% @${gan}_${size}_malignant-s%%"
+        local made="--synthetic @${gan}_${size}_benign-s% @${gan}_${size}_malignant-s%"
         each_seed ${net}_${size}_$gan $train $made
         each_seed ${net}_${size}_${gan}_shuffled $train $made --shuffle
         each_seed ${net}_${size}_${gan}_alone    $train $made --alone
@@ -257,11 +256,10 @@ job() {         # one line of the list: STUDY, STAGE, NAME, COMMAND
   printf '%s\t%s\t%s\t%s\n' "$STUDY" "$STAGE" "$name" "${command# }"
 }
 
-each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % is the seed, %% that of its GANs
-  local name=$1 seed words; shift
+each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % is the seed
+  local name=$1 seed; shift
   for ((seed = 0; seed < SEEDS; seed++)); do
-    words=("${@//%%/$((seed % ${own_gans:-1}))}")
-    job "$name-s$seed" "${words[@]//%/$seed}" --seed "$seed"
+    job "$name-s$seed" "${@//%/$seed}" --seed "$seed"
   done
 }
 
