@@ -743,6 +743,7 @@ def train(args):
         return
 
     m = build(config, out, images, source, device)
+    m.forget = args.forget
     if args.dry_run:
         m.train_step = jobs.measured(m.train_step, m.cost)
         m.shown = m.shown[:2]
@@ -844,7 +845,8 @@ def finish(m, images, source, test, begun):
     weights = dict(average=m.average.state_dict())
     if m.entry.lends:
         weights["discriminator"] = m.discriminator.state_dict()
-    jobs.save_state(out / "model.pt", weights)
+    if not m.forget:
+        jobs.save_state(out / "model.pt", weights)
     if source is not None:                          # sources above what became of them
         shown = np.concatenate([source.images[:8], shown[:8]])
     data.save_grid(out / "grid.png", shown)
@@ -957,6 +959,7 @@ def add_train_options(p, entry):
                    help="--samples is meant for M training (or source) images: scale it to ours")
     p.add_argument("--share", type=jobs.at_least(0, float), default=1.0,
                    help="train on this share of each class, by lesion; a larger one holds a smaller")
+    p.add_argument("--forget", action="store_true", help="keep the samples and not the weights")
     p.add_argument("--leak", action="store_true", help="train on validation and test images too")
     if entry.source:
         p.add_argument("--source", required=True, help="image set to translate from")

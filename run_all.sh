@@ -214,7 +214,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
     for gan in $gans; do
       for class in benign malignant; do
         each_seed ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) \
-          --class $class --samples 1 --per 1 $gan_steps
+          --class $class --samples 1 --per 1 --forget $gan_steps
       done
     done
   done
