@@ -375,6 +375,11 @@ def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options
     refused(words, "gan", "train", name, "--data", prepared, "--out", tmp_path / "job", *rest)
 
 
+def test_weights_can_be_left_out(tmp_path, done, prepared):
+    done("gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--forget", "--out", tmp_path)
+    assert (tmp_path / "samples.npz").exists() and not (tmp_path / "model.pt").exists()
+
+
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made):
     saved = torch.load(made["benign"] / "model.pt")
     shutil.copy(made["benign"] / "config.json", tmp_path)
