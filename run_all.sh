@@ -201,7 +201,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   local SEEDS=$SEEDS test=0.4      # each seed of a classifier has GANs of its own: their chance counts too
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" SEEDS=${ASKED:-3}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16" test=0.84
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16" test=0.8
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
