@@ -733,6 +733,9 @@ def train(args):
     images, source, test = load_images(args, entry)
     config = {key: getattr(args, key) for key in [*DECIDES, *entry.recipe] if key != "epochs"}
     config |= dict(classes=images.classes, data=images.fingerprint())
+    if entry.labels and args.z_dim < len(images.classes):
+        raise UserError(f"--z-dim {args.z_dim}: z begins with the class, one-hot, of "
+                        f"{len(images.classes)} values")
     if source is not None:
         config["source"] = source.fingerprint()
     config["samples"] = number_of_samples(args, images if source is None else source)

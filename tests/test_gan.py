@@ -369,7 +369,8 @@ def test_a_broken_down_training_keeps_its_last_good_checkpoint(tmp_path, cli, pr
     (["--size", "63"], ["dcgan_cls", "--size", 63]), (["no class mole"], ["dcgan_cls", "--class", "mole"]),
     (["--batch 1"], ["dcgan_cls", "--batch", 1]), (["too few"], ["dcgan_cls", "--batch", 5000]),
     (["--samples many"], ["dcgan_cls", "--samples", "many"]), (["--lr"], ["dcgan_cls", "--lr", "nan"]),
-    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["--size"], ["cyclegan", "--source", "x", "--size", 16])])
+    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["--size"], ["cyclegan", "--source", "x", "--size", 16]),
+    (["--z-dim 1"], ["acgan", "--size", 32, "--z-dim", 1])])
 def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
     name, *rest = options
     refused(words, "gan", "train", name, "--data", prepared, "--out", tmp_path / "job", *rest)
