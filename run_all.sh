@@ -72,8 +72,8 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   job dcgan_sgd      $dcgan $gan --optimizer sgd
   job dcgan_sgd_high $dcgan $gan $high
   job dcgan_raw      gan.py train dcgan_cls --data @data_raw --samples $samples $gan
-  job plain_gan      gan.py train plain_gan --data @data --samples $samples $plain
-  job lapgan         gan.py train lapgan --data @data --samples $samples $lapgan
+  job plain_gan      gan.py train plain_gan --data @data --samples $samples --forget $plain
+  job lapgan         gan.py train lapgan --data @data --samples $samples --forget $lapgan
   stage
   local trunk="classify.py train trunk --data @data $fit"
   each_seed base         $trunk --from @dcgan_base
