@@ -189,7 +189,8 @@ def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
     import torch
     if not Path(path).exists():
-        raise UserError(f"{path} does not exist: train first, with --out {Path(path).parent}")
+        raise UserError(f"{path} does not exist: train first, with --out {Path(path).parent}; a "
+                        "classifier with --keep, a GAN without --forget")
     try:
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
@@ -307,6 +308,7 @@ class Record(dict):
     state_dict = dict.copy
 
     def load_state_dict(self, state):
+        """TypeError if a value, or one inside a dictionary, is of a type that no training writes."""
         for name, value in state.items():
             inside = set()
             if isinstance(value, dict):

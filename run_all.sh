@@ -313,7 +313,8 @@ case $SCALE in
   *) stop "--scale $SCALE: quick, small or paper" ;;
 esac
 GPU=$(nvidia-smi -L 2>/dev/null | grep -c GPU)
-if [ "$GPU$DRY" = 0 ]; then : "${JOBS:=2}"; else : "${JOBS:=1}"; fi
+if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; fi
+: "${JOBS:=2}"
 [[ $SEEDS$JOBS =~ ^[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
 [ -z "$DATA" ] || [ -d "$DATA" ] || stop "--data $DATA: not a folder"
 # bfloat16 where the machine has it: a step of a DCGAN of width 16 is 1.5 times as fast; a small WGAN-GP or
