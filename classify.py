@@ -676,7 +676,7 @@ def score(args):
 def look_of(run, device):
     """(function: image set -> (features (n, d), probabilities), distance's name, weights, how)."""
     if run == "inception":
-        fid = metrics.fid_look(device)
+        fid = metrics.inception_features(device)
         how = "weights of pytorch-fid, images to 299 px bilinear"
         return lambda images: fid(images.images), "FID", run, how
     net, config = load_net(run, device)
