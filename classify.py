@@ -632,7 +632,7 @@ def rank(args):
     sure = chances[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
     sure = sure[order].tolist()
-    images.take(order).save(out / "images.npz")
+    images.take(order).save(out / "images.npy")
     seconds = time.time() - begun
     jobs.finish_job(out, asked, seconds, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
@@ -645,8 +645,8 @@ def score(args):
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
-        files += sorted(Path(args.over_steps).glob("snapshots/*.npz"))
-    sets = {file.name.removesuffix(".npz"): few(data.load(file), args) for file in files}
+        files += sorted(Path(args.over_steps).glob("snapshots/*.npy"))
+    sets = {file.name.removesuffix(".npy"): few(data.load(file), args) for file in files}
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
@@ -697,7 +697,7 @@ def look_of(run, device):
 
 def add_train_options(add):
     count = jobs.at_least(0)
-    add("--data", required=True, help="split image set: a `prepare` job or an .npz file")
+    add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
     add("--synthetic", nargs="*", default=[], help="GAN jobs or image sets to add")
     add("--use", type=count, help="add only the first images of each set, so many")
     add("--of", type=count, help="--use is meant for sets of so many: scale it to ours")

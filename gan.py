@@ -838,7 +838,7 @@ def look(m, done):
         rng = np.random.default_rng(m.config["seed"] + 2)
         inputs, _ = noise(m.config, m.config["snapshots"], rng)
         made = sample_set(m.out.name, m.config, draw(m.average, inputs), {})
-        made.save(m.out / f"snapshots/{done:06d}.npz")
+        made.save(m.out / f"snapshots/{done:06d}.npy")
 
 
 def finish(m, images, source, test, begun):
@@ -860,7 +860,7 @@ def finish(m, images, source, test, begun):
     else:
         pictures = draw(m.average, m.inputs)
     made = sample_set(out.name, config, pictures, seen)
-    made.save(out / "samples.npz")
+    made.save(out / "samples.npy")
 
     values = metrics.colour_distance(images.images, made.images)
     values["diversity"] = m.record["diversity"]
@@ -907,7 +907,7 @@ def sample(args):
         generator.load_state_dict(saved["average"])
     if entry.source and not args.source:
         raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
-    earlier = data.load(run / "samples.npz")
+    earlier = data.load(run / "samples.npy")
     seen = {key: earlier.info[key] for key in ("digests", "seen_ids")}
     if entry.source:                                # what is translated has been seen too
         source = data.load(args.source, config["size"])
@@ -954,7 +954,7 @@ def describe(args):
 # ---- Command line
 
 def add_train_options(p, entry):
-    p.add_argument("--data", required=True, help="image set: a `prepare` job, an .npz file or a folder")
+    p.add_argument("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
     p.add_argument("--class", dest="of_class", help="train on this class alone")
     p.add_argument("--samples", default="64",
                    help="images to draw at the end (default 64), or balance: as many as --class lacks")
@@ -996,7 +996,7 @@ def main():
     p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default %(default)s)")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (default %(default)s)")
     p.add_argument("--source", help="for a CycleGAN: the images to translate")
-    p.add_argument("--out", required=True, help="a file ending in .npz, or a new folder for PNG files")
+    p.add_argument("--out", required=True, help="a file ending in .npy, or a new folder for PNG files")
 
     args = parser.parse_args()
     args.function(args)

@@ -252,11 +252,11 @@ def test_the_fids_inception_pools_as_tensorflows(tmp_path):
 # ---- Commands
 
 def test_fid_command_without_a_network(tmp_path, done, refused, lesions):
-    lesions.save(tmp_path / "a.npz")
-    data.replace(lesions, images=255 - lesions.images).save(tmp_path / "b.npz")
-    out = done("metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz", "--net", "none")
+    lesions.save(tmp_path / "a.npy")
+    data.replace(lesions, images=255 - lesions.images).save(tmp_path / "b.npy")
+    out = done("metrics", "fid", tmp_path / "a.npy", tmp_path / "b.npy", "--net", "none")
     assert "FD-8x8" in out and "noise floor" in out
-    refused(["--net", "here"], "metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz", "--net", "here")
+    refused(["--net", "here"], "metrics", "fid", tmp_path / "a.npy", tmp_path / "b.npy", "--net", "here")
 
 
 def test_compare_command(tmp_path, done, refused, prepared):
