@@ -275,7 +275,7 @@ def freeze(m, frozen):
 
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, config = gan.load_run(run)
+    saved, config = jobs.load_run(run, gan.GANS)
     state = saved.get("discriminator", {})
     base = base_of(net)
     try:
@@ -419,6 +419,7 @@ def train(args):
     loop(m, out, step, val, first, to_do)
     if images.leaked:
         print(f"LEAK: its GANs saw {images.leaked} validation and test images")
+    jobs.check_finite(out, m.parts(), config["steps"])
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
@@ -478,22 +479,17 @@ def loop(m, out, train_step, val, first, steps_to_do):
             freeze(m, False)
         m.record["recent"].append(train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here the loop waits for the device
-            progress.note = add_point(m, out, val, step + 1)
+            progress.note = jobs.add_point(m.record, out, step + 1, point(m, val))
         progress(step + 1)
 
 
-def add_point(m, out, val, done):
-    """Add a point to the curves: the training's since the last one, and the validation part's."""
+def point(m, val):
+    """What the curves get: the training's means since their last point, and the validation part's."""
     loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
     probabilities = class_probabilities(m.net, val.images, m.device)
     val_loss = metrics.log_loss(val.labels, probabilities)
     val_accuracy = float((probabilities.argmax(1) == val.labels).mean())
-    point = dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
-    jobs.check_finite(out, m.parts(), done, *point.values())
-    for name, value in point.items():
-        m.record["curves"].setdefault(name, []).append(value)
-    m.record["recent"] = []
-    return f"loss {loss:.3f}  accuracy {accuracy:.3f}  validation {val_accuracy:.3f}"
+    return dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def train_step(m, rate, momentum):
@@ -619,7 +615,7 @@ def test_and_save(out, net, tests, device):
 
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
-    saved, config = gan.load_run(run, NETWORKS)
+    saved, config = jobs.load_run(run, NETWORKS)
     with jobs.used(Path(run) / "model.pt"):
         net = NETWORKS[config["model"]].build(config | dict(weights="none"))
         net.load_state_dict(saved["net"])

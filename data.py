@@ -189,6 +189,18 @@ def mix(sets):
     return replace(first, labels=np.concatenate(labels), **columns)
 
 
+def what_was_seen(*sets):
+    """Hashes of the pixels, and {prepared set: ids}, of what a GAN learned from or translated; with
+    what the GANs saw that made some of it."""
+    digests, ids = set(), {}
+    for images in filter(None, sets):
+        digests.update(images.digests().tolist(), images.info.get("digests", []))
+        own = {images.info.get("dataset", "unknown"): images.ids.tolist()}
+        for dataset, names in [*own.items(), *images.info.get("seen_ids", {}).items()]:
+            ids[dataset] = sorted({*ids.get(dataset, []), *names})
+    return dict(digests=sorted(digests), seen_ids=ids)
+
+
 # ---- Reading
 
 def load(path, size=None, folder_size=None):
