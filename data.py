@@ -11,69 +11,26 @@ images.npy, which numpy maps as it is, with the rest in images.json beside it.
 """
 import argparse
 import collections
-import csv
 import functools
-import hashlib
-import io
 import itertools
-import os
-import re
 import shutil
 import sys
 import time
-import warnings
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, NamedTuple
 
 import numpy as np
 import scipy.spatial
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 from torch.nn import functional as F
 
 import jobs
 from jobs import UserError
-
-BICUBIC = Image.Resampling.BICUBIC
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-TABLES = (".csv", ".tsv", ".tab", "")
-Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From here on Pillow warns,
-warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-         "validation": "val", "test": "test", "testing": "test"}
-
-# What columns of the public tables mean, by plain(name); of several the first counts. In ISIC 2020
-# few images have a diagnosis, so benign_malignant comes before it.
-NUMBER = "(id|no|nr|number|code|key|name)?"
-COLUMN_NAMES = {
-    "image": "image imageid imagename isicid imgid img filename file imagepath filepath path",
-    "label": "label class benignmalignant dx diagnosis diagnostic diagnosis3 diagnosis1",
-    "lesion": f"lesionid group lesion{NUMBER}",
-    "patient": f"patientid (patient|subject|person){NUMBER}",
-    "part": "splitbylesion split part partition subset",
-}
-# What the public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
-CLASS_NAMES = {
-    "AK": "ack akiec actinickeratosis solaroractinickeratosis",
-    "BCC": "basalcellcarcinoma",
-    "BKL": "sek pigmentedbenignkeratosis seborrheickeratosis solarlentigo lentigonos benignkeratosis "
-           "lichenplanuslikekeratosis lichenoidkeratosis",
-    "DF": "dermatofibroma",
-    "MEL": "melanoma malignantmelanoma melanomainsitu melanomainvasive melanomametastasis",
-    "NV": "nev nevus naevus",
-    "SCC": "squamouscellcarcinoma squamouscellcarcinomainsitu squamouscellcarcinomainvasive",
-    "VASC": "vascularlesion hemangioma angioma angiokeratoma pyogenicgranuloma",
-    "UNK": "unknown indeterminate",
-}
-CLASS_OF = {name: short for short, names in CLASS_NAMES.items() for name in names.split()}
-# The two-class papers. AK, a precursor, counts as malignant (our choice).
-KINDS = dict.fromkeys(("BKL", "DF", "NV", "VASC", "BENIGN"), "benign")
-KINDS |= dict.fromkeys(("AK", "BCC", "MEL", "SCC", "MALIGNANT"), "malignant")
-KINDS["UNK"] = "unknown"
+from reading import (BICUBIC, SUFFIXES, Row, class_name, counted, decode, first_of, hash_of, plain,
+                     plain_name, read_rows)
 
 TWO = ["benign", "malignant"]
 EIGHT = ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
@@ -178,10 +135,6 @@ class ImageSet:
             Image.fromarray(image).save(folder / f"{k:05d}.png")
         jobs.write_json(begun / "info.json", self.info)
         begun.replace(path)
-
-
-def hash_of(raw):
-    return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
 def mix(sets):
@@ -319,511 +272,6 @@ def with_generator(images, path):
     return replace(images, info=info)
 
 
-# ---- Reading other people's sets
-#
-# What decides classes, lesions and parts is said. What looks as if it should and is not understood is
-# an error that shows the header. Folders' names give classes only where no table does.
-
-class Row(NamedTuple):
-    """One image of a set before it is decoded."""
-    name: str           # path below the set's folder
-    label: str
-    lesion: str
-    part: str           # train, val, test or ""
-    patient: str
-    picture: Callable   # size -> (uint8 (size, size, 3), is it grey of more than 8 bits?)
-
-
-class Table(NamedTuple):
-    name: str           # path below the set's folder
-    header: list
-    columns: dict       # meaning: the number of its column; "classes": several of 0 and 1
-    rows: list          # (line, cells, [images that it names])
-
-
-def short(names, most=8):
-    """The first names of a list, as text."""
-    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
-
-
-def listed(counts):
-    """{".heic": 4, ".txt": 1} as text: 4 .heic, 1 .txt."""
-    return short([f"{n} {name}" for name, n in sorted(counts.items())], 12)
-
-
-def plain_name(name):
-    """The name of a class, without path parts, since folders are made of it."""
-    if not re.fullmatch(r"[^./\\\n][^/\\\n]*", name):
-        raise UserError(f"{name!r} cannot be the name of a class: rename it")
-    return name
-
-
-def kind_of(name):
-    """The suffix of a file, ".jpg" of x.JPG."""
-    return Path(name).suffix.lower()
-
-
-def contents(open_file):
-    with open_file() as file:
-        return file.read()
-
-
-def walk(folder):
-    """Every file below a folder. Links are followed last and no folder twice, so that circles end."""
-    seen, waiting = set(), [folder]
-    while waiting:
-        for root, folders, files in os.walk(waiting.pop(0)):
-            here, real = Path(root), os.path.realpath(root)
-            is_job = "config.json" in files and here != folder      # our own, made inside the set
-            if is_job or real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            waiting += [here / name for name in folders if (here / name).is_symlink()]
-            for name in files:
-                yield here / name
-
-
-def files_of(folder):
-    """{path: function that opens it} of all files below a folder and in its zips, or of one zip."""
-    files = {}
-    for file in walk(folder) if folder.is_dir() else [folder]:
-        path = file.relative_to(folder).as_posix()
-        if kind_of(file) != ".zip":
-            files[path] = functools.partial(open, file, "rb")
-            continue
-        try:
-            archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError):
-            raise UserError(f"{file} is not a readable zip archive: get it again") from None
-        for name in archive.namelist():
-            inside = name.replace("\\", "/").removeprefix("./")
-            if file != folder:                      # the archive's name may tell the part
-                inside = f"{path[:-4]}/{inside}"
-            files[inside] = functools.partial(archive.open, name)
-    hidden = re.compile(r"(^|/)(\.|__MACOSX)|/$|^info\.json$")
-    return {name: files[name] for name in sorted(files) if not hidden.search(name)}
-
-
-def part_of(folders):
-    """The part that folders tell, the nearest to the image first: test, or else one such word in a
-    longer name, as of ISIC-2017_Test_v2_Data but not of train_test_split; "" if none."""
-    for folder in reversed(folders):
-        if folder.lower() in PARTS:
-            return PARTS[folder.lower()]
-    for folder in reversed(folders):
-        words = re.findall("[A-Z]?[a-z]+|[A-Z]+", folder)
-        told = [word.lower() for word in words if word.lower() in PARTS]
-        if len(told) == 1:
-            return PARTS[told[0]]
-    return ""
-
-
-def finder(pictures):
-    """A function that finds the pictures which a cell of a table means: by path, file name or stem, in
-    any case, with either slash, as they lay on any machine. It returns (names, is it certain?)."""
-    by_path = collections.defaultdict(list)
-    for name in pictures:
-        words = name.lower().split("/")
-        for k in range(len(words)):
-            path = "/".join(words[k:])
-            by_path[path].append(name)
-            by_path[path.removesuffix(kind_of(path))].append(name)
-
-    def find(cell, folder=""):
-        words = cell.replace("\\", "/").lower().removeprefix("./").split("/")
-        for k in range(len(words)):
-            path = "/".join(words[k:])
-            names = by_path.get(path)
-            if names is None and kind_of(path) in SUFFIXES:
-                names = by_path.get(path.removesuffix(kind_of(path)))
-            if names:
-                names = [name for name in names if name.startswith(folder)] or names
-                return names, k == 0 or names[0].count("/") == path.count("/")
-        return [], False
-
-    return find
-
-
-def understood(header, named):
-    """{meaning: [number of its column]} by the user's names, else by those of the public tables.
-
-    The meaning "classes" is a column of 0 and 1 for each class, as in ISIC's challenges.
-    """
-    keys = [plain(title) for title in header]
-    columns = {}
-    for meaning, patterns in COLUMN_NAMES.items():
-        if meaning in named:
-            patterns = " ".join(re.escape(plain(title)) for title in named[meaning].split(","))
-        found = []
-        for pattern in patterns.split():
-            found += [k for k, key in enumerate(keys) if re.fullmatch(pattern, key)]
-        if found:
-            columns[meaning] = found[:1]
-        if len(found) > 1 and meaning == "label" and meaning in named:
-            columns["classes"] = found
-    if "lesion" in named:
-        columns.pop("patient", None)
-    classes = [k for k, title in enumerate(header) if is_known(title)]
-    if classes and "label" not in {*columns, *named}:
-        columns["classes"] = classes
-    if "classes" in columns:
-        columns.pop("label", None)
-    return columns
-
-
-def not_understood(place, why, header):
-    return UserError(
-        f"{place} {why}. Its header: {short(header, 12)}. Say which columns count: --columns image=... "
-        "label=... lesion=... part=... (label=A,B,C for a column of 0 and 1 of each class; "
-        "label=folder if the folders are the classes; part=none for no parts)")
-
-
-def read_table(place, name, open_file, find, named):
-    """The Table, without rows if it names no image: its first lines tell, the rest is not read then."""
-    folder = name[:name.rfind("/") + 1]
-    try:
-        with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
-            first = text.readline(1_000_000)
-            cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
-                               delimiter=max(",;\t", key=first.count))
-            lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
-            top = list(itertools.islice(lines, 20))
-            header = top[0][1] if top else []
-            columns = understood(header, named)
-            if "image" in columns or not any(find(title)[0] for title in header):
-                top = top[1:]
-            else:                                   # no header, as in ISIC 2016
-                second = header[-1]
-                header = [str(k + 1) for k in range(len(header))]
-                columns = understood(header, named)
-                if len(header) == 2 and is_known(second):
-                    columns = dict(image=[0], label=[1])
-            if "image" not in columns:
-                for k, title in enumerate(header):
-                    if names_images(title, [row[k] for _, row in top if k < len(row)], find):
-                        raise not_understood(place, f"names images in column {title}", header)
-                return Table(name, header, {}, [])
-            lines = [*top, *lines]
-    except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
-        raise UserError(f"{place} cannot be read as a table ({problem})") from None
-
-    rows, sure = [], set()
-    for line, row in lines:
-        row += [""] * (len(header) - len(row))
-        names, certain = find(row[columns["image"][0]], folder)
-        rows.append((line, row, names, certain))
-        sure.update(names * certain)
-    for k, (line, row, names, certain) in enumerate(rows):
-        if not certain and not sure.isdisjoint(names):      # b/1.jpg is not here, but a/1.jpg is
-            names = []
-        rows[k] = (line, row, names)
-    return Table(name, header, columns, rows)
-
-
-def names_images(title, cells, find):
-    """Does a column of an unknown title name images? Numbers do only where the title says so."""
-    if all(cell.isdigit() for cell in cells) and plain(title) not in ("id", "nr", "no", "number"):
-        return False
-    return len(set(cells)) == len(cells) and all(find(cell)[0] for cell in cells)
-
-
-def class_of(table, row, place, zeros):
-    """The class that a row tells: its label, or the title of the column that holds its 1."""
-    if "label" in table.columns:
-        label = row[table.columns["label"][0]]
-        if not label:
-            raise UserError(f"{place}: the label is empty. Fill it in, or take the row out")
-        return label
-    ones = []
-    for k in table.columns["classes"]:
-        text = {"true": "1", "false": "0"}.get(row[k].lower(), row[k].replace(",", "."))
-        if not re.fullmatch(r"[01](\.0*)?(e[+-]?0+)?", text):
-            why = f"holds {row[k]!r} in column {table.header[k]}, neither 0 nor 1"
-            raise not_understood(place, why, table.header)
-        if text.startswith("1"):
-            ones.append(table.header[k])
-    if len(ones) > 1:
-        raise UserError(f"{place}: one class is needed, not {' and '.join(ones)}: mend the row")
-    if not ones and not zeros:
-        raise UserError(f"{place}: a row of zeros. If such rows are one further class, "
-                        "--zeros CLASS gives its name")
-    return (ones or [zeros])[0]
-
-
-def values_of(folder, tables, files, zeros):
-    """{meaning: {image: (text, where it stands)}} of all tables. Two that disagree are an error."""
-    values = collections.defaultdict(dict)
-    for table in tables:
-        for line, row, names in table.rows:
-            place = f"{folder / table.name} line {line}"
-            told = {}
-            for meaning in ("lesion", "patient", "part"):
-                if meaning in table.columns:
-                    told[meaning] = row[table.columns[meaning][0]]
-            if names and has_label(table):
-                told["label"] = class_of(table, row, place, zeros)
-            if names and told.get("part"):
-                told["part"] = PARTS.get(told["part"].lower())
-                if told["part"] is None:
-                    raise not_understood(place, "is not of train, val or test", table.header)
-            if len(names) > 1 and len({hash_of(contents(files[name])) for name in names}) > 1:
-                raise UserError(f"{place}: {len(names)} different pictures are called so, "
-                                f"{names[0]} and {names[1]}: name them by their paths")
-            if has_label(table):
-                told["table's part"] = part_of(table.name.rpartition(".")[0].split("/"))
-            for name, meaning in itertools.product(names, told):
-                if told[meaning]:
-                    keep(values[meaning], name, meaning, told[meaning], place)
-    return values
-
-
-def keep(values, name, meaning, text, place):
-    before, where = values.setdefault(name, (text, place))
-    if class_name(before, binary=False) != class_name(text, binary=False):
-        raise UserError(
-            f"{name}: its {meaning} is {before!r} in {where}, but {text!r} in {place}. Mend or take "
-            f"out one of them, or name the column that counts: --columns {meaning}=...")
-
-
-def classes_of_folders(pictures):
-    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no part's
-    folder, and none that all images share."""
-    folders, labels = {}, {}
-    for name in pictures:
-        folders[name] = [one for one in name.split("/")[:-1] if not part_of([one])]
-    shared = set.intersection(*map(set, folders.values()))
-    for name, above in folders.items():
-        own = [one for one in above if one not in shared]
-        known = [one for one in own if is_known(one)]
-        if own:
-            labels[name] = (known or own)[-1]
-    if not labels:
-        known = [one for one in shared if is_known(one)]
-        labels = dict.fromkeys(pictures, (known or ["unlabelled"])[0])
-    return labels
-
-
-def check_folders(folder, tables, labels):
-    """UserError if a table looks as if it, and not the folders, should say the classes."""
-    known = {label for label in labels.values() if is_known(label)}
-    for table in tables:
-        place, columns = folder / table.name, table.columns
-        used = set(itertools.chain(*columns.values()))
-        rest = [k for k in range(len(table.header)) if k not in used]
-        if not any(names for *_, names in table.rows):
-            if has_label(table) or len(set(labels.values())) < 2:
-                raise not_understood(place, "names no image that is here", table.header)
-            continue
-        classes = []
-        for k in rest:
-            cells = {row[k] for _, row, names in table.rows if names}
-            if all(is_known(cell) for cell in cells):
-                classes.append(table.header[k])
-        if classes:
-            why = f"holds classes in column {short(classes)}, whose name is unknown"
-            raise not_understood(place, why, table.header)
-        if rest and len(known) < 2:
-            raise not_understood(place, "names images, but by no known name their class", table.header)
-
-
-def told_by(tables, *meanings):
-    """"column dx of HAM10000_metadata.csv", in words for all tables that tell this."""
-    words = []
-    for table in tables:
-        for meaning in meanings:
-            titles = [table.header[k] for k in table.columns.get(meaning, [])]
-            if titles:
-                words.append(f"column {short(titles)} of {table.name}")
-    return short(words)
-
-
-def read_tables(folder, files, pictures, named):
-    """All tables of a set; what they say of the pictures is in their rows."""
-    tables, find = [], finder(pictures)
-    for name in files:
-        if kind_of(name) in TABLES:
-            table = read_table(folder / name, name, files[name], find, named)
-            if table.columns or kind_of(name):      # LICENSE is no table
-                tables.append(table)
-    titles = {plain(title) for table in tables for title in table.header}
-    for meaning, wanted in named.items():
-        for title in wanted.split(","):
-            if plain(title) not in titles | {"folder", "none"}:
-                headers = [f"{table.name}: {short(table.header)}" for table in tables]
-                raise UserError(f"{folder}: no table has a column {title}. {short(headers)}")
-    own = [table for table in tables if Path(table.name).name == "labels.csv" and has_label(table)]
-    for table in tables:
-        if own and table not in own:                # one's own labels win over those of the set
-            table.columns.pop("label", None)
-            table.columns.pop("classes", None)
-        others = []
-        if table.columns and "part" not in named:
-            others = unused(table)
-        for k in others:
-            cells = {row[k].lower() for _, row, names in table.rows if names}
-            if cells and cells <= PARTS.keys():
-                why = f"holds {short(sorted(cells))} in column {table.header[k]}: is it the part?"
-                raise not_understood(folder / table.name, why, table.header)
-    return tables
-
-
-def has_label(table):
-    return not table.columns.keys().isdisjoint({"label", "classes"})
-
-
-def unused(table):
-    """The numbers of the columns that tell nothing."""
-    used = set(itertools.chain(*table.columns.values()))
-    return [k for k in range(len(table.header)) if k not in used]
-
-
-def left_out(tables):
-    """Sentences that say which rows and columns of the tables are not used."""
-    notes = []
-    for table in tables:
-        missing = [names for *_, names in table.rows].count([])
-        if "image" not in table.columns:
-            notes.append(f"not used: {table.name} names no image: {short(table.header)}")
-            continue
-        if missing:
-            notes.append(f"left out: {missing} of the {len(table.rows)} rows of {table.name} name "
-                         "images that are not here")
-        if unused(table):
-            titles = [table.header[k] for k in unused(table)]
-            notes.append(f"not used: column {short(titles, 12)} of {table.name}")
-    return notes
-
-
-def read_rows(folder, zeros=None, named=None):
-    """([Row, ...], [sentences that say how the set was understood]).
-
-    zeros: the class of rows that hold only zeros; named: {meaning: column} by the user.
-    """
-    named = named or {}
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist")
-    files = files_of(folder)
-    pictures = [name for name in files if kind_of(name) in SUFFIXES]
-    others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES)]
-    others = listed(collections.Counter(others))
-    if not pictures:
-        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}), but {others or 'nothing'}")
-    tables = read_tables(folder, files, pictures, named)
-    values = values_of(folder, tables, files, zeros)
-    labels = {name: label for name, (label, _) in values["label"].items()}
-    notes = [f"classes: {told_by(tables, 'label', 'classes')}"]
-    if not labels:
-        labels = classes_of_folders(pictures)
-        if named.get("label") != "folder":
-            check_folders(folder, tables, labels)
-        notes = [f"classes: folders {short(sorted(set(labels.values())))}"]
-
-    rows, spelled = [], {}
-    for name, label in labels.items():
-        label = spelled.setdefault(label.casefold(), plain_name(label))     # Benign is benign
-        part = part_told(name, values, named)
-        lesion, _ = values["lesion"].get(name, ("", ""))
-        patient, _ = values["patient"].get(name, ("", ""))
-        if not lesion and patient:
-            lesion = f"patient {patient}"
-        picture = functools.partial(photograph, files[name])
-        rows.append(Row(name, label, lesion or name, part, patient, picture))
-    kept = without_copies(rows, files)
-
-    alone = sum(row.lesion == row.name for row in rows)
-    notes += [lesions_told(tables, alone, len(rows)), parts_told(tables, rows, values)]
-    notes += left_out(tables)
-    if others:
-        notes.append(f"left out, no images: {others}")
-    if len(labels) < len(pictures):
-        lacking = [name for name in pictures if name not in labels]
-        notes.append(f"left out: {len(lacking)} of {len(pictures)} images are in no table that tells "
-                     f"classes, or in no class's folder: {short(lacking, 3)}")
-    if len(kept) < len(rows):
-        notes.append(f"left out: {len(rows) - len(kept)} further files of the same name and content")
-    return kept, notes
-
-
-def part_told(name, values, named):
-    """The part of an image: by a column, else by its folders, else by its table's name."""
-    if named.get("part") == "none":
-        return ""
-    column, _ = values["part"].get(name, ("", ""))
-    folder = part_of(name.split("/")[:-1])
-    table, place = values["table's part"].get(name, ("", ""))
-    if folder and table and not column and folder != table:
-        raise UserError(f"{name} lies in a folder of {folder}, but is listed in {place}. Rename one, or "
-                        "forget both: --columns part=none")
-    return column or folder or table
-
-
-def parts_told(tables, rows, values):
-    if not any(row.part for row in rows):
-        return "parts: not given"
-    teller = "names of folders or tables"
-    if values["part"]:
-        teller = told_by(tables, "part")
-    return f"parts: {teller}"
-
-
-def lesions_told(tables, alone, n):
-    lesion, patient = told_by(tables, "lesion"), told_by(tables, "patient")
-    if not lesion + patient:
-        return "lesions: not given, each image counts as a lesion of its own"
-    teller = lesion
-    if patient:
-        teller = f"{lesion or 'no lesion_id'}, else {patient} (all of a patient stays together)"
-    if alone:
-        teller += f"; {alone} of {n} images have none: each counts on its own"
-    return f"lesions: {teller}"
-
-
-def without_copies(rows, files):
-    """The rows but for further files of one name, class, part and content: archives hold sets twice."""
-    alike = collections.defaultdict(list)
-    for row in rows:
-        alike[Path(row.name).name.lower(), row.label, row.part].append(row.name)
-    copies = set()
-    for names in alike.values():
-        seen = set()
-        for name in names if len(names) > 1 else []:
-            digest = hash_of(contents(files[name]))
-            if digest in seen:
-                copies.add(name)
-            seen.add(digest)
-    return [row for row in rows if row.name not in copies]
-
-
-def photograph(open_file, size):
-    """(uint8 (size, size, 3), whether the file is grey of more than 8 bits)."""
-    raw = contents(open_file)
-    return decode(raw, size), Image.open(io.BytesIO(raw)).mode.startswith(("I", "F"))
-
-
-def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop.
-
-    Any mode, EXIF rotation, transparency on white.
-    """
-    with Image.open(io.BytesIO(raw)) as image:
-        image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):       # 16-bit, 32-bit and float grey
-            grey = np.asarray(image, np.float64)
-            bits = int(grey.max()).bit_length()
-            bits = max(bits + bits % 2, 8)          # 8, 10, 12, 14 or 16
-            white = 2 ** bits - 1
-            if grey.max() <= 1:
-                white = 1
-            image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), BICUBIC))
-
-
 def decoded(rows, size, info, skip_bad=False):
     """The image set of these rows. An unreadable image ends the work, or is left out and named."""
     jobs.check_memory(len(rows), size)
@@ -870,41 +318,20 @@ def resized(images, size):
 
 # ---- Which images, which classes
 
-def plain(text):
-    """Letters and digits alone, all small: "Lesion ID" and lesion_id are one name."""
-    return re.sub(r"[\W_]", "", text.casefold())
-
-
-def class_name(name, binary):
-    """A class as the studies call it: "akiec" is AK; binary: benign or malignant."""
-    key = plain(name.removesuffix(", NOS"))
-    short = CLASS_OF.get(key, key.upper())
-    if short.startswith(("BENIGN", "MALIGNANT")):       # "benign lesion"
-        short = re.match("BENIGN|MALIGNANT", short)[0]
-    if binary and short not in KINDS:
-        raise UserError(f"is class {name} benign or malignant? Say it in a table labels.csv (image, "
-                        "label), or in CLASS_NAMES and KINDS of data.py")
-    return KINDS[short] if binary else short
-
-
-def is_known(name):
-    return class_name(name, binary=False) in KINDS
-
-
 def of_classes(rows, classes, notes):
     """The rows of a study's classes, under the study's names; notes says what is left out."""
-    kept, dropped = [], collections.Counter()
+    kept, dropped = [], []
     for row in rows:
         label = class_name(row.label, binary=classes == TWO)
         if label in classes:
             kept.append(row._replace(label=label))
         else:
-            dropped[row.label] += 1
+            dropped.append(row.label)
     if dropped:
-        notes.append(f"left out, not of the classes {', '.join(classes)}: {listed(dropped)}")
+        notes.append(f"left out, not of the classes {', '.join(classes)}: {counted(dropped)}")
     present = {row.label for row in kept}
     if len(present) < 2:
-        found = listed(collections.Counter(row.label for row in rows))
+        found = counted(row.label for row in rows)
         raise UserError(f"two or more of the classes {', '.join(classes)} are needed; the set has "
                         f"{found}. Is it the right column? --columns label=... names another")
     return kept
@@ -1434,7 +861,7 @@ def warnings_of(images):
     for part, counts in counts_of_parts(images).items():
         absent = [name for name, n in counts.items() if n == 0]
         if absent:
-            notes.append(f"warning: {part} has no image of {short(absent)}")
+            notes.append(f"warning: {part} has no image of {first_of(absent)}")
     for name, n in images.counts().items():
         if n < 10:
             notes.append(f"warning: class {name} has only {n} images")
@@ -1442,7 +869,7 @@ def warnings_of(images):
         notes.append(f"grey of more than 8 bits: {images.info['deep_grey']} images, each scaled by the "
                      "power of two that holds its range")
     if images.info["skipped"]:
-        notes.append(f"left out, unreadable: {short(images.info['skipped'])}")
+        notes.append(f"left out, unreadable: {first_of(images.info['skipped'])}")
     return notes
 
 
