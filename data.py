@@ -170,11 +170,11 @@ def what_was_seen(*sets):
 
 # ---- Reading
 
-def load(path, size=None, folder_size=None):
+def load(path, size=None, folder_size=None, label=None):
     """The image set of an .npy file, a job's folder, a folder of images or a zip, `size` px wide.
 
     size: None leaves an .npy as it is, and a tree of GAN images at their GAN's size; any other folder
-    needs one, or a folder_size of its own.
+    needs one, or a folder_size of its own. label: the class of all image files below a folder.
     """
     path = Path(path)
     if not path.exists():
@@ -184,25 +184,17 @@ def load(path, size=None, folder_size=None):
             path = path / name
     if path.suffix == ".npy":
         return resized(load_npy(path), size)
-    if path.suffix == ".npz":
-        raise UserError(f"{path} does not say of which class it is: give CLASS={path} where "
-                        "--synthetic is asked for")
     if (path / "config.json").exists():
         raise UserError(f"{path} is a job that has not made its images: finish it first")
-    info = info_of(path)
+    info = {}
+    if (path / "info.json").exists():               # whose they are, what their GAN has seen
+        info = jobs.read_json(path / "info.json")
     size = size or info.get("size") or folder_size
     if size is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
-    rows, notes = read_rows(path)
+    rows, notes = read_rows(path, label=label)
     print("\n".join(notes), file=sys.stderr)
     return decoded(rows, size, dict(source=path.name, reading=notes) | info)
-
-
-def info_of(folder):
-    """What info.json in a folder of images says: whose they are, what their GAN has seen."""
-    if (folder / "info.json").exists():
-        return jobs.read_json(folder / "info.json")
-    return {}
 
 
 def load_npy(path):
@@ -231,30 +223,30 @@ def load_npy(path):
 
 def load_synthetic(source, size=None, folder_size=None):
     """The images of a generator: a GAN job, an image set or class folders; or CLASS=PATH, all of one
-    class, PATH a flat folder, a job, or an .npz whose arr_0 is uint8 (n, side, side, 3).
+    class, PATH any folder of images, a job, or an .npz whose arr_0 is uint8 (n, side, side, 3).
 
     info["generator"] is the GAN's model, else the name of the folder or file.
     """
-    name, _, path = str(source).partition("=")
-    if not path or Path(source).exists():
-        made = load(source, size, folder_size)
-        if made.classes == ["unlabelled"]:
-            raise UserError(f"{source} does not say of which class its images are: give "
-                            f"CLASS={source}, such as benign={source}")
-        return with_generator(made, Path(source))
-
+    label, _, path = str(source).partition("=")
+    if Path(source).exists() or not path:
+        label, path = None, source
     path = Path(path)
     if path.suffix == ".npz":
-        made = resized(load_arrays(path), size)
+        images = resized(load_samples(path), size)
     else:
-        made = load(path, size, folder_size)
-    if len(made.classes) > 1:
-        made = made.of_class(name)
-    return with_generator(replace(made, classes=[name], labels=made.labels * 0), path)
+        images = load(path, size, folder_size, label)
+    if label is None and images.classes == ["unlabelled"]:
+        raise UserError(f"{source} does not say of which class its images are: give "
+                        f"CLASS={source}, such as benign={source}")
+    if label and len(images.classes) > 1:
+        images = images.of_class(label)
+    if label:
+        images = replace(images, classes=[label], labels=images.labels * 0)
+    return replace(images, info=dict(generator=path.name, source=path.name) | images.info)
 
 
-def load_arrays(path):
-    """arr_0 of an .npz file, as diffusion models write their samples."""
+def load_samples(path):
+    """arr_0 of an .npz file, as diffusion models write their samples, without a class."""
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
@@ -263,13 +255,8 @@ def load_arrays(path):
     except Exception as problem:                    # numpy and zipfile raise a dozen types
         raise UserError(f"{path} holds no arr_0 of uint8 (n, side, side, 3): {problem}") from None
     ids = np.array([f"{path.name}/{k}" for k in range(n)])
-    nothing = np.full(n, "", "U5")
-    return ImageSet(images, np.zeros(n, np.int64), ["unlabelled"], ids, ids, nothing, {})
-
-
-def with_generator(images, path):
-    info = dict(generator=path.name, source=path.name) | images.info
-    return replace(images, info=info)
+    labels, no_part = np.zeros(n, np.int64), np.full(n, "", "U5")
+    return ImageSet(images, labels, ["unlabelled"], ids, ids, no_part, {})
 
 
 def decoded(rows, size, info, skip_bad=False):

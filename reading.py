@@ -473,10 +473,11 @@ def what_was_left(tables, others, pictures, labels, copies):
     return notes
 
 
-def read_rows(folder, zeros=None, named=None):
+def read_rows(folder, zeros=None, named=None, label=None):
     """([Row, ...], [sentences that say how the set was understood]).
 
-    zeros: the class of rows that hold only zeros; named: {meaning: titles of columns} by the user.
+    zeros: the class of rows that hold only zeros; named: {meaning: titles of columns} by the user;
+    label: the class of all images, whatever tables and folders say.
     """
     named = named or {}
     if not folder.exists():
@@ -487,6 +488,9 @@ def read_rows(folder, zeros=None, named=None):
     if not pictures:
         raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}), but "
                         f"{counted(others) or 'nothing'}")
+    if label:
+        pictures_of = [functools.partial(photograph, files[name]) for name in pictures]
+        return [Row(name, label, name, "", "", picture) for name, picture in zip(pictures, pictures_of)], []
     tables = read_tables(folder, files, pictures, named)
     values = values_of(folder, tables, files, zeros)
     labels = {name: label for name, (label, _) in values["label"].items()}
