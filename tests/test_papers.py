@@ -73,7 +73,9 @@ def test_tables_hold_what_is_printed_and_name_their_jobs(study):
     for heading, rows in tables_of(study).items():
         columns = [column for column in rows[0] if column != "title"]
         if heading != "further claim":
-            cells += [heading, *columns, *(row[column][0] for row in rows for column in columns)]
+            cells += [heading, *columns]
+            for row, column in itertools.product(rows, columns):
+                cells += row[column]
     printed = PRINTED[study].partition("Numbers in the text\n")[0]
     assert " ".join(cells).replace("not printed", "-").split() == printed.split()
 
@@ -154,8 +156,7 @@ def matrices(printed, sizes, cut=()):
 MARKED = [          # the cells with a mark that says: no share of so many, rounded or cut off
     ("wgan_gp", "b", [".8674", ".9081"], (660, 864, 2637)),
     ("acgan_cyclegan", "a", [".724", ".724"], (452,)),
-    ("dcgan_inception", "a", [".8770", ".8875"], (3239, 3240, 3241, 1620, 1621)),
-    ("dermagan", "a", ["65.49", "47.99", "65.49"], ()), ("dermagan", "b", [".816"], ())]
+    ("dcgan_inception", "a", [".8770", ".8875"], (3239, 3240, 3241, 1620, 1621))]
 
 
 @pytest.mark.parametrize("study, letter, marked, sizes", MARKED)
@@ -180,7 +181,6 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(ta
     rows = tables_of("wgan_gp")[table]
     for row in rows[:-1]:                           # the last is the AUC, not printed
         assert row["value"][0].removeprefix("put right: ") == short(values[row["measure"][0]], 4)
-    assert [row["value"][1] for row in rows[:5]] == ["d", "d", "d", "", "d"]
     printed = {row["printed as"][0].replace("F1 score", "f1"): row["value"][0] for row in rows[:5]}
     for sizes in ((460, 404), (404, 460)):          # whichever class is positive
         assert matrices(printed, sizes) == matrices(printed, sizes, printed) == []
