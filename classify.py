@@ -2,7 +2,7 @@
 
     python classify.py train cnn --data runs/data --out runs/real        a minute on one core
     python classify.py train cnn --data runs/data --synthetic runs/gan --out runs/hybrid
-    python classify.py predict runs/real photo.jpg
+    python classify.py predict runs/real photo.jpg my_photos/ --csv out.csv
     python classify.py rank runs/real --data runs/data --class MEL --out runs/ranked
     python classify.py score runs/real runs/gan --data runs/data --out runs/score
 
@@ -10,7 +10,6 @@
 that saw one of them is refused. `train NET --help` lists every hyper-parameter and its source.
 Read NETWORKS below first: each classifier is one entry.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
 import csv
 import io
@@ -18,9 +17,11 @@ import math
 import sys
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from torchvision.transforms.v2 import Normalize
 
 import data
 import gan
+import jobs
 import metrics
 from jobs import UserError
 
@@ -127,7 +129,7 @@ def flat(config, body):
         maps = body.eval()(torch.zeros(1, 3, size, size)).numel()
     head = nn.Sequential(
         nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
-        nn.Dropout(0.2), nn.Linear(128, config["n_classes"]))
+        nn.Dropout(0.2), nn.Linear(128, len(config["classes"])))
     return for_imagenet(body, head)
 
 
@@ -160,7 +162,7 @@ def inception(classes, size, weights):
 @dataclass
 class Network:
     recipe: dict                # hyper-parameter: (default, source); each is an option of `train`
-    build: callable             # config -> network; one with a `weights` can start from ImageNet's
+    build: Callable             # config -> network; one with a `weights` can start from ImageNet's
     norm_learns: bool = False   # a resting body's BatchNorm learns all the same, as with fastai
 
 
@@ -187,13 +189,13 @@ IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first
 FROZEN = DERMA | IMAGENET | dict(frozen_epochs=(math.inf, "text: the base rests, the head learns"))
 
 NETWORKS = {
-    "cnn": Network(PLAIN, lambda c: cnn(c["n_classes"], c["size"])),        # paper 000
+    "cnn": Network(PLAIN, lambda c: cnn(len(c["classes"]), c["size"])),        # paper 000
     "mobilenet": Network(
         PLAIN | dict(batch=(64, "section II.K")),
-        lambda c: mobilenet_v1(c["n_classes"])),
+        lambda c: mobilenet_v1(len(c["classes"]))),
     "resnet18": Network(                # 7x7 stem; 11,177,538 parameters for 2 classes
         PLAIN | dict(epochs=(100.0, 'section II.K, "iterations"')),
-        lambda c: models.resnet18(num_classes=c["n_classes"])),
+        lambda c: models.resnet18(num_classes=len(c["classes"]))),
     "trunk": Network(                   # paper 001: the DCGAN's discriminator
         PLAIN | dict(
             optimizer=("adam", "Table 4; its other row is sgd"),
@@ -203,7 +205,7 @@ NETWORKS = {
             batch=(128, "Table 2; its other row is 100"),
             width=(64, "text: 64-128-256-512 maps"),
             augment=("paper001", "rotation, shear, flip; ranges not stated, ours")),
-        lambda c: gan.dcgan_discriminator(c["width"], c["n_classes"])),
+        lambda c: gan.dcgan_discriminator(c["width"], len(c["classes"]))),
     "resnet50": Network(                # paper 002
         PLAIN | IMAGENET | dict(
             size=(256, "not stated; that of the CycleGAN's images"),
@@ -216,10 +218,10 @@ NETWORKS = {
             frozen_epochs=(1.0, "not stated; the first, head alone"),
             augment=("fastai", "not stated; fastai's aug_transforms"),
             schedule=("1cycle", "the paper")),
-        lambda c: resnet50(c["n_classes"], c["weights"], c["width"]), norm_learns=True),
+        lambda c: resnet50(len(c["classes"]), c["weights"], c["width"]), norm_learns=True),
     "derma_cnn": Network(               # paper 003
         DERMA | dict(dropout=(0.2, "text; Figure 8 varies it")),
-        lambda c: derma_cnn(c["n_classes"], c["size"], c["dropout"])),
+        lambda c: derma_cnn(len(c["classes"]), c["size"], c["dropout"])),
     "vgg16": Network(FROZEN, lambda c: flat(c, published("vgg16", c["weights"]).features)),
     "vgg19": Network(FROZEN, lambda c: flat(c, published("vgg19", c["weights"]).features)),
     "resnet50_flat": Network(FROZEN, lambda c: flat(c, resnet50_body(c["weights"]))),
@@ -234,8 +236,26 @@ NETWORKS = {
             epochs=(20.0, "section 4.1"),
             batch=(128, "section 4.1"),
             augment=("flips", "section 4.1: both flips and rotation; range not stated")),
-        lambda c: inception(c["n_classes"], c["size"], c["weights"])),
+        lambda c: inception(len(c["classes"]), c["size"], c["weights"])),
 }
+
+
+# ---- What a training holds: the functions below take one, as m
+
+@dataclass
+class Training:
+    """A network and what it learns with. build() makes it."""
+    config: dict                        # all that decides the result: the recipe and more
+    device: torch.device
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: data.Batches
+    record: jobs.Record                 # curves, values since their last point, the lr finder's
+    base_rests: bool = False            # the body neither learns nor updates its BatchNorm
+
+    def parts(self):
+        """{name: part} of what a checkpoint keeps: every field that has a state."""
+        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
 
 
 def base_of(net):
@@ -245,16 +265,17 @@ def base_of(net):
 
 def freeze(m, frozen):
     """Keep the base from learning, or let it."""
-    m.base_rests = frozen and not m.norm_learns
+    norm_learns = NETWORKS[m.config["model"]].norm_learns
+    m.base_rests = frozen and not norm_learns
     base = base_of(m.net).requires_grad_(not frozen)
     for layer in base.modules():
-        if m.norm_learns and isinstance(layer, nn.BatchNorm2d):
+        if norm_learns and isinstance(layer, nn.BatchNorm2d):
             layer.requires_grad_(True)
 
 
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, config = gan.load_run(run)
+    saved, config = jobs.load_run(run, gan.GANS)
     state = saved.get("discriminator", {})
     base = base_of(net)
     try:
@@ -276,82 +297,99 @@ def at_size(images, args):
     return data.resized(data.resized(images, args.through), args.size)
 
 
-def few(images, args):
+def thinned(images, args):
     """The images; in a dry run some 64 of them, since two steps take longer to test than to make."""
     if args.dry_run:
         return images.take(slice(None, None, max(1, len(images) // 64)))
     return images
 
 
-def load_parts(args):
-    """(training, validation, {name: test}, how many of validation and test a GAN has seen).
+@dataclass
+class Images:
+    """What one training needs of images."""
+    training: data.ImageSet
+    val: data.ImageSet
+    tests: dict                 # "real": real images alone; "mixed": with synthetic ones, as printed
+    leaked: int                 # how many of validation and test a GAN has seen
+    generators: dict            # {who drew synthetic images: measures, of a generator not of gan.py}
 
-    Test "real" is real images alone; "mixed" adds fakes.
-    """
-    real = data.load(args.data, folder_size=args.through or args.size)
-    held_out = real.take(np.isin(real.split, ("val", "test")))
-    real = at_size(real, args)
-    training = real.part("train").share(args.share)
-    val, test = real.part("val"), real.part("test")
-    del real                            # half of the memory
+
+def load_images(args):
+    """The Images of these options. Refused if a GAN has seen a test image."""
+    prepared = data.load(args.data, folder_size=args.through or args.size)
+    held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
+    real = at_size(prepared, args)
+    training, test = real.part("train").share(args.share), real.part("test")
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
         raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
 
-    fakes, held_back, leaked = load_synthetic(args, held_out)
+    found = load_synthetic(args)
+    leaked = sum(count_leaked(source, whole, held_out, args) for source, whole in found.items())
     if args.start:
         leaked += count_leaked(args.start, data.load(args.start), held_out, args)
+    generators = {}
+    for whole in found.values():
+        generators[whole.info["generator"]] = {}
+        if "digests" not in whole.info:             # not one of gan.py's, which judges its own
+            generators[whole.info["generator"]] = metrics.judge_generated(
+                whole, *at_sizes_of(whole, training, test))
+
+    added, held_back = divided(args, found)
     tests = {"real": test}
     if args.mixed_test:
         tests["mixed"] = data.mix([test, *held_back])
-    reals = [training] * (1 + args.copies)
     if args.alone:
-        reals = [training.take(slice(0))]
-    n_real, sets = sum(map(len, reals)), [*reals, *fakes]
-    del training, reals, fakes, held_out            # mix frees one after the other
-    mixed = data.mix(sets)
+        training = training.take(slice(0))
+    mixed = data.mix([training, *added])
     if args.shuffle:                    # a placebo: the same images under permuted labels
-        labels = mixed.labels[n_real:]
+        labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    return mixed, val, tests, leaked
+    return Images(mixed, real.part("val"), tests, leaked, generators)
 
 
-def load_synthetic(args, held_out):
-    """(sets of fakes to train on, sets of fakes for the mixed test, how many of held_out they know)."""
-    if (args.shuffle or args.alone or args.use is not None) and not args.synthetic:
+def at_sizes_of(whole, *sets):
+    return [data.resized(images, whole.images.shape[1]) for images in sets]
+
+
+def load_synthetic(args):
+    """{source: image set} of --synthetic."""
+    if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
-    holds = args.mixed_test or [0] * len(args.synthetic)
-    if len(holds) != len(args.synthetic):
+    size = args.through or args.size
+    return {source: data.load_synthetic(source, folder_size=size) for source in args.synthetic}
+
+
+def divided(args, found):
+    """(sets of synthetic images to train on, sets for the mixed test: the end of each)."""
+    holds = args.mixed_test or [0] * len(found)
+    if len(holds) != len(found):
         raise UserError("--mixed-test needs one number for each --synthetic set")
-
-    fakes, held_back, leaked = [], [], 0
-    for source, hold in zip(args.synthetic, holds):
-        made = data.load(source, folder_size=args.through or args.size)
-        leaked += count_leaked(source, made, held_out, args)
-        most = n = len(made) - hold
-        if args.use is not None:        # nested: the first n of each set
-            n = round(most * args.use / (args.of or max(most, 1)))
+    added, held_back = [], []
+    for (source, whole), hold in zip(found.items(), holds):
+        most = len(whole) - hold
+        n = round(most * args.use)      # nested: the first n of each set
         if not 0 <= n <= most:
-            raise UserError(f"{source} holds {len(made)} images, but {n} + {hold} are asked for")
-        fakes.append(at_size(made.take(slice(n)), args))
+            raise UserError(f"{source} holds {len(whole)} images, but {n} + {hold} are asked for")
+        added.append(at_size(whole.take(slice(n)), args))
         if hold:
-            held_back.append(at_size(made.take(slice(most, None)), args))
-    return fakes, held_back, leaked
+            held_back.append(at_size(whole.take(slice(most, None)), args))
+    return added, held_back
 
 
-def count_leaked(source, made, held_out, args):
+def count_leaked(source, whole, held_out, args):
     """How many validation and test images the set's GAN has seen, or the set holds: by pixels, at
-    the size that the GAN had, and by ids. Refused without --allow-leak."""
-    held_out = data.resized(held_out, made.images.shape[1])
-    known = [*made.info.get("digests", []), *made.digests()]
-    seen = np.isin(held_out.digests(), known)
-    seen |= np.isin(held_out.ids, made.info.get("seen_ids", []))
+    the size that the GAN had, and by ids of the same prepared set. Refused without --allow-leak."""
+    held_out = data.resized(held_out, whole.images.shape[1])
+    known = [*whole.info.get("digests", []), *whole.digests()]
+    names = whole.info.get("seen_ids", {}).get(held_out.info.get("dataset"), [])
+    seen = np.isin(held_out.digests(), known) | np.isin(held_out.ids, names)
     if seen.any() and not args.allow_leak:
         raise UserError(
             f"{source}: {seen.sum()} validation and test images were in its training or are in "
             "it, so a test would be flattered. Train the GAN on the training part of the same "
             "--data, or give --allow-leak")
-    if "digests" not in made.info:
+    if "digests" not in whole.info:
         print(f"{source} does not say what its GAN was trained on: only its own images can be "
               "checked", file=sys.stderr)
     return int(seen.sum())
@@ -360,77 +398,76 @@ def count_leaked(source, made, held_out, args):
 # ---- Training
 
 # What decides a classifier's result, besides its recipe and the images.
-DECIDES = [
-    "model", "seed", "precision", "share", "use", "of", "copies", "shuffle", "alone", "through"]
+DECIDES = "model seed precision shuffle alone through".split()
 
 
 def train(args):
     """Load, set up, loop, finish."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    training, val, tests, leaked = load_parts(args)
-    val, tests = few(val, args), {name: few(test, args) for name, test in tests.items()}
-    m = set_up(args, training, tests, device)
-    if args.dry_run:
-        m.train_step = jobs.measured(train_step, m.cost)
-    if jobs.start_job(out, m.config):
+    images = load_images(args)
+    val = thinned(images.val, args)
+    tests = {name: thinned(test, args) for name, test in images.tests.items()}
+    config = config_of(args, images.training, tests) | dict(synthetic=sorted(images.generators))
+    m = build(config, images.training, args.start, device)
+    if jobs.start_job(out, config):
         return
-    first, begun = jobs.load_checkpoint(out, m.parts, device, begun)
-    steps = m.config["steps"]
-    to_do = jobs.steps_to_do(out, m.parts, begun, first, steps, args.stop_after)
-    loop(m, out, val, first, to_do)
-    if leaked:
-        print(f"LEAK: its GANs saw {leaked} validation and test images")
-    if args.keep:
+    step, cost = train_step, {}
+    if args.dry_run:
+        step = jobs.timed(train_step, cost)
+    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
+    to_do = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    loop(m, out, step, val, first, to_do)
+    if images.leaked:
+        print(f"LEAK: its GANs saw {images.leaked} validation and test images")
+    jobs.check_finite(out, m.parts(), config["steps"])
+    if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
     jobs.finish_job(
-        out, m.config, time.time() - begun, device, steps=steps, counts=training.counts(),
-        metrics=values, predictions=data.hash_of((out / "predictions.csv").read_bytes()),
-        curves=m.record["curves"], leaked=leaked, lr_finder=m.record["lr_finder"], cost=m.cost)
+        out, config, time.time() - begun, device, counts=images.training.counts(), metrics=values,
+        curves=m.record["curves"], leaked=images.leaked, generators=images.generators,
+        lr_finder=m.record["lr_finder"], cost=cost)
 
 
-def set_up(args, training, tests, device):
-    """What the loop needs. m.config: what decides the result; m.parts: what is checkpointed."""
-    entry = NETWORKS[args.model]
-    batches = data.Batches(training, args.batch, args.seed, device)
-    keys = DECIDES + [key for key in entry.recipe if "epochs" not in key]
-    config = {key: getattr(args, key) for key in keys}
+def config_of(args, training, tests):
+    """All that decides the result."""
+    recipe = NETWORKS[args.model].recipe
+    config = {name: getattr(args, name) for name in DECIDES}
+    config |= {name: getattr(args, name) for name in recipe if "epochs" not in name}
     config |= dict(
-        classes=training.classes, n_classes=len(training.classes), train=training.fingerprint(),
-        tests={name: test.fingerprint() for name, test in tests.items()},
-        start="none")
-    config |= jobs.planned(args, batches.per_epoch)
+        share=str(args.share), use=str(args.use), classes=training.classes,
+        train=training.fingerprint(), start="none",
+        tests={name: test.fingerprint() for name, test in tests.items()})
+    if args.start:
+        config["start"] = weights_hash(args.start)
     if args.lr_of:
         found = jobs.read_json(Path(args.lr_of) / "result.json").get("lr_finder")
         if not found:
             raise UserError(f"--lr-of {args.lr_of}: that job used no lr finder")
         config["lr"] = found["chosen"]
+    config |= jobs.planned(args, len(training) // args.batch)
+    frozen = 0.0                        # share of the steps in which the head learns alone
+    if args.start or config.get("weights", "none") != "none":
+        frozen = min(1.0, args.frozen_epochs / args.epochs)
+    return config | dict(frozen_steps=round(config["steps"] * frozen))
+
+
+def build(config, training, start, device):
+    """A Training ready for its first step. start: a GAN job to begin as its discriminator, or None."""
+    batches = data.Batches(training, config["batch"], config["seed"], device)
     try:
-        net = entry.build(config)
+        net = NETWORKS[config["model"]].build(config)
     except (OSError, ValueError, KeyError) as problem:      # no network, no such weights
         raise UserError(f"--weights {config.get('weights')}: {problem}. Put the file into "
                         f"{torch.hub.get_dir()}/checkpoints, or give --weights none") from None
-    if args.start:
-        start_from_gan(net, args.start)
-        config["start"] = weights_hash(args.start)
-    frozen = 0.0                        # share of the steps in which the head learns alone
-    if args.probe:
-        frozen = 1.0
-    elif args.start or config.get("weights", "none") != "none":
-        frozen = min(1.0, args.frozen_epochs / args.epochs)
-    config["frozen_steps"] = round(config["steps"] * frozen)
-
-    m = SimpleNamespace(batches=batches, config=config, device=device, cost={})
-    m.train_step = train_step
-    m.norm_learns = entry.norm_learns
-    m.net = net.to(device, memory_format=torch.channels_last)
-    m.optimizer = make_optimizer(net, config)
-    m.record = jobs.Record(curves={}, lr_finder={}, recent=[])   # recent: since the curves' last point
-    m.parts = dict(net=net, optimizer=m.optimizer, batches=batches, record=m.record)
-    return m
+    if start:
+        start_from_gan(net, start)
+    net = net.to(device, memory_format=torch.channels_last)
+    record = jobs.Record(curves={}, lr_finder={}, recent=[])
+    return Training(config, device, net, make_optimizer(net, config), batches, record)
 
 
-def loop(m, out, val, first, steps_to_do):
+def loop(m, out, train_step, val, first, steps_to_do):
     """The training: rate, batch, step; now and then a look at the validation part."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
@@ -440,24 +477,19 @@ def loop(m, out, val, first, steps_to_do):
     for step in steps_to_do:
         if step == frozen:
             freeze(m, False)
-        m.record["recent"].append(m.train_step(m, *rates[step]))
+        m.record["recent"].append(train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here the loop waits for the device
-            progress.note = add_point(m, out, val, step + 1)
+            progress.note = jobs.add_point(m.record, out, step + 1, point(m, val))
         progress(step + 1)
 
 
-def add_point(m, out, val, done):
-    """Add a point to the curves: the training's since the last one, and the validation part's."""
+def point(m, val):
+    """What the curves get: the training's means since their last point, and the validation part's."""
     loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
-    chances = probabilities(m.net, val.images, m.device)
-    val_loss = metrics.log_loss(val.labels, chances)
-    val_accuracy = float((chances.argmax(1) == val.labels).mean())
-    point = dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
-    jobs.check_finite(out, m.parts, done, *point.values())
-    for name, value in point.items():
-        m.record["curves"].setdefault(name, []).append(value)
-    m.record["recent"] = []
-    return f"loss {loss:.3f}  accuracy {accuracy:.3f}  validation {val_accuracy:.3f}"
+    probabilities = class_probabilities(m.net, val.images, m.device)
+    val_loss = metrics.log_loss(val.labels, probabilities)
+    val_accuracy = float((probabilities.argmax(1) == val.labels).mean())
+    return dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def train_step(m, rate, momentum):
@@ -527,9 +559,9 @@ def find_lr(m):
         tries = 2
     rates = np.geomspace(1e-7, 10, 100)[:tries].tolist()
     losses, mean = [], 0.0
-    trial = copy.copy(m)
-    trial.net, trial.batches = copy.deepcopy(m.net), copy.copy(m.batches)
-    trial.optimizer = make_optimizer(trial.net, m.config)
+    net = copy.deepcopy(m.net)
+    trial = replace(m, net=net, optimizer=make_optimizer(net, m.config),
+                    batches=copy.copy(m.batches))
     with torch.random.fork_rng():
         for k, rate in enumerate(rates):
             loss, _ = train_step(trial, rate, m.config["beta1"])
@@ -548,11 +580,11 @@ def find_lr(m):
 # ---- Testing
 
 @torch.no_grad()
-def probabilities(net, images, device, batch=256):
+def class_probabilities(net, images, device):
     """uint8 (n, h, w, 3) -> float64 (n, classes), rows summing to 1. Eval mode, float32."""
     net.eval()
     pixels = data.to_tensor(images, device)
-    logits = [net(data.scaled(some)) for some in pixels.split(batch)]
+    logits = [net(data.scaled(some)) for some in pixels.split(256)]
     return torch.cat(logits).double().softmax(1).cpu().numpy()
 
 
@@ -561,15 +593,12 @@ def test_and_save(out, net, tests, device):
     classes, values = tests["real"].classes, {}
     lines = [["test", "image", "lesion", "label", *classes]]
     for name, test in tests.items():
-        chances = probabilities(net, test.images, device)
-        values[name] = metrics.evaluate(test.labels, chances, test.groups, classes)
-        for k, row in enumerate(chances):
+        probabilities = class_probabilities(net, test.images, device)
+        values[name] = metrics.evaluate(test.labels, probabilities, test.groups, classes)
+        for k, row in enumerate(probabilities):
             line = [name, test.ids[k], test.groups[k], classes[test.labels[k]]]
-            lines.append(line + [f"{chance:.9g}" for chance in row])
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    with jobs.replacing(out / "predictions.csv") as file:
-        file.write(text.getvalue().encode())
+            lines.append(line + [f"{probability:.9g}" for probability in row])
+    write_csv(out / "predictions.csv", lines)
     real = values["real"]
     balanced = "undefined: a class is missing"
     if real["balanced accuracy"]:
@@ -586,7 +615,7 @@ def test_and_save(out, net, tests, device):
 
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
-    saved, config = gan.load_run(run, NETWORKS)
+    saved, config = jobs.load_run(run, NETWORKS)
     with jobs.used(Path(run) / "model.pt"):
         net = NETWORKS[config["model"]].build(config | dict(weights="none"))
         net.load_state_dict(saved["net"])
@@ -598,23 +627,48 @@ def load_training(args):
     images = data.load(args.data).part("train")
     if args.of_class:
         images = images.of_class(args.of_class)
-    return few(images, args)
+    return thinned(images, args)
 
 
 def predict(args):
-    """Class probabilities of one's own photographs."""
+    """Class probabilities of one's own photographs: files, or all below folders; --csv keeps them."""
     net, config = load_net(args.run)
-    for name in args.images:
+    lines = [["image", "called", *config.classes]]
+    for file in photographs(args.images):
         try:
-            image = data.decode(Path(name).read_bytes(), config.through or config.size)
+            image = data.decode(file.read_bytes(), config.through or config.size)
         except Exception as problem:    # Pillow raises a dozen types for broken files
-            raise UserError(f"{name} cannot be read as an image ({problem})") from None
+            raise UserError(f"{file} cannot be read as an image ({problem})") from None
         side = (config.size, config.size)
         image = Image.fromarray(image).resize(side, Image.Resampling.BICUBIC)
-        chances = probabilities(net, np.asarray(image)[None], "cpu")
-        ranked = sorted(zip(chances[0], config.classes), reverse=True)
-        print(f"{name}: " + ", ".join(f"{label} {chance:.1%}" for chance, label in ranked))
+        [probabilities] = class_probabilities(net, np.asarray(image)[None], "cpu")
+        called = config.classes[probabilities.argmax()]
+        lines.append([file, called, *(f"{probability:.6f}" for probability in probabilities)])
+        ranked = sorted(zip(probabilities, config.classes), reverse=True)
+        print(f"{file}: " + ", ".join(f"{label} {share:.1%}" for share, label in ranked))
+    if args.csv:
+        write_csv(args.csv, lines)
     print("A research model's opinion, not a diagnosis: show a skin change to a doctor.")
+
+
+def photographs(names):
+    """[path, ...]: files as they are named, and every image below a folder."""
+    files = []
+    for path in map(Path, names):
+        below = [path]
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.SUFFIXES)
+        if not below:
+            raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
+        files += below
+    return files
+
+
+def write_csv(path, lines):
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    with jobs.replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def rank(args):
@@ -628,11 +682,11 @@ def rank(args):
     asked = dict(command="rank", weights=weights_hash(args.run), data=images.fingerprint())
     if jobs.start_job(out, asked):
         return
-    chances = probabilities(net, at_size(images, config).images, device)
-    sure = chances[:, config.classes.index(args.of_class)]
+    probabilities = class_probabilities(net, at_size(images, config).images, device)
+    sure = probabilities[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
     sure = sure[order].tolist()
-    images.take(order).save(out / "images.npz")
+    images.take(order).save(out / "images.npy")
     seconds = time.time() - begun
     jobs.finish_job(out, asked, seconds, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
@@ -645,13 +699,13 @@ def score(args):
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
-        files += sorted(Path(args.over_steps).glob("snapshots/*.npz"))
-    sets = {file.name.removesuffix(".npz"): few(data.load(file), args) for file in files}
+        files += sorted(Path(args.over_steps).glob("snapshots/*.npy"))
+    sets = {file.name.removesuffix(".npy"): thinned(data.load(file), args) for file in files}
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
         raise UserError("score: give sets (or --over-steps) of 4 images or more, and --data with 8")
-    features, name, weights, how = look_of(args.run, device)
+    features, name, weights, how = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),
         sets={label: made.fingerprint() for label, made in sets.items()})
@@ -663,8 +717,8 @@ def score(args):
     rng, rows = np.random.default_rng(args.seed), []
     x, _ = features(real.take(rng.permutation(len(real))))
     for label, made in sets.items():
-        y, chances = features(made.take(rng.permutation(len(made))[:n]))
-        row = metrics.distances(x, y, chances, args.seed)
+        y, probabilities = features(made.take(rng.permutation(len(made))[:n]))
+        row = metrics.distances(x, y, probabilities, args.seed)
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
               f"KID {row['kid']:.4f}")
@@ -673,10 +727,10 @@ def score(args):
     jobs.finish_job(out, config, seconds, device, net=name, rows=rows, provenance=how)
 
 
-def look_of(run, device):
+def feature_extractor(run, device):
     """(function: image set -> (features (n, d), probabilities), distance's name, weights, how)."""
     if run == "inception":
-        fid = metrics.fid_look(device)
+        fid = metrics.inception_features(device)
         how = "weights of pytorch-fid, images to 299 px bilinear"
         return lambda images: fid(images.images), "FID", run, how
     net, config = load_net(run, device)
@@ -686,8 +740,8 @@ def look_of(run, device):
 
     def features(images):
         seen.clear()
-        chances = probabilities(net, at_size(images, config).images, device)
-        return torch.cat(seen).double().numpy(), chances
+        probabilities = class_probabilities(net, at_size(images, config).images, device)
+        return torch.cat(seen).double().numpy(), probabilities
 
     how = f"{config.model} {Path(run).name}, images to {config.size} px"
     return features, f"FD-{config.model}", weights_hash(run), how
@@ -696,22 +750,20 @@ def look_of(run, device):
 # ---- Command line
 
 def add_train_options(add):
-    count = jobs.at_least(0)
-    add("--data", required=True, help="split image set: a `prepare` job or an .npz file")
-    add("--synthetic", nargs="*", default=[], help="GAN jobs or image sets to add")
-    add("--use", type=count, help="add only the first images of each set, so many")
-    add("--of", type=count, help="--use is meant for sets of so many: scale it to ours")
-    add("--share", type=jobs.at_least(0, float), default=1.0, help="of each class, by lesion, nested")
-    add("--copies", type=count, default=0, help="each training image so many times more")
+    add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
+    add("--synthetic", nargs="*", default=[], help="synthetic images to add: GAN jobs, class folders "
+        "of any generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
+    add("--use", type=jobs.fraction, default=Fraction(1), help="add the first 1/4, say, of each set")
+    add("--share", type=jobs.fraction, default=Fraction(1),
+        help="train on this share of each class, such as 1/4, by lesion; a larger one holds a smaller")
     add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
-    add("--mixed-test", nargs="*", type=count, help="so many of each set's end into a second test")
+    add("--mixed-test", nargs="*", type=jobs.at_least(0),
+        help="so many of each set's end into a second test")
     add("--allow-leak", action="store_true", help="go on if a GAN saw test images; counted")
     add("--through", type=jobs.at_least(8), help="so many px first: no class shows by its blur")
-    add("--keep", action="store_true", help="keep the weights, for predict, rank and score")
     add("--from", dest="start", help="a GAN job: start as its discriminator (trunk)")
     add("--lr-of", help="the learning rate that the lr finder chose in this job")
-    add("--probe", action="store_true", help="train the last layer alone")
 
 
 def add_command(commands, function):
@@ -719,7 +771,7 @@ def add_command(commands, function):
     doc = function.__doc__
     p = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
     p.set_defaults(function=function)
-    p.add_argument("run", help="a finished classifier (--keep); or, to score, inception for the FID")
+    p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
     return p
 
 
@@ -743,7 +795,8 @@ def main():
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
     p = add_command(commands, predict)
-    p.add_argument("images", nargs="+")
+    p.add_argument("images", nargs="+", help="photographs, or folders of them")
+    p.add_argument("--csv", help="write the probabilities into this file, a line per photograph")
     p = add_command(commands, rank)
     add_source(p, required=True)
     p = add_command(commands, score)

@@ -6,10 +6,9 @@
     python data.py prepare DIR --for dermagan --out runs/data    the set a study needs, below DIR
     python data.py check my_photos                               copies, wrong labels, leaks
 
-An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split, in one
-.npz file or in a tree [train|val|test/]CLASS/*.png. 1,000 photographs take some seconds.
+An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split. On disk:
+images.npy, which numpy maps as it is, with the rest in images.json beside it.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import collections
 import csv
 import functools
@@ -35,10 +34,10 @@ from PIL import Image, ImageOps
 from scipy.cluster.hierarchy import DisjointSet
 from torch.nn import functional as F
 
+import jobs
 from jobs import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
-LARGE = 500e6           # bytes of pictures: a larger set is not compressed, and stays on the disk
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From here on Pillow warns,
 warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
@@ -78,7 +77,7 @@ STUDIES = {
 
 # ---- The image set
 
-COLUMNS = ("images", "labels", "ids", "groups", "split")        # what has one entry per image
+COLUMNS = ("labels", "ids", "groups", "split")      # what has one entry per image, as `images` has
 
 
 @dataclass
@@ -96,7 +95,8 @@ class ImageSet:
 
     def take(self, which):
         """The images that `which` (indices or a mask) selects."""
-        return replace(self, **{name: getattr(self, name)[which] for name in COLUMNS})
+        columns = {name: getattr(self, name)[which] for name in COLUMNS}
+        return replace(self, images=self.images[which], **columns)
 
     def part(self, name):
         """The images of "train", "val" or "test"; of a set without a split, "train" is all."""
@@ -120,7 +120,7 @@ class ImageSet:
     def share(self, share):
         """This share of each class, in a fixed random order of lesions: a larger one holds a smaller.
 
-        Lesions are whole, but perhaps the last one of each class.
+        share: a Fraction or a float. Lesions are whole, but perhaps the last one of each class.
         """
         if share >= 1:
             return self
@@ -143,28 +143,25 @@ class ImageSet:
         return hash_of(repr(list(zip(*columns))).encode())
 
     def save(self, path):
-        """One .npz file, or for any other path a new tree [part/]CLASS/id.png with an info.json."""
+        """A file x.npy with its x.json, or for any other path a new tree CLASS/0000.png."""
         path = Path(path).resolve()
-        if path.suffix == ".npz":
-            columns = {name: getattr(self, name) for name in COLUMNS}
-            save = np.savez_compressed
-            if self.images.nbytes > LARGE:      # 30 MB a second: a large set would wait for minutes
-                save = np.savez
+        if path.suffix == ".npy":
+            columns = {name: getattr(self, name).tolist() for name in COLUMNS}
+            rest = path.with_suffix(".json")
+            rest.unlink(missing_ok=True)        # pixels without their labels are no set
             with jobs.replacing(path) as file:
-                save(file, **columns, classes=self.classes, info=json.dumps(self.info))
+                np.save(file, self.images)
+            jobs.write_json(rest, dict(columns, classes=self.classes, info=self.info))
             return
 
         if path.exists() and (path.is_file() or any(path.iterdir())):
             raise UserError(f"{path} is there already: choose a new folder")
         begun = path.with_name(f".{path.name}.part")        # becomes `path` when it is complete
         shutil.rmtree(begun, ignore_errors=True)            # left by a kill
-        for k, (image, label, name) in enumerate(zip(self.images, self.labels, self.ids)):
-            folder = begun / str(self.split[k]) / self.classes[label]
+        for k, (image, label) in enumerate(zip(self.images, self.labels)):
+            folder = begun / self.classes[label]
             folder.mkdir(parents=True, exist_ok=True)
-            file = folder / f"{str(name).replace('/', '_')}.png"
-            if file.exists():                               # a/b and a_b
-                file = file.with_stem(f"{file.stem}-{k}")
-            Image.fromarray(image).save(file)
+            Image.fromarray(image).save(folder / f"{k:05d}.png")
         jobs.write_json(begun / "info.json", self.info)
         begun.replace(path)
 
@@ -174,92 +171,136 @@ def hash_of(raw):
 
 
 def mix(sets):
-    """The image sets of a list as one. Classes go by name: the first set must have them all.
-
-    The list is emptied on the way, so that memory need not hold thousands of photographs twice.
-    """
+    """The image sets of a list as one. Classes go by name: the first set must have them all."""
+    first = sets[0]
     if len(sets) == 1:
-        return sets.pop()
-    classes, info = sets[0].classes, sets[0].info
-    images = np.empty((sum(map(len, sets)), *sets[0].images.shape[1:]), np.uint8)
-    filled, columns = 0, []
-    while sets:
-        one = sets.pop(0)
-        unknown = set(one.classes) - set(classes)
+        return first
+    labels = []
+    for one in sets:
+        unknown = sorted(set(one.classes) - set(first.classes))
         if unknown:
-            raise UserError(f"{one.info.get('source')}: its classes {', '.join(sorted(unknown))} "
-                            f"are not among {', '.join(classes)}")
-        images[filled:filled + len(one)] = one.images
-        filled += len(one)
-        numbers = np.array([classes.index(name) for name in one.classes])
-        columns.append((numbers[one.labels], one.ids, one.groups, one.split))
-    labels, ids, groups, split = map(np.concatenate, zip(*columns))
-    return ImageSet(images, labels, classes, ids, groups, split, info)
+            raise UserError(f"{one.info.get('source')}: its classes {', '.join(unknown)} are not "
+                            f"among {', '.join(first.classes)}")
+        numbers = np.array([first.classes.index(name) for name in one.classes])
+        labels.append(numbers[one.labels])
+    columns = {}
+    for name in ("images", "ids", "groups", "split"):
+        columns[name] = np.concatenate([getattr(one, name) for one in sets])
+    return replace(first, labels=np.concatenate(labels), **columns)
+
+
+def what_was_seen(*sets):
+    """Hashes of the pixels, and {prepared set: ids}, of what a GAN learned from or translated; with
+    what the GANs saw that made some of it."""
+    digests, ids = set(), {}
+    for images in filter(None, sets):
+        digests.update(images.digests().tolist(), images.info.get("digests", []))
+        own = {images.info.get("dataset", "unknown"): images.ids.tolist()}
+        for dataset, names in [*own.items(), *images.info.get("seen_ids", {}).items()]:
+            ids[dataset] = sorted({*ids.get(dataset, []), *names})
+    return dict(digests=sorted(digests), seen_ids=ids)
 
 
 # ---- Reading
 
 def load(path, size=None, folder_size=None):
-    """The image set of an .npz file, a job's folder, a folder of images or a zip, `size` px wide.
+    """The image set of an .npy file, a job's folder, a folder of images or a zip, `size` px wide.
 
-    size: None leaves an .npz as it is, and a tree of GAN images at their GAN's size; any other folder
+    size: None leaves an .npy as it is, and a tree of GAN images at their GAN's size; any other folder
     needs one, or a folder_size of its own.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist: give an image set (.npz), a folder or a zip")
-    for name in ("images.npz", "samples.npz"):      # the folder of a `prepare` or a GAN job
+        raise UserError(f"{path} does not exist: give an image set (.npy), a folder or a zip")
+    for name in ("images.npy", "samples.npy"):      # the folder of a `prepare` or a GAN job
         if (path / name).is_file():
             path = path / name
+    if path.suffix == ".npy":
+        return resized(load_npy(path), size)
     if path.suffix == ".npz":
-        return resized(load_npz(path), size)
+        raise UserError(f"{path} does not say of which class it is: give CLASS={path} where "
+                        "--synthetic is asked for")
     if (path / "config.json").exists():
         raise UserError(f"{path} is a job that has not made its images: finish it first")
-    if size is None and (path / "info.json").exists():
-        size = jobs.read_json(path / "info.json").get("size")
-    size = size or folder_size
+    info = info_of(path)
+    size = size or info.get("size") or folder_size
     if size is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
     return decoded(path, read_rows(path), size)
 
 
-def load_npz(path):
+def info_of(folder):
+    """What info.json in a folder of images says: whose they are, what their GAN has seen."""
+    if (folder / "info.json").exists():
+        return jobs.read_json(folder / "info.json")
+    return {}
+
+
+def load_npy(path):
+    """The set whose pixels stay on the disk: what is taken of them is read then, and all jobs share
+    the system's one copy in memory."""
+    rest = path.with_suffix(".json")
+    if not rest.exists():
+        raise UserError(f"{rest} is missing: its job was cut off, or only {path} was copied")
+    try:
+        images = np.asarray(np.load(path, mmap_mode="c"))
+        rest = jobs.read_json(rest)
+        columns = {name: np.array(rest[name], str) for name in COLUMNS if name != "labels"}
+        labels = np.array(rest["labels"], np.int64)
+        classes = [plain_name(name) for name in rest["classes"]]
+        n, side = images.shape[:2]
+        sizes = {n, len(labels), *map(len, columns.values())}
+        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "no RGB squares"
+        assert sizes == {n}, "labels and images differ in number"
+        assert set(labels.tolist()) <= set(range(len(classes))), "labels without a class"
+        assert len(set(classes)) == len(classes), "two classes of one name"
+        assert set(rest["split"]) <= {"", "train", "val", "test"}, "unknown parts"
+    except (ValueError, LookupError, TypeError, EOFError, AssertionError) as problem:
+        raise UserError(f"{path} is not an image set of this project: {problem}") from None
+    return ImageSet(images, labels, classes, info=dict(rest["info"]), **columns)
+
+
+def load_synthetic(source, size=None, folder_size=None):
+    """The images of a generator: a GAN job, an image set or class folders; or CLASS=PATH, all of one
+    class, PATH a flat folder, a job, or an .npz whose arr_0 is uint8 (n, side, side, 3).
+
+    info["generator"] is the GAN's model, else the name of the folder or file.
+    """
+    name, _, path = str(source).partition("=")
+    if not path or Path(source).exists():
+        made = load(source, size, folder_size)
+        if made.classes == ["unlabelled"]:
+            raise UserError(f"{source} does not say of which class its images are: give "
+                            f"CLASS={source}, such as benign={source}")
+        return with_generator(made, Path(source))
+
+    path = Path(path)
+    if path.suffix == ".npz":
+        made = resized(load_arrays(path), size)
+    else:
+        made = load(path, size, folder_size)
+    if len(made.classes) > 1:
+        made = made.of_class(name)
+    return with_generator(replace(made, classes=[name], labels=made.labels * 0), path)
+
+
+def load_arrays(path):
+    """arr_0 of an .npz file, as diffusion models write their samples."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in COLUMNS if name != "images"}
-            classes = [plain_name(name) for name in file["classes"].tolist()]
-            info = dict(json.loads(str(file["info"])))
-        images = load_pictures(path)
+            images = file["arr_0"]
         n, side = images.shape[:2]
-        shapes = [column.shape for column in (images, *columns.values())]
-        assert shapes == [(n, side, side, 3)] + 4 * [(n,)], "wrong shapes"
-        assert (images.dtype, columns["labels"].dtype) == (np.uint8, np.int64), "wrong types"
-        assert set(columns["labels"]) <= set(range(len(classes))), "labels without a class"
-        assert len(set(classes)) == len(classes), "two classes of one name"
-        assert set(columns["split"].tolist()) <= {"", "train", "val", "test"}, "unknown parts"
+        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "other type or shape"
     except Exception as problem:                    # numpy and zipfile raise a dozen types
-        raise UserError(f"{path} is not an image set of this project: {problem}") from None
-    return ImageSet(images, **columns, classes=classes, info=info)
+        raise UserError(f"{path} holds no arr_0 of uint8 (n, side, side, 3): {problem}") from None
+    ids = np.array([f"{path.name}/{k}" for k in range(n)])
+    nothing = np.full(n, "", "U5")
+    return ImageSet(images, np.zeros(n, np.int64), ["unlabelled"], ids, ids, nothing, {})
 
 
-def load_pictures(path):
-    """The pictures of an .npz file. Uncompressed ones stay on the disk: what is taken of them is
-    read then, and all jobs share the system's one copy in memory."""
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo("images.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path, allow_pickle=False) as file:
-                return file["images"]
-        if archive.testzip() is not None:
-            raise ValueError("wrong checksum")
-    with open(path, "rb") as file:
-        file.seek(member.header_offset + 26)        # zip: here stand the lengths of two texts
-        lengths = np.frombuffer(file.read(4), "<u2")
-        file.read(int(lengths.sum()))
-        np.lib.format.read_magic(file)
-        shape, turned_round, kind = np.lib.format.read_array_header_1_0(file)
-        assert not turned_round, "pixels in Fortran's order"
-        return np.asarray(np.memmap(path, kind, "c", file.tell(), shape))
+def with_generator(images, path):
+    info = dict(generator=path.name, source=path.name) | images.info
+    return replace(images, info=info)
 
 
 class Row(NamedTuple):
@@ -446,9 +487,7 @@ def decoded(folder, rows, size, skip_bad=False):
     if bad and not (skip_bad and good):
         raise UserError(f"{folder}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
                         "remove it, or use `python data.py prepare --skip-bad`")
-    info = dict(source=folder.name, skipped=bad)
-    if (folder / "info.json").exists():             # GAN samples: what their GAN has seen
-        info |= jobs.read_json(folder / "info.json")
+    info = dict(source=folder.name, skipped=bad) | info_of(folder)
     if bad:
         rows, pictures = [rows[k] for k in good], pictures[good]
     return from_rows(rows, pictures, info)
@@ -697,7 +736,7 @@ def smooth(x):
     return x * x * (3 - 2 * x)
 
 
-def noise(rng, place, low, high):
+def random_field(rng, place, low, high):
     """A random field of variance 1: 16 plane waves of `low` to `high` radians per half frame."""
     frequency = low * (high / low) ** rng.random(16)
     angle, phase = rng.uniform(0, 2 * np.pi, (2, 16))
@@ -709,7 +748,7 @@ def noise(rng, place, low, high):
 
 def honeycomb(rng, place, spacing):
     """1 in the middle of the cells of a bent lattice, -0.5 between them: waves at 60 degrees."""
-    bend = [noise(rng, place, 2, 9), noise(rng, place, 2, 9)]
+    bend = [random_field(rng, place, 2, 9), random_field(rng, place, 2, 9)]
     angle = rng.uniform(0, np.pi) + np.arange(3) * np.pi / 3
     waves = 4 * np.pi / np.sqrt(3) / spacing * np.stack([np.cos(angle), np.sin(angle)])
     bent = place + np.float32(0.3 * spacing) * np.stack(bend, -1)
@@ -726,8 +765,8 @@ def pigment(rng, label, place):
     radius = np.clip(radius, 0.25, 0.72)
 
     far = np.linalg.norm(place, axis=-1)
-    patchy = noise(rng, place, 2, 60)
-    depth = radius - far + wobble * noise(rng, place, 2, 30)
+    patchy = random_field(rng, place, 2, 60)
+    depth = radius - far + wobble * random_field(rng, place, 2, 30)
     inside = smooth(depth / max(border, 0.05) + 0.5)
     uneven = np.maximum(1 + (0.1 + wobble) * patchy, 0.2)
     maps = (inside * uneven)[..., None] * np.float32([*colours, 0])
@@ -749,10 +788,10 @@ def structure(rng, layout, scale, place, radius):
     if layout == "dots":
         return smooth(1.4 * honeycomb(rng, place, scale) - 0.4)
     if layout == "lines":                   # where a noise passes through zero
-        return np.exp(-np.square(noise(rng, place, 2 / scale, 8 / scale) / 0.16))
+        return np.exp(-np.square(random_field(rng, place, 2 / scale, 8 / scale) / 0.16))
     middle = np.float32(radius * rng.uniform(-0.4, 0.4, 2))
     far = np.linalg.norm(place - middle, axis=-1)
-    edge = radius * scale * (1 + 0.35 * noise(rng, place, 2, 12))
+    edge = radius * scale * (1 + 0.35 * random_field(rng, place, 2, 12))
     return smooth((edge - far) / 0.15 + 0.5)
 
 
@@ -789,7 +828,7 @@ def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
     place = zoom * turned(frame, picture.uniform(0, 2 * np.pi)) + shift
 
     maps = pigment(rng, label, place)
-    skin = 1 + 0.12 * noise(rng, place, 4, 90)
+    skin = 1 + 0.12 * random_field(rng, place, 4, 90)
     maps[..., 0] += skin * (0.05 + 0.6 * rng.beta(1.2, 3))
     maps[..., 1] += skin * rng.uniform(0.1, 0.38)
     image = np.exp(-maps[..., :3] @ ABSORB)
@@ -950,7 +989,7 @@ def gather(args, size):
 
 
 def prepare(args):
-    """Decode a set once, split it by lesion, and write it as images.npz, the folder of a job."""
+    """Decode a set once, split it by lesion, and write it as images.npy, the folder of a job."""
     out, begun = Path(args.out), time.time()
     images = gather(args, 2 * args.size if args.enhance else args.size)
     if args.enhance:
@@ -964,16 +1003,17 @@ def prepare(args):
     if args.drop_near:
         images = images.take(~near)
     images.info["near_test"] = int(near.sum())
+    images.info["dataset"] = images.fingerprint()   # ids tell a leak only within one prepared set
 
     decisive = ("study", "size", "val", "test", "resplit", "limit", "enhance", "drop_near", "seed")
     config = {name: getattr(args, name) for name in decisive}
-    config |= dict(command="prepare", data=images.fingerprint())
+    config |= dict(command="prepare", data=images.info["dataset"])
     if jobs.start_job(out, config):
         return
     if args.enhance:
         save_grid(out / "before_after.png", before_after)
     show_training_images(images, out, args.seed)
-    images.save(out / "images.npz")
+    images.save(out / "images.npy")
     parts = [part for part in ("train", "val", "test") if part in images.split]
     counts = {part: images.part(part).counts() for part in parts}
     lesions = len(set(images.groups))
@@ -1043,7 +1083,7 @@ def main():
     for command in (lesions, p):
         command.add_argument("--size", type=jobs.at_least(8), default=64, help="pixels (64)")
         command.add_argument("--seed", type=jobs.at_least(0), default=0)
-        command.add_argument("--out", required=True, help="a new folder (lesions: or .npz file)")
+        command.add_argument("--out", required=True, help="a new folder (lesions: or .npy file)")
     args = parser.parse_args()
     args.function(args)
 

@@ -9,14 +9,15 @@
 one entry, and nothing outside of it knows its name. Samples come from averaged weights in eval
 mode, so that an image is the same in any batch.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import copy
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Callable
 
 import numpy as np
 import torch
@@ -24,11 +25,47 @@ from torch import nn
 from torch.nn import functional as F
 
 import data
+import jobs
 import metrics
 from data import scaled
 from jobs import UserError
 
-COLLAPSED = 0.4     # alarm: samples differ less than this fraction of what real images do
+
+# ---- What a training holds: every step below takes one, as m
+
+@dataclass
+class Training:
+    """The networks of one training and what they learn with. build() makes it."""
+    config: dict                            # all that decides the result: the recipe and more
+    device: torch.device
+    autocast: torch.autocast                # bfloat16 inside, where the config says so
+    images: data.ImageSet                   # real ones, to learn from
+    source: data.ImageSet                   # what a CycleGAN translates: images of A; else None
+    batches: data.Batches                   # of the real images
+    generator: nn.Module                    # noise -> image; a CycleGAN's: image of A -> of B
+    discriminator: nn.Module                # image -> is it real? a CycleGAN's: image of B
+    average: nn.Module                      # moving average of the generator: draws the samples
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    record: jobs.Record                     # curves, and what came since their last point
+    step: int = 0
+    source_batches: data.Batches = None     # from here on a CycleGAN's alone
+    back: nn.Module = None                  # the generator from B to A
+    judge_a: nn.Module = None               # the discriminator of A
+    pool_a: jobs.Record = None              # earlier fakes of A
+    pool_b: jobs.Record = None              # and of B
+
+    def real(self):
+        """The next batch of real images: float (n, 3, side, side) in [-1, 1]."""
+        return scaled(self.batches.next()[0])
+
+    def noise(self, n):
+        """(z (n, z_dim, 1, 1), labels (n,)), new ones each time."""
+        return draw_noise(self.config, n, device=self.device)
+
+    def parts(self):
+        """{name: part} of what a checkpoint keeps: every field that has a state."""
+        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
 
 
 # ---- What the steps share
@@ -61,20 +98,18 @@ def chance(logit):
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
-
-    Every layer has a bias. ReLU as in the table; the text says LeakyReLU.
-    """
+    Every layer has a bias. ReLU as in the table; the text says LeakyReLU."""
     def up(maps, wide, stride=2, pad=1):
         layer = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
         return layer, nn.BatchNorm2d(wide), nn.ReLU()
 
     return nn.Sequential(
-        *up(z_dim, 8 * width, stride=1, pad=0),                     # (n, 8 width, 4, 4)
-        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                      # (n, width, 32, 32)
+        *up(z_dim, 8 * width, stride=1, pad=0),         # (n, 8 width, 4, 4)
+        *up(8 * width, 4 * width),                      # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                      # (n, 2 width, 16, 16)
+        *up(2 * width, width),                          # (n, width, 32, 32)
         nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=bias),
-        nn.Tanh())                                                  # (n, 3, 64, 64)
+        nn.Tanh())                                      # (n, 3, 64, 64)
 
 
 def conv4_discriminator(width, norm, bias):
@@ -83,20 +118,18 @@ def conv4_discriminator(width, norm, bias):
         return nn.Conv2d(maps, wide, 4, 2, 1, bias=bias), norm(wide), nn.LeakyReLU(0.2)
 
     return nn.Sequential(
-        *down(3, width),                                            # (n, width, 32, 32)
-        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        *down(3, width),                                # (n, width, 32, 32)
+        *down(width, 2 * width),                        # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                    # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                    # (n, 8 width, 4, 4)
         nn.Conv2d(8 * width, 1, 4, 1, 0, bias=bias),
-        nn.Flatten(0))                                              # (n,)
+        nn.Flatten(0))                                  # (n,)
 
 
 def wgan_gp_critic(width=224):
     """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
-
     InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch
-    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row.
-    """
+    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row."""
     def norm(maps):
         return nn.InstanceNorm2d(maps, affine=True)
 
@@ -105,10 +138,8 @@ def wgan_gp_critic(width=224):
 
 def gradient_penalty(critic, real, fake, weight=10.0):
     """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
-
     The norm runs over all of channels, height and width of one image, in float32. The constant
-    under the root keeps the derivative finite where the gradient is zero.
-    """
+    under the root keeps the derivative finite where the gradient is zero."""
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
     score = critic(between).float().sum()
@@ -147,9 +178,7 @@ def wgan_gp_step(m):
 
 def dcgan_generator(z_dim=128, width=64):
     """Paper 001: 5,364,739 parameters; 004, width 128, z 100: 18,872,323. z -> (n, 3, 64, 64).
-
-    BatchNorm by channel; paper 001's base code normalises image rows, by a wrong axis.
-    """
+    BatchNorm by channel; paper 001's base code normalises image rows, by a wrong axis."""
     def up(maps, wide):
         layer = nn.ConvTranspose2d(maps, wide, 5, 2, 2, output_padding=1)
         return nn.BatchNorm2d(maps), nn.ReLU(), layer
@@ -158,26 +187,24 @@ def dcgan_generator(z_dim=128, width=64):
         nn.Flatten(),
         nn.Linear(z_dim, 8 * width * 16),
         nn.Unflatten(1, (8 * width, 4, 4)),
-        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                      # (n, width, 32, 32)
-        *up(width, 3),                                              # (n, 3, 64, 64)
+        *up(8 * width, 4 * width),                      # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                      # (n, 2 width, 16, 16)
+        *up(2 * width, width),                          # (n, width, 32, 32)
+        *up(width, 3),                                  # (n, 3, 64, 64)
         nn.Tanh()))
 
 
 def dcgan_discriminator(width=64, outputs=1):
     """Paper 001: 4,316,545 parameters. Image (n, 3, 64, 64) -> logit (n,).
-
-    More outputs make it paper 001's classifier, -> (n, outputs).
-    """
+    More outputs make it paper 001's classifier, -> (n, outputs)."""
     def down(maps, wide):
         return nn.Conv2d(maps, wide, 5, 2, 2), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)
 
     layers = [
         nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2),            # (n, width, 32, 32)
-        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        *down(width, 2 * width),                        # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                    # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                    # (n, 8 width, 4, 4)
         nn.Flatten(),
         nn.Linear(8 * width * 16, outputs)]
     if outputs == 1:
@@ -199,9 +226,7 @@ def dcgan_init(net):
 
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
-
-    Real and fake go through the discriminator apart, since BatchNorm would mix them.
-    """
+    Real and fake go through the discriminator apart, since BatchNorm would mix them."""
     real = m.real()
     z, _ = m.noise(len(real))
     with m.autocast:
@@ -257,7 +282,7 @@ class LaplacianGenerator(nn.Module):
             nn.Unflatten(1, (3, 8, 8)))
         self.detail = nn.ModuleList()
         for _ in LEVELS:
-            self.detail.append(nn.Sequential(                       # 3 colours + 1 noise -> 3
+            self.detail.append(nn.Sequential(           # 3 colours + 1 noise -> 3
                 nn.Conv2d(4, width, 5, padding=2), nn.ReLU(),
                 nn.Conv2d(width, width, 5, padding=2), nn.ReLU(),
                 nn.Conv2d(width, 3, 5, padding=2)))
@@ -291,9 +316,7 @@ def laplacian_discriminators(width=64):
 
 def lapgan_step(m):
     """As dcgan_step for every level, upon real smaller images, as in the paper.
-
-    The levels share no weights, so the sum of their losses trains each on its own.
-    """
+    The levels share no weights, so the sum of their losses trains each on its own."""
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
@@ -315,12 +338,10 @@ def lapgan_step(m):
 
 def acgan_generator(z_dim=110, width=64, size=128):
     """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> image.
-
-    Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper.
-    """
+    Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper."""
     maps = 12 * width
     layers = [nn.Flatten(), nn.Linear(z_dim, maps), nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
-    middle = int(math.log2(size)) - 3                               # 4 layers at 128 px, 2 at 32
+    middle = int(math.log2(size)) - 3                   # 4 layers at 128 px, 2 at 32
     for wide in (6 * width, 4 * width, 3 * width, width)[:middle]:
         layers.append(nn.ConvTranspose2d(maps, wide, 5, 2, bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
@@ -343,28 +364,31 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-
     A smaller image gets the last layers alone: with all six it would end at 1 x 1, where a
-    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images.
-    """
+    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images."""
+    rows = [                                    # maps, stride, padding
+        (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
+        (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
+        (width, 2, 1),                          # (n, width, 31, 31)
+        (2 * width, 1, 0),                      # (n, 2 width, 29, 29)
+        (4 * width, 2, 1),                      # (n, 4 width, 15, 15)
+        (8 * width, 1, 0)]                      # (n, 8 width, 13, 13)
+    first = {128: 0, 64: 2, 32: 4}[size]
     layers, maps, side = [], 3, size
-    first = 14 - 2 * int(math.log2(size))       # 0 at 128 px, 2 at 64, 4 at 32
-    for k in range(first, 6):                   # sides 64, 62, 31, 29, 15, 13 at 128 px
-        wide, stride, pad = width * 2 ** k // 4, 2 - k % 2, 1 - k % 2
+    for wide, stride, pad in rows[first:]:
         layers.append(nn.Conv2d(maps, wide, 3, stride, pad, bias=False))
-        if k > first:
+        if maps != 3:                           # as in the DCGAN: none on the first layer
             layers.append(nn.BatchNorm2d(wide))
         layers += [nn.LeakyReLU(0.2), nn.Dropout(0.5)]
-        maps, side = wide, (side + 2 * pad - 3) // stride + 1
+        maps = wide
+        side = (side + 2 * pad - 3) // stride + 1
     heads = TwoHeads(maps * side ** 2, classes)
     return dcgan_init(nn.Sequential(*layers, nn.Flatten(), heads))
 
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-
-    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K.
-    """
+    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -400,9 +424,7 @@ class ResidualBlock(nn.Module):
 
 def cyclegan_generator(width=64, blocks=9):
     """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> an image of the other kind.
-
-    InstanceNorm without weights; every layer has a bias.
-    """
+    InstanceNorm without weights; every layer has a bias."""
     def down(maps):
         return nn.Conv2d(maps, 2 * maps, 3, 2, 1), nn.InstanceNorm2d(2 * maps), nn.ReLU()
 
@@ -413,9 +435,9 @@ def cyclegan_generator(width=64, blocks=9):
     middle = [ResidualBlock(4 * width) for _ in range(blocks)]
     return dcgan_init(nn.Sequential(
         nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(),
-        *down(width), *down(2 * width),                             # side / 4
+        *down(width), *down(2 * width),                 # side / 4
         *middle,
-        *up(4 * width), *up(2 * width),                             # side
+        *up(4 * width), *up(2 * width),                 # side
         nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
@@ -454,19 +476,17 @@ def crop_and_flip(x):
     return window.flip(-1) if mirror else window
 
 
-def add_way_back(m, source):
+def add_way_back(m):
     """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
     config = m.config
-    last = torch.channels_last
+    m.source_batches = data.Batches(m.source, config["batch"], config["seed"] + 1, m.device, True)
     back = cyclegan_generator(config["width"], config["blocks"])
-    m.back = back.to(m.device, memory_format=last)
-    m.judge_a = cyclegan_discriminator(config["width"]).to(m.device, memory_format=last)
+    judge_a = cyclegan_discriminator(config["width"])
+    m.back = back.to(m.device, memory_format=torch.channels_last)
+    m.judge_a = judge_a.to(m.device, memory_format=torch.channels_last)
     m.optimizer_g = make_optimizer(config, m.generator, m.back)
     m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
-    m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, m.device, True)
     m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
-    m.parts.update(back=m.back, judge_a=m.judge_a, source_batches=m.source_batches,
-                   pool_a=m.pool_a, pool_b=m.pool_b)
 
 
 def cyclegan_step(m):
@@ -500,22 +520,25 @@ def cyclegan_step(m):
 @dataclass
 class GAN:
     recipe: dict                        # hyper-parameter: (default, source); each is an option of `train`
-    generator: callable                 # config -> network
-    discriminator: callable             # config -> network
-    step: callable                      # one training step, model -> {name: value on the device}
+    generator: Callable                 # config -> network
+    discriminator: Callable             # config -> network
+    step: Callable                      # one training step, Training -> {name: value on the device}
     noise: str = "normal"               # or "uniform", in [-1, 1]
     labels: bool = False                # the generator is told the class
     source: bool = False                # translates images instead of starting from noise
     lends: bool = False                 # keeps its discriminator, for `classify.py train --from`
-    sizes: tuple = ()                   # what --size can be; empty: 64 px, without a choice
+    sizes: tuple = (64,)                # what --size can be
 
 
 DCGAN = dict(
+    size=(64, "the papers' 64 px"),
     lr=(2e-4, "DCGAN paper"), beta1=(0.5, "DCGAN paper"), beta2=(0.999, "Adam's default"),
     average=(0.999, "ours: decay of the averaged generator that draws the samples"))
+BESIDE_DCGAN = DCGAN | dict(
+    batch=(128, "as the DCGAN beside it"), epochs=(3000.0, "as the DCGAN beside it"))
 
 GANS = {
-    "wgan_gp": GAN(                                         # paper 000: Goren & Cinarer
+    "wgan_gp": GAN(     # paper 000: Goren & Cinarer
         recipe=DCGAN | dict(
             z_dim=(200, "Table 3: 200 x 1792 x 16 weights + 1792 biases = 5,736,192"),
             width=(224, "Tables 2 and 3; the text and Table 1 have 64"),
@@ -529,7 +552,7 @@ GANS = {
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: wgan_gp_critic(c["width"]),
         step=wgan_gp_step),
-    "dcgan_cls": GAN(                                       # paper 001: Mutepfe et al.
+    "dcgan_cls": GAN(   # paper 001: Mutepfe et al.
         recipe=DCGAN | dict(
             z_dim=(128, "method; 100 was tried first"),
             width=(64, "method: 512, 256, 128, 64 maps"),
@@ -541,25 +564,21 @@ GANS = {
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
         step=dcgan_step, lends=True),
-    "plain_gan": GAN(                                       # paper 001, Table 6: Goodfellow et al. 2014
-        recipe=DCGAN | dict(
+    "plain_gan": GAN(   # paper 001, Table 6: Goodfellow et al. 2014
+        recipe=BESIDE_DCGAN | dict(
             z_dim=(128, "as the DCGAN beside it"),
-            width=(1200, "Goodfellow's code: hidden units; the discriminator has a fifth"),
-            batch=(128, "as the DCGAN beside it"),
-            epochs=(3000.0, "as the DCGAN beside it")),
+            width=(1200, "Goodfellow's code: hidden units; the discriminator has a fifth")),
         generator=lambda c: plain_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: plain_discriminator(c["width"] // 5),
         step=dcgan_step),
-    "lapgan": GAN(                                          # paper 001, Table 6: Denton et al. 2015
-        recipe=DCGAN | dict(
+    "lapgan": GAN(      # paper 001, Table 6: Denton et al. 2015
+        recipe=BESIDE_DCGAN | dict(
             z_dim=(5504, "ours: 128 values for 8 px, one plane each for 16, 32 and 64 px"),
-            width=(64, "LAPGAN paper, CIFAR-10: maps of each convolution"),
-            batch=(128, "as the DCGAN beside it"),
-            epochs=(3000.0, "as the DCGAN beside it")),
+            width=(64, "LAPGAN paper, CIFAR-10: maps of each convolution")),
         generator=lambda c: LaplacianGenerator(c["width"]),
         discriminator=lambda c: laplacian_discriminators(c["width"]),
         step=lapgan_step),
-    "acgan": GAN(                                           # paper 002: Fossen-Romsaas et al.
+    "acgan": GAN(       # paper 002: Fossen-Romsaas et al.
         recipe=DCGAN | dict(
             size=(128, "section on the ACGAN"),
             z_dim=(110, "ACGAN paper; the first values hold the class, one-hot"),
@@ -570,7 +589,7 @@ GANS = {
         generator=lambda c: acgan_generator(c["z_dim"], c["width"], c["size"]),
         discriminator=lambda c: acgan_discriminator(len(c["classes"]), c["width"], c["size"]),
         step=acgan_step, labels=True, sizes=(32, 64, 128)),
-    "cyclegan": GAN(                                        # paper 002; Zhu et al. 2017
+    "cyclegan": GAN(    # paper 002; Zhu et al. 2017
         recipe=DCGAN | dict(
             size=(256, "section on the CycleGAN"),
             width=(64, "not stated; CycleGAN paper: maps of the first layer"),
@@ -585,7 +604,7 @@ GANS = {
         generator=lambda c: cyclegan_generator(c["width"], c["blocks"]),
         discriminator=lambda c: cyclegan_discriminator(c["width"]),
         step=cyclegan_step, source=True, sizes=(32, 64, 96, 128, 256)),
-    "dermagan": GAN(                                        # paper 003: 6,951,808 and 2,765,696 parameters
+    "dermagan": GAN(    # paper 003: 6,951,808 and 2,765,696 parameters
         recipe=DCGAN | dict(
             z_dim=(512, "section on the generator"),
             width=(64, "section on the generator: 512, 256, 128, 64 maps"),
@@ -596,7 +615,7 @@ GANS = {
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"], bias=False),
         discriminator=lambda c: conv4_discriminator(c["width"], nn.BatchNorm2d, bias=False),
         step=dcgan_step),
-    "dcgan_inception": GAN(                                 # paper 004
+    "dcgan_inception": GAN(  # paper 004
         recipe=DCGAN | dict(
             z_dim=(100, "section 3.2: uniform, as in the DCGAN paper"),
             width=(128, "not stated; figure of the DCGAN paper: 1024, 512, 256, 128 maps"),
@@ -611,27 +630,48 @@ GANS = {
 
 # ---- Noise, averages, samples
 
-def noise(config, n, rng=None, device="cpu"):
+def draw_noise(config, n, rng=None, labels=None, device="cpu"):
     """(z (n, z_dim, 1, 1), labels (n,)). A model that is told the class finds it one-hot in front of z.
 
-    With a numpy generator `rng` the noise of image i does not depend on n, and the classes take turns.
+    With a numpy generator `rng` the noise of image i does not depend on n. Without one, noise and
+    labels are drawn at random on the device; labels are None for a model that is told no class.
     """
     entry, classes = GANS[config["model"]], len(config["classes"])
-    shape, uniform = (n, config["z_dim"]), entry.noise == "uniform"
+    shape = n, config["z_dim"]
     if rng is None:
-        z = torch.rand(shape, device=device) if uniform else torch.randn(shape, device=device)
-        labels = torch.zeros(n, dtype=torch.long, device=device)
+        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
+        z = draw_z(shape, device=device)
         if entry.labels:
             labels = torch.randint(classes, (n,), device=device)
     else:
-        draw_z = rng.random if uniform else rng.standard_normal
+        draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[entry.noise]
         z = torch.from_numpy(draw_z(shape, np.float32))
-        labels = torch.arange(n) % classes
-    if uniform:
-        z = z * 2 - 1
+    if entry.noise == "uniform":
+        z = z * 2 - 1                               # from [0, 1] to [-1, 1]
     if entry.labels:
         z[:, :classes] = F.one_hot(labels, classes)
     return z.view(n, -1, 1, 1), labels
+
+
+def inputs_of(config, source, labels, seed):
+    """What images of these labels are drawn from: noise of this seed, or the first source images."""
+    if source is not None:
+        return data.to_tensor(source.images[:len(labels)])
+    rng = np.random.default_rng(seed)
+    z, _ = draw_noise(config, len(labels), rng, torch.as_tensor(labels))
+    return z
+
+
+def drawn_classes(config):
+    """The classes of a model's samples: all where it is told the class, else the one it learned."""
+    if GANS[config["model"]].labels:
+        return config["classes"]
+    return [config["of_class"] or "unlabelled"]
+
+
+def in_turn(config, n):
+    """Labels (n,) of samples: the classes take turns."""
+    return np.arange(n) % len(drawn_classes(config))
 
 
 @torch.no_grad()
@@ -658,137 +698,124 @@ def draw(generator, inputs, batch=64):
     return np.concatenate(images)
 
 
-def diversity(images, real):
-    """Mean pixel distance of two samples over that of two real images: near 0, collapsed.
-
-    Each image's mean colour is taken away first: the light and the skin are not the lesion.
-    """
-    if min(len(images), len(real)) < 2:
-        return 1.0                                  # one image differs from nothing
-
-    def apart(some):
-        pixels = torch.from_numpy(some).float()
-        pixels = pixels - pixels.mean((1, 2), keepdim=True)
-        return torch.pdist(pixels.flatten(1)).mean().item()
-
-    return apart(images) / max(apart(real), 1e-9)
-
-
-def sample_set(name, config, pictures, seen):
+def sample_set(name, config, pictures, labels, seen):
     """Samples as an image set that says which images its GAN has seen, by pixels and by name."""
-    classes = [config["of_class"] or "unlabelled"]
-    if GANS[config["model"]].labels:
-        classes = config["classes"]
-    labels = np.arange(len(pictures)) % len(classes)            # they take turns, as in noise()
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
-    info = dict(source=f"{config['model']} {name}", size=config["size"], **seen)
-    return data.ImageSet(pictures, labels, classes, ids, ids, np.full(len(ids), "", "U5"), info)
+    no_part = np.full(len(ids), "", "U5")
+    info = dict(source=f"{config['model']} {name}", generator=config["model"], size=config["size"])
+    return data.ImageSet(pictures, labels, drawn_classes(config), ids, ids, no_part, info | seen)
 
 
 # ---- Training
 
-# What decides a GAN's result, besides its recipe and its images.
-DECIDES = ("model", "seed", "precision", "size", "leak", "share", "of_class", "snapshots")
+# What decides a GAN's result, besides its recipe and its images. The last two are a CycleGAN's.
+DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
 
 
 def load_images(args, entry):
-    """(training images, images to translate or None, test images of the same classes)."""
+    """(training images, images to translate or None, test images of the same classes: none if
+    the GAN sees them)."""
     whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
         print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
               "tested on them (`python data.py prepare` makes a split)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
-    images = whole
+    images, source = whole, None
     if not args.leak:
         images = whole.part("train").share(args.share)
-    test = whole.take((whole.split == "test") & np.isin(whole.labels, images.labels))
-    images, test = data.resized(images, args.size), data.resized(test, args.size)
-    if not entry.source:
-        return images, None, test
-    source = data.load(args.source, folder_size=args.size)
-    if args.source_class:
-        source = source.of_class(args.source_class)
-    source = data.resized(source.part("train"), args.size)
-    return images.take(slice(0, max(1, round(args.keep * len(images))))), source, test
+    if entry.source:
+        source = source_images(args.source, args.source_class, args.size)
+        images = images.take(slice(max(1, round(args.top * len(images)))))
+    unseen = (whole.split == "test") & np.isin(whole.labels, images.labels) & (not args.leak)
+    return data.resized(images, args.size), source, data.resized(whole.take(unseen), args.size)
 
 
-def number_of_samples(args, images):
-    """--samples as a number. images: those to translate, or else the training images."""
-    if args.samples == "balance" and args.of_class:
-        counts = data.load(args.data, folder_size=args.size).part("train").counts()
-        return max(1, max(counts.values()) - counts[args.of_class])
-    if not args.samples.isdecimal() or args.samples == "0":
-        raise UserError(f"--samples {args.samples}: give a number; or balance, with --class")
-    number = int(args.samples)
-    if args.per:
-        number = max(1, round(number * len(images) / args.per))
-    return number
+def source_images(path, of_class, size):
+    """The training part of the set that a CycleGAN translates, of one class if it is named."""
+    source = data.load(path, folder_size=size)
+    if of_class:
+        source = source.of_class(of_class)
+    return data.resized(source.part("train"), size)
+
+
+def labels_to_draw(args, config, images):
+    """(n,) class numbers of the samples that --samples asks for. images: those that 1/1 is as many as."""
+    if args.samples == "balance":
+        return labels_that_balance(args, config)
+    if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+        raise UserError(f"--samples {args.samples}: give a number; a multiple of the training images "
+                        "such as 1/1 or 3/2; or balance")
+    number = Fraction(args.samples)
+    if "/" in args.samples:
+        number = number * len(images)
+    return in_turn(config, max(1, round(number)))
+
+
+def labels_that_balance(args, config):
+    """As many of --class, or of each class of an ACGAN, as the largest class has more of."""
+    train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
+    counts, classes = train.counts(), drawn_classes(config)
+    if not set(classes) <= set(counts):
+        raise UserError("--samples balance: give --class, the one that lacks images")
+    lacking = [max(counts.values()) - counts[name] for name in classes]
+    lacking[0] = max(lacking[0], max(lacking) == 0)     # one image at least
+    turn = np.concatenate([np.arange(number) for number in lacking])
+    labels = np.repeat(np.arange(len(classes)), lacking)
+    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
 
 
 def train(args):
     """Set up, train, finish."""
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
-    images, source, test = load_images(args, entry)
-    config = {key: getattr(args, key) for key in [*DECIDES, *entry.recipe] if key != "epochs"}
-    config |= dict(classes=images.classes, data=images.fingerprint())
+    images, source, held_out = load_images(args, entry)
+    to_translate = images if source is None else source
+    config = {name: getattr(args, name, None) for name in DECIDES}
+    config |= {name: getattr(args, name) for name in entry.recipe if name != "epochs"}
+    config |= dict(classes=images.classes, data=images.fingerprint(), share=str(args.share))
+    if entry.source:
+        config |= dict(source=source.fingerprint(), top=str(args.top))
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with the class, one-hot, of "
                         f"{len(images.classes)} values")
-    if source is not None:
-        config["source"] = source.fingerprint()
-    config["samples"] = number_of_samples(args, images if source is None else source)
-    jobs.check_memory(config["samples"], args.size)
-    epoch = max(len(images), len(source or ())) / args.batch / config.get("n_critic", 1)
-    config |= jobs.planned(args, epoch)
+    labels = labels_to_draw(args, config, to_translate)
+    if entry.source and len(labels) > len(source):
+        raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
+    config["samples"] = len(labels)
+    jobs.check_memory(len(labels), args.size)
+    longest = max(len(images), len(to_translate))
+    config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
         return
 
-    m = build(config, out, images, source, device)
-    m.forget = args.forget
+    m = build(config, images, source, device)
+    train_step, cost = entry.step, {}
     if args.dry_run:
-        m.train_step = jobs.measured(m.train_step, m.cost)
-        m.shown = m.shown[:2]
-    first, begun = jobs.load_checkpoint(out, m.parts, device, begun)
-    m.progress = jobs.Progress(out.name, config["steps"], first)
-    loop(m, jobs.steps_to_do(out, m.parts, begun, first, config["steps"], args.stop_after))
-    finish(m, images, source, test, begun)
+        train_step = jobs.timed(entry.step, cost)
+    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
+    steps = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
+    finish(m, args, held_out, labels, begun, cost)
 
 
-def build(config, out, images, source, device):
-    """A model, ready for entry.step(m): networks, optimisers, batches. m.parts: what is saved."""
+def build(config, images, source, device):
+    """A Training ready for entry.step: networks, optimisers, batches. source: a CycleGAN's images A."""
     entry = GANS[config["model"]]
-    m = SimpleNamespace(entry=entry, config=config, out=out, device=device, cost={})
-    m.train_step = entry.step
-    last = torch.channels_last          # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
-    m.generator = entry.generator(config).to(device, memory_format=last)
-    m.discriminator = entry.discriminator(config).to(device, memory_format=last)
-    m.average = copy.deepcopy(m.generator).eval().requires_grad_(False)
-    m.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bf16")
-    m.batches = data.Batches(images, config["batch"], config["seed"], device, entry.source)
-    m.real = lambda: scaled(m.batches.next()[0])
-    m.noise = lambda n: noise(config, n, device=device)
-    m.record = jobs.Record(recent=[], curves={})
-    m.window = max(1, config["steps"] // 200)       # steps between two points of the curves
-    m.parts = dict(generator=m.generator, discriminator=m.discriminator, average=m.average,
-                   batches=m.batches, record=m.record)
-    if source is None:
-        m.optimizer_g = make_optimizer(config, m.generator)
-        m.optimizer_d = make_optimizer(config, m.discriminator)
-        m.shown, _ = noise(config, 64, np.random.default_rng(config["seed"]))
-        m.inputs, _ = noise(config, config["samples"], np.random.default_rng(config["seed"] + 1))
-    else:
-        add_way_back(m, source)
-        m.inputs = data.to_tensor(source.images[:config["samples"]])
-        m.shown = m.inputs[:64]
-    m.parts.update(optimizer_g=m.optimizer_g, optimizer_d=m.optimizer_d)
-
-    order = np.random.default_rng(config["seed"]).permutation(len(images))
-    m.some_real = [images.images[order[:64]]]       # to compare the samples' diversity with
-    if entry.labels:                                # an ACGAN with one picture per class has collapsed
-        of_class = [order[images.labels[order] == label] for label in range(len(images.classes))]
-        m.some_real = [images.images[chosen[:16]] for chosen in of_class]
+    layout = torch.channels_last        # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
+    generator = entry.generator(config).to(device, memory_format=layout)
+    discriminator = entry.discriminator(config).to(device, memory_format=layout)
+    bf16 = config["precision"] == "bf16"
+    m = Training(
+        config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
+        batches=data.Batches(images, config["batch"], config["seed"], device, entry.source),
+        generator=generator, discriminator=discriminator,
+        average=copy.deepcopy(generator).eval().requires_grad_(False),
+        optimizer_g=make_optimizer(config, generator),
+        optimizer_d=make_optimizer(config, discriminator),
+        record=jobs.Record(recent=[], curves={}))
+    if entry.source:
+        add_way_back(m)
     return m
 
 
@@ -800,124 +827,105 @@ def make_optimizer(config, *nets):
     return torch.optim.Adam(weights, config["lr"], (config["beta1"], config["beta2"]), fused=True)
 
 
-def loop(m, steps_to_do):
-    """The training: fetch a batch and step (in the model's step), average, look, save."""
+def loop(m, out, train_step, steps_to_do, progress):
+    """The training: fetch a batch and step (in train_step), average, log, save (in steps_to_do)."""
     steps = m.config["steps"]
+    window = max(1, steps // 200)                   # steps between two points of the curves
     for m.step in steps_to_do:
-        values = m.train_step(m)
+        values = train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["recent"].append(torch.stack(list(values.values())).detach())
         done = m.step + 1
-        if done % m.window == 0 or done == steps:   # only here the loop waits for the device
-            add_point(m, done, values)
+        if done % window == 0 or done == steps:     # only here the loop waits for the device
+            means = torch.stack(m.record["recent"]).float().mean(0).tolist()
+            progress.note = jobs.add_point(m.record, out, done, dict(zip(values, means)))
         if done * 10 // steps > m.step * 10 // steps:
-            look(m, done)
-        m.progress(done)
+            log_samples(m, out, done)
+        progress(done)
 
 
-def add_point(m, done, names):
-    """Add a point to the curves, which have at most about 200: the means since the last one."""
-    means = torch.stack(m.record["recent"]).float().mean(0).tolist()
-    m.record["recent"] = []
-    jobs.check_finite(m.out, {}, done, *means)
-    for name, value in zip(names, means):
-        m.record["curves"].setdefault(name, []).append(value)
-    words = [f"{name} {value:.2f}" for name, value in zip(names, means)]
-    if "diversity" in m.record:
-        words.append(f"diversity {m.record['diversity']:.2f}")
-    m.progress.note = "  ".join(words)
+def log_samples(m, out, done):
+    """Every tenth of the training: save a grid of samples, and --snapshots."""
+    config = m.config
+    inputs = inputs_of(config, m.source, in_turn(config, 16), config["seed"])
+    samples = draw(m.average, inputs)
+    data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
+    if m.source is not None:                        # sources above what became of them
+        samples = np.concatenate([m.source.images[:8], samples[:8]])
+    data.save_grid(out / "grid.png", samples)
+
+    if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
+        labels = in_turn(config, config["snapshots"])
+        inputs = inputs_of(config, m.source, labels, config["seed"] + 2)
+        snapshot = sample_set(out.name, config, draw(m.average, inputs), labels, {})
+        snapshot.save(out / f"snapshots/{done:06d}.npy")
 
 
-def look(m, done):
-    """Ten times: how much samples differ, a grid, samples to measure later (paper 004, Figure 6)."""
-    samples, kinds = draw(m.average, m.shown), len(m.some_real)     # they take turns over the classes
-    spread = [diversity(samples[k::kinds], real) for k, real in enumerate(m.some_real)]
-    m.record["diversity"] = float(np.mean(spread))
-    data.save_grid(m.out / f"grid_{done:06d}.png", samples[:8])
-    if m.config["snapshots"]:
-        rng = np.random.default_rng(m.config["seed"] + 2)
-        inputs, _ = noise(m.config, m.config["snapshots"], rng)
-        made = sample_set(m.out.name, m.config, draw(m.average, inputs), {})
-        made.save(m.out / f"snapshots/{done:06d}.npz")
-
-
-def finish(m, images, source, test, begun):
-    """Weights, samples, pictures, distances, result.json. begun: when, had it never been cut off."""
-    jobs.check_finite(m.out, m.parts, m.config["steps"])
-    config, out, shown = m.config, m.out, draw(m.average, m.shown[:16])
-    weights = dict(average=m.average.state_dict())
-    if m.entry.lends:
-        weights["discriminator"] = m.discriminator.state_dict()
-    if not m.forget:
+def finish(m, args, held_out, labels, begun, cost):
+    """Weights, samples, distances, result.json. begun: when, had the training never been cut off."""
+    out, config = Path(args.out), m.config
+    jobs.check_finite(out, m.parts(), config["steps"])
+    if not args.forget:
+        weights = dict(average=m.average.state_dict())
+        if GANS[config["model"]].lends:
+            weights["discriminator"] = m.discriminator.state_dict()
         jobs.save_state(out / "model.pt", weights)
-    if source is not None:                          # sources above what became of them
-        shown = np.concatenate([source.images[:8], shown[:8]])
-    data.save_grid(out / "grid.png", shown)
-    seen = what_was_seen(images, source)
-    if m.cost:                                      # a dry run: four images, again and again
-        pictures = draw(m.average, m.inputs[:4])
-        pictures = np.resize(pictures, (len(m.inputs), *pictures.shape[1:]))
+
+    inputs = inputs_of(config, m.source, labels, config["seed"] + 1)
+    if args.dry_run:                                # four images, again and again
+        pictures = draw(m.average, inputs[:4])
+        pictures = np.resize(pictures, (len(labels), *pictures.shape[1:]))
     else:
-        pictures = draw(m.average, m.inputs)
-    made = sample_set(out.name, config, pictures, seen)
-    made.save(out / "samples.npz")
+        pictures = draw(m.average, inputs)
+    seen = data.what_was_seen(m.images, m.source)
+    generated = sample_set(out.name, config, pictures, labels, seen)
+    generated.save(out / "samples.npy")
 
-    values = metrics.colour_distance(images.images, made.images)
-    values["diversity"] = m.record["diversity"]
-    values["collapsed"] = values["diversity"] < COLLAPSED
-    if not config["leak"]:
-        some = made.images[:2000]                  # of 24,000 it would take minutes
-        values |= metrics.copying(some, images.images, test.images, config["seed"])
-    jobs.finish_job(out, config, time.time() - begun, m.device, steps=config["steps"], counts=images.counts(),
-                    metrics=values, curves=m.record["curves"] | dict(window=m.window), cost=m.cost)
+    values = metrics.judge_generated(generated, m.images, held_out, config["seed"])
+    jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
+                    metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
-    print(f"{out}: {config['steps']} steps, {len(made)} samples, "
+    print(f"{out}: {config['steps']} steps, {len(labels)} samples, "
           f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
-
-
-def what_was_seen(*sets):
-    """Digests and ids of images; those made by a GAN add what that one saw."""
-    digests, ids = set(), set()
-    for images in filter(None, sets):
-        digests.update(images.digests().tolist(), images.info.get("digests", []))
-        ids.update(images.ids.tolist(), images.info.get("seen_ids", []))
-    return dict(digests=sorted(digests), seen_ids=sorted(ids))
 
 
 # ---- More samples, layer tables
 
-def load_run(run, known=GANS):
-    """(weights, config) of a finished job whose model is among the known ones."""
-    saved = jobs.load_state(Path(run) / "model.pt")
-    config = jobs.read_json(Path(run) / "config.json")
-    if config.get("model") not in known:
-        raise UserError(f"{run} is not one of {', '.join(known)}")
-    with jobs.used(Path(run) / "model.pt"):
-        return dict(saved), config
-
-
 def sample(args):
     """More images of a finished run. They say what the run's own samples say of its training images."""
     run = Path(args.run)
-    saved, config = load_run(run)
-    entry = GANS[config["model"]]
+    saved, config = jobs.load_run(run, GANS)
+    entry, classes = GANS[config["model"]], drawn_classes(config)
     jobs.check_memory(args.n, config["size"])
     with jobs.used(run / "model.pt"):
         generator = entry.generator(config).eval()
         generator.load_state_dict(saved["average"])
-    if entry.source and not args.source:
-        raise UserError(f"{run} is a {config['model']}, which translates images: give --source")
-    earlier = data.load(run / "samples.npz")
-    seen = {key: earlier.info[key] for key in ("digests", "seen_ids")}
-    if entry.source:                                # what is translated has been seen too
-        source = data.load(args.source, config["size"])
-        inputs = data.to_tensor(source.images[:args.n])
-        seen = what_was_seen(earlier, source)
-    else:
-        inputs, _ = noise(config, args.n, np.random.default_rng(args.seed))
-    made = sample_set(f"{run.name}/{args.seed}", config, draw(generator, inputs), seen)
-    made.save(args.out)
-    print(f"{args.out}: {len(made)} images")
+
+    labels = in_turn(config, args.n)
+    if args.of_class:
+        if args.of_class not in classes:
+            raise UserError(f"--class {args.of_class}: {run} draws {', '.join(classes)}")
+        labels[:] = classes.index(args.of_class)
+    earlier = data.load(run / "samples.npy")
+    source, seen = None, {name: earlier.info[name] for name in ("digests", "seen_ids")}
+    if entry.source:
+        source = images_to_translate(args, config)
+        seen = data.what_was_seen(earlier, source)
+    pictures = draw(generator, inputs_of(config, source, labels, args.seed))
+    generated = sample_set(f"{run.name}/{args.seed}", config, pictures, labels, seen)
+    generated.save(args.out)
+    print(f"{args.out}: {len(generated)} images, {generated.counts()}")
+
+
+def images_to_translate(args, config):
+    """What a CycleGAN's run was trained to translate: --source's training part, of its class."""
+    if not args.source:
+        raise UserError(f"{args.run} is a {config['model']}, which translates images: give --source")
+    source = source_images(args.source, config["source_class"], config["size"])
+    if args.n > len(source):
+        raise UserError(f"--n {args.n}: {args.source} has {len(source)} training images of the class "
+                        "that is translated")
+    return source
 
 
 def layer_table(net, shape):
@@ -935,8 +943,8 @@ def layer_table(net, shape):
 def describe(args):
     """The layer tables of a model. For paper 000 also its Table 1, the critic of width 64."""
     entry = GANS[args.model]
-    config = {key: value for key, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
-    image = (3, config.get("size", 64), config.get("size", 64))
+    config = {name: value for name, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
+    image = (3, config["size"], config["size"])
     z = image if entry.source else (config["z_dim"], 1, 1)
     tables = dict(discriminator=layer_table(entry.discriminator(config), image),
                   generator=layer_table(entry.generator(config), z))
@@ -953,37 +961,33 @@ def describe(args):
 
 # ---- Command line
 
-def add_train_options(p, entry):
-    p.add_argument("--data", required=True, help="image set: a `prepare` job, an .npz file or a folder")
-    p.add_argument("--class", dest="of_class", help="train on this class alone")
-    p.add_argument("--samples", default="64",
-                   help="images to draw at the end (default 64), or balance: as many as --class lacks")
-    p.add_argument("--per", type=jobs.at_least(1), metavar="M",
-                   help="--samples is meant for M training (or source) images: scale it to ours")
-    p.add_argument("--share", type=jobs.at_least(0, float), default=1.0,
-                   help="train on this share of each class, by lesion; a larger one holds a smaller")
-    p.add_argument("--forget", action="store_true", help="keep the samples and not the weights")
-    p.add_argument("--leak", action="store_true", help="train on validation and test images too")
+def add_train_options(add, entry):
+    add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
+    add("--class", dest="of_class", help="train on this class alone")
+    add("--samples", default="64",
+        help="images to draw at the end (default 64); 3/2: a multiple of the training images, or of "
+             "those to translate; balance: as many as --class, or each class of an ACGAN, lacks")
+    add("--share", type=jobs.fraction, default=Fraction(1),
+        help="train on this share of each class, such as 1/4, by lesion; a larger one holds a smaller")
+    add("--leak", action="store_true", help="train on validation and test images too")
+    add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:
-        p.add_argument("--source", required=True, help="image set to translate from")
-        p.add_argument("--source-class", help="translate from this class alone")
-        p.add_argument("--keep", type=jobs.at_least(0, float), default=1.0,
-                       help="use this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
-    else:
-        p.add_argument("--snapshots", type=jobs.at_least(0),
-                       help="keep so many samples, ten times over the training")
-    jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes)
+        add("--source", required=True, help="image set to translate from")
+        add("--source-class", help="translate from this class alone")
+        add("--top", type=jobs.fraction, default=Fraction(1),
+            help="this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
 
 
 def main():
     parser = jobs.Parser(prog="gan.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    models = commands.add_parser("train", help="train a GAN, draw samples").add_subparsers(
-        dest="model", required=True)
+    models = commands.add_parser("train", help="train a GAN, draw samples")
+    models = models.add_subparsers(dest="model", required=True)
     for name, entry in GANS.items():
         p = models.add_parser(name)
-        p.set_defaults(function=train, size=64, snapshots=0)
-        add_train_options(p, entry)
+        p.set_defaults(function=train)
+        add_train_options(p.add_argument, entry)
+        jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes)
 
     p = commands.add_parser("describe", help="print layer tables", description=describe.__doc__)
     p.set_defaults(function=describe)
@@ -993,11 +997,11 @@ def main():
     p = commands.add_parser("sample", help="draw more images", description=sample.__doc__)
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
-    p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default %(default)s)")
-    p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (default %(default)s)")
-    p.add_argument("--source", help="for a CycleGAN: the images to translate")
-    p.add_argument("--out", required=True, help="a file ending in .npz, or a new folder for PNG files")
-
+    p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default 64)")
+    p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
+    p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
+    p.add_argument("--source", help="for a CycleGAN: the set whose training part it translates")
+    p.add_argument("--out", required=True, help="a file ending in .npy, or a folder for PNG files")
     args = parser.parse_args()
     args.function(args)
 

@@ -6,37 +6,37 @@
 
 Every interval of the report is made by `combine` below; start there.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import csv
 import functools
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 import scipy.stats
 import torch
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 from torch import nn
 from torch.nn import functional as F
 
 import data
+import jobs
 from jobs import UserError
 
 
 # ---- Measures of one classifier
 
 @np.errstate(invalid="ignore", divide="ignore")
-def measures(labels, chances, classes, weights=None):
+def measures(labels, probabilities, classes, weights=None):
     """{measure: value}, nan where undefined. Of two classes also the AUC of the second.
 
-    labels (n,), chances (n, k); weights (b, n): values (b,) of b weighted versions of the test set.
+    labels (n,), probabilities (n, k); weights (b, n): values (b,) of b weighted versions of the test.
     """
     k = len(classes)
     if weights is None:
         weights = np.ones(len(labels))
-    cells = np.asarray(labels) * k + chances.argmax(1)
+    cells = np.asarray(labels) * k + probabilities.argmax(1)
     matrix = weights @ np.eye(k * k)[cells]
     matrix = matrix.reshape(*weights.shape[:-1], k, k)
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -50,34 +50,33 @@ def measures(labels, chances, classes, weights=None):
         values[f"precision {name}"] = (right / found)[..., c]
         values[f"f1 {name}"] = (2 * right / (found + present))[..., c]
     if k == 2:
-        values["auc"] = auc(labels, chances[:, 1], weights)
+        values["auc"] = auc(labels, probabilities[:, 1], weights)
     return values
 
 
 def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
-    scores, weights, positive = scores[order], weights[..., order], labels[order] == 1
-    negatives = np.zeros((*weights.shape[:-1], len(scores) + 1))    # of those before each place
-    np.cumsum(weights * ~positive, -1, out=negatives[..., 1:])
-    below = negatives[..., np.searchsorted(scores, scores[positive], "left")]
-    not_above = negatives[..., np.searchsorted(scores, scores[positive], "right")]
-    won = weights[..., positive] * (below + not_above) / 2
-    return won.sum(-1) / (weights[..., positive].sum(-1) * negatives[..., -1])
+    scores, labels, weights = scores[order], labels[order], weights[..., order]
+    first = np.flatnonzero(np.diff(scores, prepend=-np.inf))    # of the images of each score
+    positives = np.add.reduceat(weights * labels, first, -1)
+    negatives = np.add.reduceat(weights * (1 - labels), first, -1)
+    below = negatives.cumsum(-1) - negatives / 2
+    won = (positives * below).sum(-1)
+    return won / (positives.sum(-1) * negatives.sum(-1))
 
 
 def roc_curve(labels, scores):
     """(false positive rate, true positive rate) from (0, 0) to (1, 1), by falling score."""
-    def rate(hits):
-        return np.r_[0, hits.cumsum() / max(hits.sum(), 1)]
-
     order = np.argsort(-np.asarray(scores), kind="stable")
     labels = np.asarray(labels)[order]
-    return rate(1 - labels), rate(labels)
+    hits = np.stack([1 - labels, labels]).cumsum(1)
+    rates = hits / np.maximum(hits[:, -1:], 1)
+    return np.insert(rates, 0, 0, axis=1)
 
 
-def log_loss(labels, chances):
-    of_truth = chances[np.arange(len(labels)), labels]
+def log_loss(labels, probabilities):
+    of_truth = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(of_truth.clip(1e-12)).mean())
 
 
@@ -88,7 +87,7 @@ class Arm(NamedTuple):
     values: np.ndarray      # (seeds,)
     boot: np.ndarray        # (seeds, draws): on test lesions drawn anew, the same for all arms
     lesions: int            # how many the measure is taken over
-    test: int               # hash of the test images: only arms with the same can be compared
+    test: str               # hash of the test images: only arms with the same can be compared
     views: float = 1.0      # pictures of a lesion, on average
 
 
@@ -104,21 +103,21 @@ def lesion_weights(groups):
 def arms_of(runs):
     """{measure: Arm} of one arm's runs, one per seed.
 
-    runs: [(labels (n,), chances (n, k), groups (n,), names of the k classes), ...]; groups: lesions.
+    runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of the k classes), ...]
     """
-    tests = {hash((tuple(labels), tuple(groups))) for labels, _, groups, _ in runs}
-    if len(tests) > 1:
+    images = [repr((labels.tolist(), groups.tolist())) for labels, _, groups, _ in runs]
+    if len(set(images)) > 1:
         raise UserError("the seeds of an arm must have the same test images in the same order")
+    test = data.hash_of(images[0].encode())
     labels, _, groups, classes = runs[0]
     drawn = lesion_weights(tuple(groups))
     weights = np.vstack([np.ones(len(labels)), drawn])      # first the test images as they are
-    seeds = [measures(labels, chances, classes, weights) for _, chances, *_ in runs]
+    seeds = [measures(labels, probabilities, classes, weights) for _, probabilities, *_ in runs]
     arms = {}
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
-        lesions = lesions_of(name, runs)
         views = len(labels) / len(set(groups))
-        arms[name] = Arm(values[:, 0], values[:, 1:], lesions, min(tests), views)
+        arms[name] = Arm(values[:, 0], values[:, 1:], lesions_of(name, runs), test, views)
     return arms
 
 
@@ -132,13 +131,10 @@ def lesions_of(measure, runs):
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
         return round(len(of_class) * scipy.stats.hmean(of_class))       # 0: undefined
     numbers = []
-    for _, chances, *_ in runs:
-        over = labels == classes.index(name)
-        called = chances.argmax(1) == classes.index(name)
-        if kind == "precision":
-            over = called
-        elif kind == "f1":
-            over = over | called
+    for _, probabilities, *_ in runs:
+        true = labels == classes.index(name)
+        called = probabilities.argmax(1) == classes.index(name)
+        over = {"recall": true, "precision": called, "f1": true | called}[kind]
         numbers.append(len(set(groups[over])))
     return min(numbers)
 
@@ -169,13 +165,15 @@ def combine(arms, weights):
         value += weight * arm.values.mean()
         drawn += weight * arm.boot.mean(0)
         if seeds > 1:
-            apart = arm.boot - arm.boot.mean(0)
-            own += weight ** 2 * np.nanvar(apart, 1).sum() / (seeds - 1) / seeds
+            errors = arm.boot - arm.boot.mean(0)
+            own += weight ** 2 * np.nanvar(errors, 1).sum() / (seeds - 1) / seeds
             training = weight ** 2 * arm.values.var(ddof=1) / seeds
             trainings.append((training, seeds - 1))
 
-    of_lesions = max(fewest_lesions(arms, weights) - 1, 1)
+    of_lesions = max(min(arms[name].lesions for name in weights) - 1, 1)
     if sum(part for part, _ in trainings) <= own:
+        # The seeds differ less than their own errors make them differ, which is luck: these errors
+        # are taken instead, and are as well known as the test lesions that they come from.
         trainings = [(own, of_lesions)]
     lesions = max(np.nanvar(drawn) - own, 0)
     parts = [(lesions, of_lesions), *trainings]
@@ -183,16 +181,8 @@ def combine(arms, weights):
     if min(len(arms[name].values) for name in weights) == 1:
         return value, variance, 0
     squares = sum(part ** 2 / df for part, df in parts)
-    return value, variance, variance ** 2 / squares if squares else of_lesions
-
-
-def fewest_lesions(arms, names):
-    return min(arms[name].lesions for name in names)
-
-
-def student(df):
-    """Student's t; the normal distribution where the degrees of freedom are not known."""
-    return scipy.stats.t(df) if df else scipy.stats.norm()
+    df = variance ** 2 / squares if squares else of_lesions
+    return value, variance, df
 
 
 def difference(arms, weights):
@@ -200,23 +190,22 @@ def difference(arms, weights):
     if any(np.isnan(arms[name].values).any() for name in weights):
         return [None] * 4
     value, variance, df = combine(arms, weights)
-    half_a_lesion = 0.5 / max(fewest_lesions(arms, weights), 1)     # the least that chance moves
-    deviation = max(np.sqrt(variance), half_a_lesion)
-    half = deviation * student(df).ppf(0.975)
+    lesions = max(min(arms[name].lesions for name in weights), 1)
+    deviation = max(np.sqrt(variance), 0.5 / lesions)           # half a lesion: the least of chance
+    student = scipy.stats.t(df or np.inf)           # infinite: the normal distribution
+    half = deviation * student.ppf(0.975)
     p = None
     if df:
-        p = float(2 * student(df).sf(abs(value) / deviation))
-    low, high = value - half, value + half
-    return [float(value), float(low), float(high), p]
+        p = float(2 * student.sf(abs(value) / deviation))
+    return [float(value), float(value - half), float(value + half), p]
 
 
 def gain(arms, before, after):
     """difference() of the mean of the arms named in `after` to the mean of those in `before`."""
     weights = dict.fromkeys([*before, *after], 0.0)
-    for name in before:
-        weights[name] -= 1 / len(before)
-    for name in after:
-        weights[name] += 1 / len(after)
+    for sign, names in ((-1, before), (1, after)):
+        for name in names:
+            weights[name] += sign / len(names)
     return difference(arms, weights)
 
 
@@ -228,10 +217,8 @@ def level(arm):
     """
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
-    value, variance, df = combine({"": arm}, {"": 1.0})
-    z = student(df).ppf(0.975)
-    if not 0 <= value <= 1:                         # no share, such as a negative kappa
-        return [value, value - z * np.sqrt(variance), value + z * np.sqrt(variance)]
+    value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
+    z = scipy.stats.t(df or np.inf).ppf(0.975)
     if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
         return wilson(value, arm.lesions)
     n = min(arm.lesions * arm.views * len(arm.values), value * (1 - value) / variance)
@@ -246,16 +233,16 @@ def wilson(share, n, z=1.96):
     return np.clip([share, middle - half, middle + half], 0, 1).tolist()
 
 
-def evaluate(labels, chances, groups, classes):
+def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
     k = len(classes)
-    matrix = np.bincount(labels * k + chances.argmax(1), minlength=k * k).reshape(k, k)
+    matrix = np.bincount(labels * k + probabilities.argmax(1), minlength=k * k).reshape(k, k)
     values = {
         "n": len(labels),
         "confusion": matrix.tolist(),
-        "loss": log_loss(labels, chances),
+        "loss": log_loss(labels, probabilities),
         "majority": float(matrix.sum(1).max() / len(labels))}
-    arms = arms_of([(labels, chances, groups, classes)])
+    arms = arms_of([(labels, probabilities, groups, classes)])
     return values | {name: level(arm) for name, arm in arms.items()}
 
 
@@ -303,31 +290,25 @@ def worth(arms, triples):
 
 
 def read_predictions(folder, test="real"):
-    """(labels, chances, groups, classes) of one test in predictions.csv."""
+    """(labels, probabilities, groups, classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
     try:
-        raw = file.read_bytes()
-        known = jobs.read_json(file.with_name("result.json")).get("predictions")
-        if known not in (None, data.hash_of(raw)):
-            raise ValueError("it is not what the job wrote")
-        header, *rows = csv.reader(io.StringIO(raw.decode(), newline=""))
+        with open(file, encoding="utf-8", newline="") as lines:
+            header, *rows = csv.reader(lines)
         classes = header[4:]
         rows = [row for row in rows if row[0] == test]
         groups = np.array([row[2] for row in rows])
         labels = np.array([classes.index(row[3]) for row in rows], int)
-        chances = np.asarray_chkfinite([row[4:] for row in rows], float)
-        chances = chances.reshape(len(rows), len(classes))
+        probabilities = np.asarray_chkfinite([row[4:] for row in rows], float)
+        probabilities = probabilities.reshape(len(rows), len(classes))
     except (OSError, ValueError, IndexError, csv.Error) as problem:
         raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
     if not rows:
         raise UserError(f"{file} has no test {test}")
-    return labels, chances, groups, classes
+    return labels, probabilities, groups, classes
 
 
 # ---- Distances between sets of images
-
-KERNEL = 5000       # images of each set in the KID: its kernel has 5,000 x 5,000 values, 200 MB
-
 
 def frechet(x, y):
     """Frechet distance of features (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)).
@@ -345,7 +326,7 @@ def frechet(x, y):
         if len(z) > z.shape[1]:
             z = np.linalg.qr(z, mode="r")
         roots.append(z)
-    common = np.linalg.norm(roots[0] @ roots[1].T, "nuc")
+    common = scipy.linalg.svdvals(roots[0] @ roots[1].T).sum()
     return float(gap + traces - 2 * common)
 
 
@@ -359,21 +340,20 @@ def kid(x, y):
         return (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
 
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    across = kernel(x, y).mean()
-    return float(within(x) + within(y) - 2 * across)
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
-def inception_score(chances):
+def inception_score(probabilities):
     """exp(mean KL(p(class | image) || p(class))), mean over 2 to 10 splits, of 100 images."""
-    splits = np.clip(len(chances) // 100, 2, 10)
+    splits = np.clip(len(probabilities) // 100, 2, 10)
     scores = []
-    for part in np.array_split(np.asarray(chances, np.float64), splits):
+    for part in np.array_split(np.asarray(probabilities, np.float64), splits):
         divergence = scipy.stats.entropy(part, part.mean(0, keepdims=True), axis=1)
         scores.append(np.exp(divergence.mean()))
     return float(np.mean(scores))
 
 
-def distances(x, y, chances=None, seed=0, draws=5):
+def distances(x, y, probabilities=None, seed=0, draws=5):
     """Frechet distance of y to n = len(y) (at most half) of x, noise floor of x to itself, KID, IS.
 
     The estimate is biased upwards for small n: it means something only beside its noise floor.
@@ -383,23 +363,22 @@ def distances(x, y, chances=None, seed=0, draws=5):
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
     largest = max(np.abs(x).max(), np.abs(y).max())
     if not largest < 1e9 or x.std(0).max() < 1e-9:  # also if not numbers
-        raise UserError("these features are constant or infinite: "
-                        "take another network, or train it longer")
+        raise UserError("these features are constant or infinite: take or train another network")
     rng = np.random.default_rng(seed)
-    apart, floors = [], []
+    gaps, floors = [], []
     for _ in range(draws):
         x_drawn = x[rng.permutation(len(x))]
         y = y[rng.permutation(len(y))]
-        apart.append(frechet(x_drawn[:n], y[:n]))
+        gaps.append(frechet(x_drawn[:n], y[:n]))
         floors.append(frechet(x_drawn[:n], x_drawn[n:2 * n]))
     row = {
-        "distance": float(np.mean(apart)),
-        "spread": float(np.std(apart)),
+        "distance": float(np.mean(gaps)),
+        "spread": float(np.std(gaps)),
         "floor": float(np.mean(floors)),
         "n": n,
-        "kid": kid(x_drawn[:KERNEL], y[:KERNEL])}
-    if chances is not None:
-        row["inception_score"] = inception_score(chances)
+        "kid": kid(x_drawn[:5000], y[:5000])}       # of more its kernel fills memory
+    if probabilities is not None:
+        row["inception_score"] = inception_score(probabilities)
     return row
 
 
@@ -412,37 +391,97 @@ def colour_features(images, side=8):
     return torch.cat(means).double().numpy()
 
 
-def colour_distance(images, made):
-    """FD-8x8 of a GAN's samples to its training images; {} where they are too few."""
-    if len(images) < 4 or len(made) < 2:
-        return {}
-    row = distances(colour_features(images), colour_features(made), draws=1)
-    return {f"fd_8x8_{key}": row[key] for key in ("distance", "floor", "n", "kid")}
-
-
-def copying(made, train, held_out, seed=0):
+def copying(generated, train, held_out, seed=0):
     """{closer_to_train: [share, low, high]}: is a GAN image's nearest real image one it has seen?
 
-    Of as many training as held-out images, by 16 x 16 thumbnails: .5 without copying. Where a few real
-    images are the nearest of many made ones, these count as fewer. {} if there is nothing to compare.
+    Of as many training as held-out images, by 16 x 16 thumbnails: .5 without copying. Where a few
+    real images are the nearest of many generated ones, these count as fewer. {}: nothing to compare.
     """
     n = min(len(train), len(held_out))
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
     real = [images[rng.permutation(len(images))[:n]] for images in (train, held_out)]
-    apart = cdist(colour_features(made, 16), colour_features(np.concatenate(real), 16))
-    nearest = apart.argmin(1)                       # the first n are training images
+    gaps = cdist(colour_features(generated, 16), colour_features(np.concatenate(real), 16))
+    nearest = gaps.argmin(1)                        # the first n are training images
     often = np.bincount(nearest, minlength=2 * n)
-    counted = len(made) ** 2 / max(2 * n * often.var(ddof=1), 1)
-    return {"closer_to_train": wilson((nearest < n).mean(), min(len(made), counted))}
+    counted = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
+    return {"closer_to_train": wilson((nearest < n).mean(), min(len(generated), counted))}
 
+
+# ---- Collapse
+
+COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
+DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
+
+
+def diversity(images, real):
+    """Mean pixel distance of two samples over that of two real images: near 0, collapsed.
+
+    Each image's mean colour is taken away first: the light and the skin are not the lesion.
+    """
+    if min(len(images), len(real)) < 2:
+        return 1.0                                  # one image differs from nothing
+    means = []
+    for some in (images, real):
+        pixels = some.astype(np.float32)
+        pixels -= pixels.mean((1, 2), keepdims=True)
+        means.append(pdist(pixels.reshape(len(some), -1)).mean())
+    return float(means[0] / max(means[1], 1e-9))
+
+
+def distinctness(images, real):
+    """Median distance of a sample to its nearest other one, over the same in as many real images.
+
+    Near 0 where pictures come again: five in turn are as diverse as real images, but each has a double.
+    In 8 x 8 mean colours less that of the image, where noise upon a picture does not make it another.
+    """
+    n = min(len(images), len(real))
+    if n < 2:
+        return 1.0
+    medians = []
+    for some in (images, real):
+        colours = colour_features(some[:n]).reshape(n, 3, -1)
+        colours -= colours.mean(2, keepdims=True)
+        gaps = squareform(pdist(colours.reshape(n, -1)))
+        np.fill_diagonal(gaps, np.inf)
+        medians.append(np.median(gaps.min(1)))
+    return float(medians[0] / max(medians[1], 1e-9))
+
+
+def judge_generated(generated, train, held_out, seed=0):
+    """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
+
+    train: what it learned from. held_out: real images that it never saw; none if it saw all. Diversity
+    is the mean of its classes, distinctness that of the worst; of up to 128 images of each.
+    """
+    rng = np.random.default_rng(seed)
+    spread, distinct = [], []
+    for name in generated.classes:
+        real = train.of_class(name) if name in train.classes else train
+        pair = []
+        for one in (generated.of_class(name), real):
+            pair.append(one.images[rng.permutation(len(one))[:128]])
+        spread.append(diversity(*pair))
+        distinct.append(distinctness(*pair))
+    values = dict(diversity=float(np.mean(spread)), distinctness=min(distinct))
+    values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
+
+    if len(train) >= 4 and len(generated) >= 2:
+        features = [colour_features(one.images) for one in (train, generated)]
+        row = distances(*features, draws=1)
+        values |= {f"fd_8x8_{key}": row[key] for key in ("distance", "floor", "n", "kid")}
+    some = generated.images[rng.permutation(len(generated))[:2000]]     # of 24,000 it takes minutes
+    return values | copying(some, train.images, held_out.images, seed)
+
+
+# ---- The network behind the FID
 
 FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
                "pt_inception-2015-12-05-6726825d.pth")
 
 
-def fid_network(file=None):
+def fid_network():
     """The FID's Inception (TensorFlow's, weights by pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
 
     torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out the
@@ -450,15 +489,11 @@ def fid_network(file=None):
     """
     from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
-        if file is None:
-            weights = torch.hub.load_state_dict_from_url(
-                FID_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True)
-        else:
-            weights = torch.load(file, weights_only=True)
+        weights = torch.hub.load_state_dict_from_url(
+            FID_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as problem:                    # no network, wrong checksum, not a weights file
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {folder}, "
-                        "or do without (metrics.py fid --net none)") from None
+        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {torch.hub.get_dir()}"
+                        "/checkpoints, or do without (metrics.py fid --net none)") from None
     net = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
     net.load_state_dict(weights)
     for name, block in net.named_children():
@@ -478,66 +513,22 @@ def replace_pooling(block, pool):
     block.branch_pool.register_forward_pre_hook(lambda *_: (pool(seen.pop()),))
 
 
-def fid_look(device="cpu", file=None):
+def inception_features(device="cpu"):
     """A function: uint8 (n, h, w, 3) -> (features (n, 2048), probabilities (n, 1008))."""
-    net = fid_network(file).to(device)
+    net = fid_network().to(device)
 
     @torch.no_grad()
-    def look(images):
+    def features_of(images):
         features = []
         for pixels in torch.from_numpy(images).split(64):
-            pixels = pixels.to(device).permute(0, 3, 1, 2)
-            x = data.scaled(pixels)
+            x = data.scaled(pixels.to(device).permute(0, 3, 1, 2))
             x = F.interpolate(x, size=(299, 299), mode="bilinear")
             features.append(net(x).double().cpu())
         features = torch.cat(features)
         logits = features @ net.head.double().cpu().T
         return features.numpy(), logits.softmax(1).numpy()
 
-    return look
-
-
-# ---- Audit: the counts behind printed numbers
-
-def printed_range(text, cut=False):
-    """(low, high): the shares printed as ".9201" or "92.01%" when rounded, or else cut off."""
-    value = float(text.rstrip("%"))
-    decimals = text.rstrip("%").partition(".")[2]
-    unit = 10.0 ** -len(decimals)
-    low, high = value - unit / 2, value + unit / 2
-    if cut:
-        low, high = value, value + unit - 3e-9
-    scale = 100 if text.endswith("%") else 1
-    return low / scale - 1e-9, high / scale + 1e-9
-
-
-def counts(text, n, cut=False):
-    """[k, ...] such that k / n is printed like this."""
-    low, high = printed_range(text, cut)
-    return [k for k in range(n + 1) if low * n <= k <= high * n]
-
-
-def matrices(printed, sizes, cut=False):
-    """[(tp, fn, fp, tn), ...]: the matrices of so many images that give the printed values.
-
-    printed: {sensitivity, specificity, precision, accuracy or f1: ".9201"}; sizes: (positives, negatives).
-    """
-    p, q = sizes
-    tp, tn = np.mgrid[:p + 1, :q + 1].reshape(2, -1)
-    shares = {                                      # part, whole
-        "sensitivity": (tp, p),
-        "specificity": (tn, q),
-        "precision": (tp, tp + q - tn),
-        "accuracy": (tp + tn, p + q),
-        "f1": (2 * tp, tp + p + q - tn)}
-    fits = np.ones(len(tp), bool)
-    for name, text in printed.items():
-        part, whole = shares[name]
-        low, high = printed_range(text, cut)
-        fits &= (low * whole <= part) & (part <= high * whole)
-        fits &= np.asarray(whole) > 0
-    found = np.stack([tp, p - tp, q - tn, tn], 1)[fits]
-    return [tuple(row) for row in found.tolist()]
+    return features_of
 
 
 # ---- Command line
@@ -556,28 +547,24 @@ def compare(args):
     of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
-        b = of_b.get(name, a._replace(values=a.values * np.nan))
-        value, low, high, p = gain({"a": a, "b": b}, ["a"], ["b"])
+        pair = dict(a=a, b=of_b.get(name, a._replace(values=a.values * np.nan)))
+        value, low, high, p = gain(pair, "a", "b")
         if value is None:
             print(f"{name:24}  undefined: a class is never found, or unknown to B")
             continue
-        shown = "one seed: chance of the test lesions alone"
-        if p is not None:
-            shown = f"{p:.3f}"
-        means = f"{a.values.mean():7.3f}{b.values.mean():7.3f}"
-        print(f"{name:24}{means}   {value:+.3f} [{low:+.3f}, {high:+.3f}]   {shown}")
+        means = [f"{arm.values.mean():7.3f}" for arm in pair.values()]
+        chance = f"{p:.3f}" if p is not None else "one seed: chance of the test lesions alone"
+        print(f"{name:24}{''.join(means)}   {value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
 
 
 def fid(args):
     """Frechet distance, KID and noise floor of two sets of images (folders, zips, image sets)."""
-    a = data.load(args.a, args.size).images
-    b = data.load(args.b, args.size).images
-    if args.net == "none":
-        name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
-        row = distances(colour_features(a), colour_features(b))
-    else:
-        name, look = "FID", fid_look()
-        row = distances(look(a)[0], look(b)[0])
+    pair = [data.load(source, args.size).images for source in (args.a, args.b)]
+    name, features = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)", colour_features
+    if args.net == "inception":
+        features_of = inception_features()
+        name, features = "FID", lambda images: features_of(images)[0]
+    row = distances(*map(features, pair))
     print(f"{name} {row['distance']:.4f}   noise floor {row['floor']:.4f} (A against itself)   "
           f"n {row['n']} a side, images {args.size} px   KID {row['kid']:.5f}")
 

@@ -75,7 +75,7 @@ def lesions():
 @pytest.fixture(scope="session")
 def prepared(lesions, tmp_path_factory):
     """The same as a file."""
-    file = tmp_path_factory.mktemp("lesions") / "images.npz"
+    file = tmp_path_factory.mktemp("lesions") / "images.npy"
     lesions.save(file)
     return file
 

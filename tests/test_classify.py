@@ -131,8 +131,8 @@ def test_a_small_network_learns(tmp_path, done, prepared):
 
 def test_a_test_part_that_lacks_a_class_is_said_and_not_fatal(tmp_path, done, lesions):
     lacks = lesions.take((lesions.split != "test") | (lesions.labels == 0))
-    lacks.save(tmp_path / "lacks.npz")
-    said = done("classify", "train", "cnn", "--data", tmp_path / "lacks.npz", "--out", tmp_path / "net", *TINY)
+    lacks.save(tmp_path / "lacks.npy")
+    said = done("classify", "train", "cnn", "--data", tmp_path / "lacks.npy", "--out", tmp_path / "net", *TINY)
     assert "balanced undefined: a class is missing" in said
 
 
@@ -161,20 +161,20 @@ def test_a_gan_that_saw_test_images_is_refused_by_pixels_and_by_name(tmp_path, d
 
     renamed = data.replace(lesions, ids=np.array([f"x{k}" for k in range(len(lesions))]),
                            split=np.full(len(lesions), "", "U5"))
-    renamed.save(tmp_path / "renamed.npz")                      # the same pixels under other names
-    done(*gan_job, "--data", tmp_path / "renamed.npz", "--out", tmp_path / "other")
+    renamed.save(tmp_path / "renamed.npy")                      # the same pixels under other names
+    done(*gan_job, "--data", tmp_path / "renamed.npy", "--out", tmp_path / "other")
     refused(["would be flattered"], *train, "--synthetic", tmp_path / "other", "--out", tmp_path / "job")
     touched = data.replace(renamed, ids=lesions.ids, images=lesions.images // 2)
-    touched.save(tmp_path / "touched.npz")                      # other pixels under the same names
-    done(*gan_job, "--data", tmp_path / "touched.npz", "--out", tmp_path / "named")
+    touched.save(tmp_path / "touched.npy")                      # other pixels under the same names
+    done(*gan_job, "--data", tmp_path / "touched.npy", "--out", tmp_path / "named")
     refused(["would be flattered"], *train, "--synthetic", tmp_path / "named", "--out", tmp_path / "job")
 
 
 def test_test_images_passed_off_as_synthetic_are_refused(tmp_path, refused, prepared, lesions):
     stolen = lesions.part("test").of_class("benign")
-    data.replace(stolen, split=np.full(len(stolen), "", "U5"), info={}).save(tmp_path / "stolen.npz")
+    data.replace(stolen, split=np.full(len(stolen), "", "U5"), info={}).save(tmp_path / "stolen.npy")
     refused(["would be flattered"], "classify", "train", "cnn", "--data", prepared, *TINY,
-            "--synthetic", tmp_path / "stolen.npz", "--out", tmp_path / "job")
+            "--synthetic", tmp_path / "stolen.npy", "--out", tmp_path / "job")
 
 
 def test_a_placebo_has_its_labels_permuted_and_through_a_size_all_are_blurred(monkeypatch, tmp_path, done, prepared, made):
@@ -192,8 +192,8 @@ def test_a_placebo_has_its_labels_permuted_and_through_a_size_all_are_blurred(mo
     done("classify", "train", "cnn", "--data", prepared, *TINY, "--through", 16, "--out", tmp_path / "blurred")
     small = data.resized(data.resized(data.load(prepared).part("train"), 16), 64)
     assert (seen[1].images == small.images).all()
-    data.resized(small, 16).save(tmp_path / "small.npz")        # as a GAN's: not enlarged before it is blurred
-    made = classify.at_size(data.load(tmp_path / "small.npz"), SimpleNamespace(size=64, through=16))
+    data.resized(small, 16).save(tmp_path / "small.npy")        # as a GAN's: not enlarged before it is blurred
+    made = classify.at_size(data.load(tmp_path / "small.npy"), SimpleNamespace(size=64, through=16))
     assert (made.images == data.resized(data.resized(small, 16), 64).images).all()
 
 

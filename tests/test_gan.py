@@ -330,16 +330,16 @@ def test_a_gan_sees_the_training_part_alone_and_its_samples_say_so(tmp_path, don
     train = lesions.part("train").of_class("benign")
     assert set(samples.info["digests"]) == set(train.digests()) and samples.classes == ["benign"]
     assert set(samples.info["seen_ids"]) == set(train.ids)
-    done("gan", "sample", made["benign"], "--n", 3, "--out", tmp_path / "more.npz")
-    assert data.load(tmp_path / "more.npz").info["digests"] == samples.info["digests"]
+    done("gan", "sample", made["benign"], "--n", 3, "--out", tmp_path / "more.npy")
+    assert data.load(tmp_path / "more.npy").info["digests"] == samples.info["digests"]
     done("gan", "train", "cyclegan", "--source", made["benign"], "--data", prepared, "--class", "malignant",
          "--size", 64, "--width", 4, "--blocks", 1, "--steps", 1, "--samples", 2, "--out", tmp_path / "cycle")
     chain = set(data.load(tmp_path / "cycle").info["digests"])
     assert set(train.digests()) < chain             # what the first GAN saw, and its own images
     done("gan", "train", "dcgan_cls", "--data", made["benign"], *TINY_GAN, "--out", tmp_path / "second")
     assert set(train.digests()) < set(data.load(tmp_path / "second").info["digests"])   # a GAN of a GAN
-    done("gan", "sample", tmp_path / "cycle", "--source", prepared, "--n", 9, "--out", tmp_path / "all.npz")
-    assert set(lesions.digests()) <= set(data.load(tmp_path / "all.npz").info["digests"])
+    done("gan", "sample", tmp_path / "cycle", "--source", prepared, "--n", 9, "--out", tmp_path / "all.npy")
+    assert set(lesions.digests()) <= set(data.load(tmp_path / "all.npy").info["digests"])
 
 
 def test_samples_as_many_as_asked(tmp_path, done, lesions, prepared):
@@ -378,7 +378,7 @@ def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options
 
 def test_weights_can_be_left_out(tmp_path, done, prepared):
     done("gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--forget", "--out", tmp_path)
-    assert (tmp_path / "samples.npz").exists() and not (tmp_path / "model.pt").exists()
+    assert (tmp_path / "samples.npy").exists() and not (tmp_path / "model.pt").exists()
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made):
@@ -387,7 +387,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made
     name = next(iter(saved["average"]))
     for state in ({}, 3, saved["average"] | {name: "x"}):
         jobs.save_state(tmp_path / "model.pt", saved | dict(average=state))
-        refused(["model.pt is of another job"], "gan", "sample", tmp_path, "--out", tmp_path / "x.npz")
+        refused(["model.pt is of another job"], "gan", "sample", tmp_path, "--out", tmp_path / "x.npy")
 
 
 def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path, done, refused, prepared):

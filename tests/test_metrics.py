@@ -31,12 +31,12 @@ def test_measures_by_hand():
 
 def test_weights_are_the_same_as_repeated_images():
     rng = np.random.default_rng(0)
-    labels, chances = rng.integers(0, 2, 30), rng.dirichlet([1, 1], 30)
+    labels, probabilities = rng.integers(0, 2, 30), rng.dirichlet([1, 1], 30)
     weights = rng.integers(0, 4, (5, 30)).astype(float)
-    drawn = metrics.measures(labels, chances, CLASSES, weights)
+    drawn = metrics.measures(labels, probabilities, CLASSES, weights)
     for k in range(5):
         which = np.repeat(np.arange(30), weights[k].astype(int))
-        plain = metrics.measures(labels[which], chances[which], CLASSES)
+        plain = metrics.measures(labels[which], probabilities[which], CLASSES)
         assert all(drawn[name][k] == pytest.approx(plain[name]) for name in plain)
 
 
@@ -157,10 +157,10 @@ def test_pictures_of_one_lesion_do_not_count_as_independent():
     """Each lesion three times: the interval of evaluate is that of the lesions, not of three times as many."""
     rng = np.random.default_rng(3)
     labels, right = rng.integers(0, 2, 100), rng.random(100) < 0.8
-    chances = np.eye(2)[np.where(right, labels, 1 - labels)]
+    probabilities = np.eye(2)[np.where(right, labels, 1 - labels)]
     names = np.array([f"l{k}" for k in range(100)])
-    once = metrics.evaluate(labels, chances, names, CLASSES)["accuracy"]
-    thrice = metrics.evaluate(labels.repeat(3), chances.repeat(3, 0), names.repeat(3), CLASSES)["accuracy"]
+    once = metrics.evaluate(labels, probabilities, names, CLASSES)["accuracy"]
+    thrice = metrics.evaluate(labels.repeat(3), probabilities.repeat(3, 0), names.repeat(3), CLASSES)["accuracy"]
     assert thrice == pytest.approx(once, abs=0.01)
     assert once == pytest.approx(metrics.wilson(right.mean(), 100), abs=0.02)
 
@@ -233,30 +233,34 @@ def test_copies_are_found_and_nothing_else():
     assert metrics.copying(fresh, train, unseen[:0]) == {}
 
 
-def test_the_fids_inception_pools_as_tensorflows(tmp_path):
+def test_the_fids_inception_pools_as_tensorflows(tmp_path, monkeypatch):
     """Averages leave out the padding, and the last block takes a maximum: not as in torchvision's."""
     torch.manual_seed(0)
     plain = inception_v3(num_classes=1008, aux_logits=False, init_weights=False).eval()
-    torch.save(plain.state_dict(), tmp_path / "weights.pth")
-    ours = metrics.fid_network(tmp_path / "weights.pth")
+    weights = tmp_path / "checkpoints" / metrics.FID_WEIGHTS.rpartition("/")[2]
+    weights.parent.mkdir()
+    torch.save(plain.state_dict(), weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    ours = metrics.fid_network()
     x = torch.randn(1, 192, 35, 35)
     block, other = ours.Mixed_5b, plain.Mixed_5b
     average = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     pooled, old = block(x)[:, -32:], other(x)[:, -32:]
     assert torch.allclose(pooled, other.branch_pool(average), atol=1e-5)
     assert not torch.allclose(pooled, old, atol=1e-5)
-    features, chances = metrics.fid_look(file=tmp_path / "weights.pth")(np.zeros((2, 64, 64, 3), np.uint8))
-    assert features.shape == (2, 2048) and chances.shape == (2, 1008) and chances.sum(1) == pytest.approx([1, 1])
+    features, probabilities = metrics.inception_features()(np.zeros((2, 64, 64, 3), np.uint8))
+    assert features.shape == (2, 2048) and probabilities.shape == (2, 1008) and probabilities.sum(1) == pytest.approx([1, 1])
 
 
 # ---- Commands
 
 def test_fid_command_without_a_network(tmp_path, done, refused, lesions):
-    lesions.save(tmp_path / "a.npz")
-    data.replace(lesions, images=255 - lesions.images).save(tmp_path / "b.npz")
-    out = done("metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz", "--net", "none")
+    lesions.save(tmp_path / "a")
+    data.replace(lesions, images=255 - lesions.images).save(tmp_path / "b")
+    out = done("metrics", "fid", tmp_path / "a", tmp_path / "b", "--net", "none")
     assert "FD-8x8" in out and "noise floor" in out
-    refused(["--net", "here"], "metrics", "fid", tmp_path / "a.npz", tmp_path / "b.npz", "--net", "here")
+    refused(["--net", "here"], "metrics", "fid", tmp_path / "a", tmp_path / "b", "--net", "here")
 
 
 def test_compare_command(tmp_path, done, refused, prepared):
@@ -269,4 +273,4 @@ def test_compare_command(tmp_path, done, refused, prepared):
     refused(["no finished classifier"], "metrics", "compare", tmp_path / "c", tmp_path / "b")
     file = tmp_path / "b-s1" / "predictions.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))       # one image less
-    refused(["predictions.csv", "not what the job wrote"], "metrics", "compare", tmp_path / "a", tmp_path / "b")
+    refused(["same test images"], "metrics", "compare", tmp_path / "a", tmp_path / "b")

@@ -226,9 +226,9 @@ def test_a_full_disk_and_a_closed_pipe_at_the_output():
 
 
 @pytest.mark.parametrize("command", [
-    "data lesions --n 1000000000 --out x.npz", "data prepare --built-in 80 --size 1000000 --out x",
+    "data lesions --n 1000000000 --out x.npy", "data prepare --built-in 80 --size 1000000 --out x",
     "gan train dcgan_cls --data {data} --samples 1000000000 --out x", "metrics fid {data} {data} --net none --size 1000000",
-    "gan sample {gan} --n 1000000000 --out x.npz", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
+    "gan sample {gan} --n 1000000000 --out x.npy", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
 def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
     monkeypatch.chdir(tmp_path)
     refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
@@ -238,7 +238,7 @@ def test_a_result_of_another_job_or_with_another_digit_is_refused_and_left_overs
     prepare = ["data", "prepare", "--built-in", 40, "--size", 16, "--out"]
     done(*prepare, tmp_path / "a")
     done(*prepare, tmp_path / "b", "--seed", 1)
-    (tmp_path / "a" / ".images.npz.77.tmp").write_text("left by a kill")
+    (tmp_path / "a" / ".images.npy.77.tmp").write_text("left by a kill")
     done(*prepare, tmp_path / "a")
     assert not list((tmp_path / "a").glob(".*.tmp"))
     own, other = (tmp_path / name / "result.json" for name in "ab")
