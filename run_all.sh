@@ -210,19 +210,19 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
     for size in $sizes; do
       each_seed ${net}_${size}_classical $train $size/200 --augment classical
       for gan in $gans; do
-        with_synthetic ${net}_${size}_$gan @${gan}_${size}_benign-s% @${gan}_${size}_malignant-s% $train $size/200
+        with_synthetic ${net}_${size}_$gan "@${gan}_${size}_benign-s% @${gan}_${size}_malignant-s%" $train $size/200
       done
     done
     if [ "$SYNTHETIC" ]; then           # it learned the 100 %: what `data.py export --share 1/2` writes
-      with_synthetic ${net}_100_$MINE "$(printf %q "$SYNTHETIC")" "" $train 100/200
+      with_synthetic ${net}_100_$MINE "$(printf %q "$SYNTHETIC")" $train 100/200
     fi
   done
 }
 
-with_synthetic() {      # NAME SET SET TRAINING: with these added, with their labels permuted, alone
-  each_seed $1 "${@:4}" --synthetic $2 $3
-  each_seed $1_shuffled "${@:4}" --synthetic $2 $3 --shuffle
-  each_seed $1_alone "${@:4}" --synthetic $2 $3 --alone
+with_synthetic() {      # NAME SETS TRAINING: with these sets added, with their labels permuted, alone
+  each_seed $1 "${@:3}" --synthetic $2
+  each_seed $1_shuffled "${@:3}" --synthetic $2 --shuffle
+  each_seed $1_alone "${@:3}" --synthetic $2 --alone
 }
 
 # ---- The list -------------------------------------------------------------------------------------------
