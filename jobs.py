@@ -373,6 +373,24 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
         for number, handler in before:
             signal.signal(number, handler)
 
+def add_point(record, out, step, point):
+    """Add a point {name: number} to the curves in `record`; what came since the last one is used up.
+    Returns the point as text. UserError if a number is not finite."""
+    check_finite(out, {}, step, *point.values())
+    for name, value in point.items():
+        record["curves"].setdefault(name, []).append(value)
+    record["recent"] = []
+    return "  ".join(f"{name} {value:.2f}" for name, value in point.items())
+
+
+def load_run(run, known):
+    """(weights, config) of a finished training whose model is among the known ones."""
+    saved = load_state(Path(run) / "model.pt")
+    config = read_json(Path(run) / "config.json")
+    if config.get("model") not in known:
+        raise UserError(f"{run} is not one of {', '.join(known)}")
+    return saved, config
+
 
 # ---- The runner
 
