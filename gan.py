@@ -268,10 +268,8 @@ LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 
 
 class LaplacianGenerator(nn.Module):
-    """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail that its enlargement lacks.
-
-    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level.
-    """
+    """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail its enlargement lacks.
+    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level."""
 
     def __init__(self, width=64):
         super().__init__()
@@ -519,31 +517,33 @@ def cyclegan_step(m):
 
 @dataclass
 class GAN:
-    recipe: dict                        # hyper-parameter: (default, source); each is an option of `train`
-    generator: Callable                 # config -> network
-    discriminator: Callable             # config -> network
-    step: Callable                      # one training step, Training -> {name: value on the device}
-    noise: str = "normal"               # or "uniform", in [-1, 1]
-    labels: bool = False                # the generator is told the class
-    source: bool = False                # translates images instead of starting from noise
-    lends: bool = False                 # keeps its discriminator, for `classify.py train --from`
-    sizes: tuple = (64,)                # what --size can be
+    recipe: dict                # hyper-parameter: (default, source); an option of `train`
+    generator: Callable         # config -> network
+    discriminator: Callable     # config -> network
+    step: Callable              # one training step: Training -> {name: value on the device}
+    noise: str = "normal"       # or "uniform", in [-1, 1]
+    labels: bool = False        # the generator is told the class
+    source: bool = False        # translates images instead of starting from noise
+    lends: bool = False         # keeps its discriminator, for `classify.py train --from`
+    sizes: tuple = (64,)        # what --size can be
 
 
 DCGAN = dict(
-    size=(64, "the papers' 64 px"),
-    lr=(2e-4, "DCGAN paper"), beta1=(0.5, "DCGAN paper"), beta2=(0.999, "Adam's default"),
-    average=(0.999, "ours: decay of the averaged generator that draws the samples"))
+    size=(64, "000 II.B; 001 Generator definition; 003 III.C; 004 section 4.3"),
+    lr=(2e-4, "not stated; DCGAN paper"), beta1=(0.5, "not stated; DCGAN paper"),
+    beta2=(0.999, "not stated; Adam's default"),
+    average=(0.999, "not stated; ours: decay of the averaged generator that draws"))
 BESIDE_DCGAN = DCGAN | dict(
-    batch=(128, "as the DCGAN beside it"), epochs=(3000.0, "as the DCGAN beside it"))
+    batch=(128, "not stated; as the DCGAN beside it"),
+    epochs=(3000.0, "not stated; as the DCGAN beside it"))
 
 GANS = {
     "wgan_gp": GAN(     # paper 000: Goren & Cinarer
         recipe=DCGAN | dict(
             z_dim=(200, "Table 3: 200 x 1792 x 16 weights + 1792 biases = 5,736,192"),
-            width=(224, "Tables 2 and 3; the text and Table 1 have 64"),
+            width=(224, "Tables 2 and 3; section II.D and Table 1 have 64"),
             batch=(32, "section II.K"),
-            epochs=(1000.0, 'section II.K, "iterations"; passes of the critic over the images'),
+            epochs=(1000.0, 'section II.K: "iteration number"; ours: passes of the critic'),
             lr=(1e-4, "not stated; WGAN-GP paper"),
             beta1=(0.0, "not stated; WGAN-GP paper"),
             beta2=(0.9, "not stated; WGAN-GP paper"),
@@ -552,37 +552,37 @@ GANS = {
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: wgan_gp_critic(c["width"]),
         step=wgan_gp_step),
-    "dcgan_cls": GAN(   # paper 001: Mutepfe et al.
+    "dcgan_cls": GAN(   # paper 001: Mutepe et al.
         recipe=DCGAN | dict(
-            z_dim=(128, "method; 100 was tried first"),
-            width=(64, "method: 512, 256, 128, 64 maps"),
-            batch=(128, "method and results; the generator's section says 64"),
-            epochs=(3000.0, "results, Figure 14"),
-            lr=(2e-4, "Table 3"),
-            beta1=(0.5, "abstract; the method says 0.2"),
-            optimizer=("adam", "Table 4; its other row is sgd, with momentum beta1")),
+            z_dim=(128, "Results, Produced images; 100 was tried first"),
+            width=(64, "Generator definition: 512, 256, 128, 64 maps"),
+            batch=(128, "Details of DCGAN architecture, Table 2; Generator definition: 64"),
+            epochs=(3000.0, "captions of Figures 14 and 15"),
+            lr=(2e-4, "abstract; Details of DCGAN architecture"),
+            beta1=(0.5, "abstract; Details of DCGAN architecture: 0.2"),
+            optimizer=("adam", "Table 4; its other row is sgd, ours with momentum beta1")),
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
         step=dcgan_step, lends=True),
     "plain_gan": GAN(   # paper 001, Table 6: Goodfellow et al. 2014
         recipe=BESIDE_DCGAN | dict(
-            z_dim=(128, "as the DCGAN beside it"),
-            width=(1200, "Goodfellow's code: hidden units; the discriminator has a fifth")),
+            z_dim=(128, "not stated; as the DCGAN beside it"),
+            width=(1200, "not stated; Goodfellow's code: hidden units, a fifth to discriminate")),
         generator=lambda c: plain_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: plain_discriminator(c["width"] // 5),
         step=dcgan_step),
     "lapgan": GAN(      # paper 001, Table 6: Denton et al. 2015
         recipe=BESIDE_DCGAN | dict(
-            z_dim=(5504, "ours: 128 values for 8 px, one plane each for 16, 32 and 64 px"),
-            width=(64, "LAPGAN paper, CIFAR-10: maps of each convolution")),
+            z_dim=(5504, "not stated; ours: 128 for 8 px, a plane each for 16, 32, 64 px"),
+            width=(64, "not stated; LAPGAN paper, CIFAR-10: maps of each convolution")),
         generator=lambda c: LaplacianGenerator(c["width"]),
         discriminator=lambda c: laplacian_discriminators(c["width"]),
         step=lapgan_step),
     "acgan": GAN(       # paper 002: Fossen-Romsaas et al.
         recipe=DCGAN | dict(
-            size=(128, "section on the ACGAN"),
-            z_dim=(110, "ACGAN paper; the first values hold the class, one-hot"),
-            width=(64, "ACGAN paper's ImageNet model: 768 = 12 x 64 maps"),
+            size=(128, "Data and data preparation"),
+            z_dim=(110, "not stated; ACGAN paper; the first values hold the class, one-hot"),
+            width=(64, "not stated; ACGAN paper's ImageNet model: 768 = 12 x 64 maps"),
             batch=(100, "not stated; ACGAN paper"),
             epochs=(250.0, "not stated; the ACGAN paper's 50,000 steps, for 20,264 images"),
             lr=(2e-4, "not stated; ACGAN paper")),
@@ -591,7 +591,7 @@ GANS = {
         step=acgan_step, labels=True, sizes=(32, 64, 128)),
     "cyclegan": GAN(    # paper 002; Zhu et al. 2017
         recipe=DCGAN | dict(
-            size=(256, "section on the CycleGAN"),
+            size=(256, "Data and data preparation"),
             width=(64, "not stated; CycleGAN paper: maps of the first layer"),
             blocks=(9, "not stated; CycleGAN paper at 256 px"),
             batch=(1, "not stated; CycleGAN paper"),
@@ -600,25 +600,26 @@ GANS = {
             cycle=(10.0, "not stated; CycleGAN paper: weight of the cycle loss"),
             identity=(0.5, "not stated; CycleGAN paper: its weight relative to the cycle loss"),
             pool=(50, "not stated; CycleGAN paper: fakes that the discriminators see again"),
-            average=(0.0, "CycleGAN paper: no average, the generator itself draws")),
+            average=(0.0, "not stated; CycleGAN paper: the generator itself draws")),
         generator=lambda c: cyclegan_generator(c["width"], c["blocks"]),
         discriminator=lambda c: cyclegan_discriminator(c["width"]),
         step=cyclegan_step, source=True, sizes=(32, 64, 96, 128, 256)),
     "dermagan": GAN(    # paper 003: 6,951,808 and 2,765,696 parameters
         recipe=DCGAN | dict(
-            z_dim=(512, "section on the generator"),
-            width=(64, "section on the generator: 512, 256, 128, 64 maps"),
-            batch=(64, "section B; the released notebooks use 16"),
+            z_dim=(512, "section III.C"),
+            width=(64, "section III.C: first 512 and first 64 maps; the rest from the notebooks"),
+            batch=(64, "section III.C; the released notebooks use 16"),
             epochs=(200.0, "not stated; the released notebooks"),
-            lr=(2e-4, "section B; the released notebooks use 1e-4"),
-            beta1=(0.5, "section B")),
+            lr=(2e-4, "section III.C, of the discriminator; the released notebooks: 1e-4"),
+            beta1=(0.5, "section III.C, of the discriminator"),
+            beta2=(0.999, "section III.C, of the discriminator")),
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"], bias=False),
         discriminator=lambda c: conv4_discriminator(c["width"], nn.BatchNorm2d, bias=False),
         step=dcgan_step),
     "dcgan_inception": GAN(  # paper 004
         recipe=DCGAN | dict(
-            z_dim=(100, "section 3.2: uniform, as in the DCGAN paper"),
-            width=(128, "not stated; figure of the DCGAN paper: 1024, 512, 256, 128 maps"),
+            z_dim=(100, "section 3.2: uniform"),
+            width=(128, "not stated; DCGAN paper's figure: 1024, 512, 256, 128 maps"),
             batch=(64, "section 4.3"),
             epochs=(300.0, "section 4.3"),
             lr=(2e-4, "not stated; DCGAN paper")),
@@ -631,11 +632,9 @@ GANS = {
 # ---- Noise, averages, samples
 
 def draw_noise(config, n, rng=None, labels=None, device="cpu"):
-    """(z (n, z_dim, 1, 1), labels (n,)). A model that is told the class finds it one-hot in front of z.
-
+    """(z (n, z_dim, 1, 1), labels (n,)). The class stands in front of z, one-hot, if it is told.
     With a numpy generator `rng` the noise of image i does not depend on n. Without one, noise and
-    labels are drawn at random on the device; labels are None for a model that is told no class.
-    """
+    labels are drawn at random on the device; labels are None for a model that is told no class."""
     entry, classes = GANS[config["model"]], len(config["classes"])
     shape = n, config["z_dim"]
     if rng is None:
@@ -654,7 +653,7 @@ def draw_noise(config, n, rng=None, labels=None, device="cpu"):
 
 
 def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: noise of this seed, or the first source images."""
+    """What images of these labels are drawn from: noise of this seed, or the first of `source`."""
     if source is not None:
         return data.to_tensor(source.images[:len(labels)])
     rng = np.random.default_rng(seed)
@@ -677,9 +676,7 @@ def in_turn(config, n):
 @torch.no_grad()
 def update_average(average, net, step, decay):
     """Moving average of the weights AND of BatchNorm's running statistics, which belong together.
-
-    The decay rises from 0.1 to its full value, so that a short run does not drag its start along.
-    """
+    The decay rises from 0.1 to its full value: a short run does not drag its start along."""
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
         if mean.is_floating_point():                # all but BatchNorm's count of batches
@@ -713,12 +710,11 @@ DECIDES = "model seed precision leak share of_class snapshots source_class top".
 
 
 def load_images(args, entry):
-    """(training images, images to translate or None, test images of the same classes: none if
-    the GAN sees them)."""
+    """(training images, images to translate or None, test images of the classes, unless seen)."""
     whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
-              "tested on them (`python data.py prepare` makes a split)", file=sys.stderr)
+        print(f"{args.data} has no split: this GAN sees every image, and none is left to test a "
+              "classifier (`python data.py prepare` makes a split)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images, source = whole, None
@@ -740,12 +736,11 @@ def source_images(path, of_class, size):
 
 
 def labels_to_draw(args, config, images):
-    """(n,) class numbers of the samples that --samples asks for. images: those that 1/1 is as many as."""
+    """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
         return labels_that_balance(args, config)
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
-        raise UserError(f"--samples {args.samples}: give a number; a multiple of the training images "
-                        "such as 1/1 or 3/2; or balance")
+        raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(images)
@@ -759,7 +754,8 @@ def labels_that_balance(args, config):
     if not set(classes) <= set(counts):
         raise UserError("--samples balance: give --class, the one that lacks images")
     lacking = [max(counts.values()) - counts[name] for name in classes]
-    lacking[0] = max(lacking[0], max(lacking) == 0)     # one image at least
+    if not any(lacking):
+        lacking[0] = 1                                  # a set of samples is never empty
     turn = np.concatenate([np.arange(number) for number in lacking])
     labels = np.repeat(np.arange(len(classes)), lacking)
     return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
@@ -777,8 +773,7 @@ def train(args):
     if entry.source:
         config |= dict(source=source.fingerprint(), top=str(args.top))
     if entry.labels and args.z_dim < len(images.classes):
-        raise UserError(f"--z-dim {args.z_dim}: z begins with the class, one-hot, of "
-                        f"{len(images.classes)} values")
+        raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
     labels = labels_to_draw(args, config, to_translate)
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
@@ -800,7 +795,7 @@ def train(args):
 
 
 def build(config, images, source, device):
-    """A Training ready for entry.step: networks, optimisers, batches. source: a CycleGAN's images A."""
+    """A Training ready for its first step. source: what a CycleGAN translates, else None."""
     entry = GANS[config["model"]]
     layout = torch.channels_last        # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
     generator = entry.generator(config).to(device, memory_format=layout)
@@ -831,6 +826,7 @@ def loop(m, out, train_step, steps_to_do, progress):
     """The training: fetch a batch and step (in train_step), average, log, save (in steps_to_do)."""
     steps = m.config["steps"]
     window = max(1, steps // 200)                   # steps between two points of the curves
+    m.record["curves"]["window"] = window
     for m.step in steps_to_do:
         values = train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
@@ -856,13 +852,13 @@ def log_samples(m, out, done):
 
     if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
         labels = in_turn(config, config["snapshots"])
-        inputs = inputs_of(config, m.source, labels, config["seed"] + 2)
-        snapshot = sample_set(out.name, config, draw(m.average, inputs), labels, {})
+        pictures = draw(m.average, inputs_of(config, m.source, labels, config["seed"] + 2))
+        snapshot = sample_set(out.name, config, pictures, labels[:len(pictures)], {})
         snapshot.save(out / f"snapshots/{done:06d}.npy")
 
 
 def finish(m, args, held_out, labels, begun, cost):
-    """Weights, samples, distances, result.json. begun: when, had the training never been cut off."""
+    """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
     out, config = Path(args.out), m.config
     jobs.check_finite(out, m.parts(), config["steps"])
     if not args.forget:
@@ -892,7 +888,7 @@ def finish(m, args, held_out, labels, begun, cost):
 # ---- More samples, layer tables
 
 def sample(args):
-    """More images of a finished run. They say what the run's own samples say of its training images."""
+    """More images of a finished run. They say, as its own samples do, what the GAN has seen."""
     run = Path(args.run)
     saved, config = jobs.load_run(run, GANS)
     entry, classes = GANS[config["model"]], drawn_classes(config)
@@ -909,23 +905,16 @@ def sample(args):
     earlier = data.load(run / "samples.npy")
     source, seen = None, {name: earlier.info[name] for name in ("digests", "seen_ids")}
     if entry.source:
-        source = images_to_translate(args, config)
+        if not args.source:
+            raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
+        source = source_images(args.source, config["source_class"], config["size"])
+        if args.n > len(source):
+            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
         seen = data.what_was_seen(earlier, source)
     pictures = draw(generator, inputs_of(config, source, labels, args.seed))
     generated = sample_set(f"{run.name}/{args.seed}", config, pictures, labels, seen)
     generated.save(args.out)
     print(f"{args.out}: {len(generated)} images, {generated.counts()}")
-
-
-def images_to_translate(args, config):
-    """What a CycleGAN's run was trained to translate: --source's training part, of its class."""
-    if not args.source:
-        raise UserError(f"{args.run} is a {config['model']}, which translates images: give --source")
-    source = source_images(args.source, config["source_class"], config["size"])
-    if args.n > len(source):
-        raise UserError(f"--n {args.n}: {args.source} has {len(source)} training images of the class "
-                        "that is translated")
-    return source
 
 
 def layer_table(net, shape):
@@ -965,10 +954,10 @@ def add_train_options(add, entry):
     add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
-        help="images to draw at the end (default 64); 3/2: a multiple of the training images, or of "
-             "those to translate; balance: as many as --class, or each class of an ACGAN, lacks")
+        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those to "
+             "translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--share", type=jobs.fraction, default=Fraction(1),
-        help="train on this share of each class, such as 1/4, by lesion; a larger one holds a smaller")
+        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:

@@ -41,7 +41,6 @@ class UserError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """argparse whose help is the module's docstring and whose errors end like all bad input."""
-
     def __init__(self, **options):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=form, allow_abbrev=False, **options)
@@ -90,7 +89,6 @@ def at_least(low, kind=int, below=1e12):
             if low <= kind(text) < below:
                 return kind(text)
         raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} from {low} to {below:g}")
-
     return parse
 
 
@@ -197,9 +195,7 @@ def used(path):
 
 def start_job(out, config):
     """Begin, continue or recognise the job in folder `out`: its result if it is done, else None.
-
-    UserError, naming each difference, if it was begun with another config; or if it is at work.
-    """
+    UserError, naming each difference, if it was begun with another config; or if it is at work."""
     out = Path(out)
     config = json.loads(json.dumps(config))         # tuples become lists, as in the file
     out.mkdir(parents=True, exist_ok=True)
@@ -325,7 +321,8 @@ def check_finite(out, parts, step, *values):
         if hasattr(part, "parameters"):
             fine = fine and all(weight.isfinite().all() for weight in part.parameters())
     if not fine:
-        raise UserError(f"{out}: a loss or weight is not a finite number by step {step}: lower --lr")
+        raise UserError(f"{out}: a loss or weight is not a finite number by step {step}: try a "
+                        "lower --lr, in a new folder")
 
 
 def planned(args, epoch):
@@ -345,7 +342,6 @@ def timed(step, cost):
             torch.cuda.synchronize()
         cost["step_seconds"] = time.perf_counter() - begun
         return values
-
     return timed_step
 
 
@@ -469,8 +465,8 @@ def run_jobs(jobs, slots):
             child.terminate()
         for child in multiprocessing.active_children():
             child.join()
-    done, seconds = len(jobs) - len(undone), time.time() - begun
-    print(f"{done} of {len(jobs)} jobs are done, {readable_time(seconds)}")
+    took_all = readable_time(time.time() - begun)
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {took_all}")
     return len(undone)
 
 
@@ -492,8 +488,9 @@ def dry_run(jobs, slots):
         seconds = result.get("cost", {}).get("step_seconds", 0)
         hours = steps * seconds / 3600
         disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
-        print(f"{number:4} x {job.study}/{job.name}: {steps:,} x {seconds:.3g} s = {hours:.3g} h; GB: "
-              f"{result['memory_gb']:.1f}, GPU {result['gpu_memory_gb']:.1f}, disk {disk:.3g}")
+        print(f"{number:4} x {job.study}/{job.name:32}{steps:10,} steps of {seconds:.3g} s, "
+              f"{hours:.3g} h; RAM {result['memory_gb']:.1f} GB, "
+              f"GPU {result['gpu_memory_gb']:.1f} GB, disk {disk:.3g} GB")
         all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
     print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
     return missing
@@ -513,8 +510,8 @@ def main():
         study, stage, name, command = line.rstrip("\n").split("\t")
         folder = Path(args.out) / study / name
         jobs.append(Job(study, int(stage), name, shlex.split(command), folder))
-    work = dry_run if args.dry_run else run_jobs
-    sys.exit(work(jobs, args.jobs) > 0)
+    function = dry_run if args.dry_run else run_jobs
+    sys.exit(function(jobs, args.jobs) > 0)
 
 
 if __name__ == "__main__":
