@@ -864,7 +864,7 @@ def export(args):
     """A part of a prepared set as class folders of PNG, for any other generator to learn from."""
     images = load(args.run).part(args.part).share(args.share)
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
-    info |= what_was_seen(images) | dict(dataset=images.info.get("dataset"))
+    info |= what_was_seen(images)
     replace(images, info=info).save(args.out)
     print(f"{args.out}: {images.counts()}. Let your generator learn from each class, and write its "
           f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of {args.out}/info.json, "

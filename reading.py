@@ -113,19 +113,13 @@ def kind_of(name):
     return Path(name).suffix.lower()
 
 
-def contents(open_file):
-    with open_file() as file:
-        return file.read()
-
-
 def walk(folder):
     """Every file below a folder. Links are followed last and no folder twice, so that circles end."""
     seen, waiting = set(), [folder]
     while waiting:
         for root, folders, files in os.walk(waiting.pop(0)):
             here, real = Path(root), os.path.realpath(root)
-            is_job = "config.json" in files and here != folder      # our own, made inside the set
-            if is_job or real in seen:
+            if real in seen or "config.json" in files and here != folder:   # a job, made in the set
                 folders.clear()
                 continue
             seen.add(real)
@@ -146,13 +140,16 @@ def files_of(folder):
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, OSError):
             raise UserError(f"{file} is not a readable zip archive: get it again") from None
-        for name in archive.namelist():
-            inside = name.replace("\\", "/").removeprefix("./")
-            if file != folder:                      # the archive's name may tell the part
-                inside = f"{path[:-4]}/{inside}"
+        for name in archive.namelist():             # the archive's name may tell the part
+            inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
             files[inside] = functools.partial(archive.open, name)
-    hidden = re.compile(r"(^|/)(\.|__MACOSX)|/$|^info\.json$")
+    hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
+
+
+def contents(open_file):
+    with open_file() as file:
+        return file.read()
 
 
 def part_of(folders):
@@ -268,7 +265,8 @@ def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
         "image=... label=... lesion=... part=... (label=A,B,C: a column of 0 and 1 for each class; "
-        "label=folder: the folders are the classes; part=none: no parts)")
+        "label=folder: the folders are the classes; part=none: no parts), or write a labels.csv (image, "
+        "label, lesion_id, split)")
 
 
 def read_table(place, name, open_file, find, named):
