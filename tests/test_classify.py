@@ -1,7 +1,6 @@
 """Classifiers are built, trained, tested and used as their papers, or plain textbooks, have it."""
 import copy
 import csv
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,107 +13,111 @@ from torchvision import models
 
 import classify
 import data
+import gan
 import jobs
 import metrics
 
-CLASSES = ["red", "blue", "green"]      # not by alphabet
 RECIPE = "size optimizer lr beta1 beta2 epochs batch augment schedule frozen_epochs".split()
-STATED = {      # a second time, from the papers and the sources beside the numbers; then other keys
-    "cnn": "64 adam 0.001 0.9 0.999 50.0 32 none constant 0.0",
-    "mobilenet": "64 adam 0.001 0.9 0.999 50.0 64 none constant 0.0",
-    "resnet18": "64 adam 0.001 0.9 0.999 100.0 32 none constant 0.0",
-    "trunk": "64 adam 0.0002 0.5 0.999 25.0 128 paper001 constant 0.0 width=64",
-    "resnet50": "256 adamw 0.0 0.9 0.99 11.0 64 fastai 1cycle 1.0 weights=IMAGENET1K_V1 width=64",
-    "derma_cnn": "64 adam 0.0002 0.5 0.999 100.0 64 classical constant 0.0 dropout=0.2",
-    "inception": "299 adagrad 0.001 0.9 0.999 20.0 128 flips constant 0.0 weights=IMAGENET1K_V1"}
-FLAT = dict(vgg16=2048, vgg19=2048, resnet50_flat=8192, mobilenet_flat=4096, mobilenet_v2=5120)
-STATED |= dict.fromkeys(FLAT, "64 adam 0.0002 0.5 0.999 100.0 64 classical constant inf weights=IMAGENET1K_V1")
+STATED = {      # a second time: classes and the parameters for so many; the recipe, then its other keys
+    "cnn": (2, 1_142_210, "64 adam 0.001 0.9 0.999 50.0 32 none constant 0.0"),
+    "mobilenet": (2, 3_209_026, "64 adam 0.001 0.9 0.999 50.0 64 none constant 0.0"),
+    "resnet18": (2, 11_177_538, "64 adam 0.001 0.9 0.999 100.0 32 none constant 0.0"),
+    "trunk": (2, 4_324_738, "64 adam 0.0002 0.5 0.999 25.0 128 paper001 constant 0.0 width=64"),
+    "resnet50": (8, 23_508_032 + 2_110_464, "256 adamw 0.0 0.9 0.99 11.0 64 fastai 1cycle 1.0 "
+                 "weights=IMAGENET1K_V1 width=64"),
+    "derma_cnn": (4, 521_758, "64 adam 0.0002 0.5 0.999 100.0 64 classical constant 0.0 dropout=0.2"),
+    "inception": (2, 24_348_900, "299 adagrad 0.001 0.9 0.999 20.0 128 flips constant 0.0 weights=IMAGENET1K_V1")}
+FLAT = dict(    # maps of the body; parameters as Keras counts, whose ResNet-50 has 26,560 biases more
+    vgg16=(2048, 15_272_644), vgg19=(2048, 20_582_340), resnet50_flat=(8192, 25_691_972),
+    mobilenet_flat=(4096, 4_311_108), mobilenet_v2=(5120, 3_602_372))
+for key, (_, count) in FLAT.items():
+    STATED[key] = 4, count, "64 adam 0.0002 0.5 0.999 100.0 64 classical constant inf weights=IMAGENET1K_V1"
 RANGES = {      # degrees, then fractions; a mirror image half of the time is in all
     "classical": dict(rotate=180, zoom=0.1, shift=0.05, shear=0, brightness=0.1),
     "paper001": dict(rotate=180, zoom=0, shift=0, shear=10, brightness=0),
     "fastai": dict(rotate=10, zoom=0.1, shift=0, shear=0, brightness=0.2),
     "flips": dict(rotate=180, zoom=0, shift=0, shear=0, brightness=0)}
-COUNTS = dict(  # (classes, parameters); paper 003's as Keras counts, whose ResNet-50 has 26,560 biases more
-    cnn=(2, 1_142_210), resnet18=(2, 11_177_538), mobilenet=(2, 3_209_026), trunk=(2, 4_324_738),
-    derma_cnn=(4, 521_758), inception=(2, 24_348_900), resnet50=(8, 23_508_032 + 2_110_464),
-    vgg16=(4, 15_272_644), vgg19=(4, 20_582_340), mobilenet_flat=(4, 4_311_108), mobilenet_v2=(4, 3_602_372),
-    resnet50_flat=(4, 25_691_972))
+CLASSES = ["red", "blue", "green"]      # not by alphabet
 
 
-def down(maps, wide, k=5, stride=2, act=nn.LeakyReLU(0.2), **options):
-    """A convolution as DCGANs and MobileNets have it, BatchNorm behind it."""
-    return [nn.Conv2d(maps, wide, k, stride, k // 2, **options), nn.BatchNorm2d(wide), act]
+# ---- Recipes and networks
+
+def howard():
+    """Table 1 of the MobileNets paper: a convolution, then 13 times depthwise and pointwise."""
+    wide, strides = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024], [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    net, maps = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(True)], 32
+    for more, stride in zip(wide, strides):
+        depthwise = nn.Conv2d(maps, maps, 3, stride, 1, groups=maps, bias=False)
+        net += [depthwise, nn.BatchNorm2d(maps), nn.ReLU(True)]
+        net += [nn.Conv2d(maps, more, 1, bias=False), nn.BatchNorm2d(more), nn.ReLU(True)]
+        maps = more
+    return net
 
 
-def papers_layers():
-    """{network: its layers as the paper has them, of three classes; where a body is published, the head's}."""
-    conv, pool, relu, flat, linear, drop = nn.Conv2d, nn.MaxPool2d, nn.ReLU(), nn.Flatten(), nn.Linear, nn.Dropout
-    dense = [linear(256, 128), relu, drop(0.2), linear(128, 3)]
-    howard, maps = down(3, 32, 3, 2, nn.ReLU(True), bias=False), 32        # MobileNets, Table 1
-    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
-    for wide, stride in zip([64, 128, 128, 256, 256, *[512] * 6, 1024, 1024], strides):
-        howard += down(maps, maps, 3, stride, nn.ReLU(True), groups=maps, bias=False)
-        howard += down(maps, wide, 1, 1, nn.ReLU(True), bias=False)
-        maps = wide
-    return {name: [flat, linear(maps, 256), relu, *dense] for name, maps in FLAT.items()} | dict(
-        howard=howard, mobilenet=[*howard, nn.AdaptiveAvgPool2d(1), flat, linear(1024, 3)],
-        cnn=[conv(3, 32, 3, 1, 1), pool(2), relu, conv(32, 64, 3, 1, 1), pool(2), relu, conv(64, 128, 3, 1, 1),
-             pool(2), relu, flat, linear(8192, 128), relu, linear(128, 3)],
-        trunk=[conv(3, 64, 5, 2, 2), nn.LeakyReLU(0.2), *down(64, 128), *down(128, 256), *down(256, 512), flat,
-               linear(8192, 3)],
-        resnet50=[classify.MaxAndMean(), nn.BatchNorm1d(4096), drop(0.25), linear(4096, 512, False), relu,
-                  nn.BatchNorm1d(512), drop(0.5), linear(512, 3, False)],
-        derma_cnn=[conv(3, 60, 1), pool(2), relu, conv(60, 50, 3), pool(5), relu, flat, linear(1800, 256), relu,
-                   drop(0.2), *dense],
-        resnet18=[models.resnet18(num_classes=3)], inception=[models.inception_v3(num_classes=3, init_weights=False)])
-
-
-def layers(parts):
-    return [str(layer) for net in parts for layer in net.modules() if not list(layer.children())]
+def papers_layers(name):
+    """As the paper or torchvision has them, of three classes."""
+    conv, relu, linear, drop, flat = nn.Conv2d, nn.ReLU(), nn.Linear, nn.Dropout, nn.Flatten()
+    dense = [relu, linear(256, 128), relu, drop(0.2), linear(128, 3)]
+    if name in FLAT or name == "resnet50":
+        body = howard()
+        if name != "mobilenet_flat":
+            theirs = models.get_model(name.removesuffix("_flat"), weights=None)
+            body = [theirs.features] if hasattr(theirs, "features") else list(theirs.children())[:-2]
+        fastais = [classify.MaxAndMean(), nn.BatchNorm1d(4096), drop(0.25), linear(4096, 512, False), relu,
+                   nn.BatchNorm1d(512), drop(0.5), linear(512, 3, False)]
+        return [*body, *(fastais if name == "resnet50" else [flat, linear(FLAT[name][0], 256), *dense])]
+    first, second, third = [[conv(*maps, 3, 1, 1), nn.MaxPool2d(2), relu] for maps in ((3, 32), (32, 64), (64, 128))]
+    return dict(
+        cnn=[*first, *second, *third, flat, linear(8192, 128), relu, linear(128, 3)],
+        mobilenet=[*howard(), nn.AdaptiveAvgPool2d(1), flat, linear(1024, 3)],
+        derma_cnn=[conv(3, 60, 1), nn.MaxPool2d(2), relu, conv(60, 50, 3), nn.MaxPool2d(5), relu, flat,
+                   linear(1800, 256), relu, drop(0.2), *dense[1:]],
+        trunk=[gan.dcgan_discriminator(64, 3)], resnet18=[models.resnet18(num_classes=3)],
+        inception=[models.inception_v3(num_classes=3, init_weights=False)])[name]
 
 
 @pytest.mark.filterwarnings("ignore")       # torchvision's of Inception's initial weights
 @pytest.mark.parametrize("name", STATED)
-def test_a_network_has_the_papers_recipe_and_layers_takes_the_named_weights_and_mixes_no_devices(monkeypatch, name):
-    """At full size on the device "meta", which takes no time: all that can be proven of a GPU without one."""
-    entry, get_model, asked, kinds, meta = classify.NETWORKS[name], models.get_model, [], [], torch.device("meta")
-    (classes, count), words = COUNTS[name], STATED[name].split()
-    recipe = {key: value for key, (value, source) in entry.recipe.items() if source}
-    stated = dict(zip(RECIPE, words)) | dict(word.split("=") for word in words[len(RECIPE):])
-    assert {key: str(value) for key, value in recipe.items()} == stated
-    assert entry.norm_learns == (name == "resnet50")
+def test_a_network_has_the_papers_recipe_and_layers_and_takes_the_weights_that_are_named(monkeypatch, name):
+    (classes, count, words), entry = STATED[name], classify.NETWORKS[name]
+    stated = dict(zip(RECIPE, words.split())) | dict(word.split("=") for word in words.split()[len(RECIPE):])
+    assert {key: str(value) for key, (value, source) in entry.recipe.items() if source} == stated
+    config = {key: value for key, (value, _) in entry.recipe.items()} | dict(classes=CLASSES)
+    with torch.device("meta"):                          # takes neither time nor memory
+        counted, papers = entry.build(config | dict(weights="none", classes=CLASSES[:1] * classes)), papers_layers(name)
+        get_model, asked = models.get_model, []
 
-    def published(name, weights, **options):
-        asked.append((name, weights))
-        net = get_model(name, weights=None, **options)
-        net.transform_input = True                      # as Inception has it with weights
-        return net
+        def published(name, weights):
+            asked.append(weights)
+            net = get_model(name, weights=None)
+            net.transform_input = True                  # as Inception has it with weights
+            return net
 
-    monkeypatch.setattr(models, "get_model", published)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: {})
-    monkeypatch.setattr(torch, "autocast", lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
-    config = recipe | dict(model=name, classes=CLASSES, seed=0, weights="none", batch=4, precision="bf16")
-    images = painted([0, 1, 2, 0], "meta", side=recipe["size"])
-    with torch.device("cpu") if name == "cnn" else meta:            # build carries the cnn there
-        m = classify.build(config, images, None, meta)
-    with meta:
-        counted = entry.build(config | dict(classes=CLASSES[:1] * classes))
-        net = entry.build(config | dict(weights="IMAGENET1K_V1"))
-        expected = papers_layers()
-        theirs = dict(inception="inception_v3").get(name, name.removesuffix("_flat"))
-        whole = get_model(theirs if asked else "resnet18", weights=None)
-    assert asked == [(theirs, None), (theirs, None), (theirs, "IMAGENET1K_V1")][:len(asked)]
+        monkeypatch.setattr(models, "get_model", published)
+        monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: asked.append("IMAGENET1K_V1") or {})
+        net = entry.build(config)
     keras = [buffer for key, buffer in counted.named_buffers() if "running" in key and name in FLAT]
     assert sum(weight.numel() for weight in [*counted.parameters(), *keras]) == count
+    assert asked == ["IMAGENET1K_V1"] * ("weights" in config) and not getattr(net, "transform_input", False)
     if name in FLAT or name == "resnet50":
         grey, means = torch.full((1, 3, 1, 1), 2 * 0.485 - 1), np.array([0.485, 0.456, 0.406])
         normal = (0.485 - means) / [0.229, 0.224, 0.225]
         assert net.colours(grey).flatten().tolist() == pytest.approx(normal, abs=1e-5)
-        body = [whole.features] if hasattr(whole, "features") else list(whole.children())[:-2]
-        body = expected["howard"] if name == "mobilenet_flat" else body
-        expected[name] = [net.colours, *body, *expected[name]]
-    assert layers([net]) == layers(expected[name]) and not getattr(net, "transform_input", False)
+        papers = [net.colours, *papers]
+    ours, papers = [[str(layer) for part in parts for layer in part.modules() if not list(layer.children())]
+                    for parts in ([net], papers)]
+    assert ours == papers and entry.norm_learns == (name == "resnet50")
 
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_step_of_every_network_mixes_no_devices(monkeypatch, name):
+    """All tensors on a foreign device, at the paper's size: what can be proven of a GPU without one."""
+    kinds, meta, recipe = [], torch.device("meta"), classify.NETWORKS[name].recipe
+    monkeypatch.setattr(torch, "autocast", lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
+    config = {key: value for key, (value, _) in recipe.items()} | dict(batch=4, weights="none", precision="bf16")
+    images = painted([0, 1, 2, 0], "meta", side=config["size"])
+    with torch.device("cpu") if name == "cnn" else meta:            # build carries the cnn there
+        m = classify.build(config | dict(model=name, classes=CLASSES, seed=0), images, None, meta)
     m.optimizer.step = lambda: None                     # torch's fused ones know real devices alone
     classify.freeze(m, False)
     values = classify.train_step(m, 0.1, 0.9)
