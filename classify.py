@@ -41,8 +41,8 @@ from jobs import UserError
 AUGMENT = {                 # arguments of data.augment
     "none": None,
     "classical": {},        # ours: rotation, flip, zoom, shift, light
-    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),      # rotation, shear, flip; ranges ours
-    "fastai": dict(rotate=10, zoom=0.1, shift=0, brightness=0.2),   # aug_transforms, but for its warp
+    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),  # rotation, shear, flip; ranges ours
+    "fastai": dict(rotate=10, zoom=0.1, shift=0, brightness=0.2),   # but for warp and contrast
     "flips": dict(zoom=0, shift=0, brightness=0),   # 004: a flip and any rotation, so both flips
 }
 MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
@@ -76,7 +76,7 @@ def mobilenet_v1(classes):
 
 
 def derma_cnn(classes, size=64, dropout=0.2):
-    """Paper 003's CNN: 521,758 parameters for 4 classes at 64 px (pooling stride as in its code)."""
+    """Paper 003's CNN: 521,758 parameters for 4 classes at 64 px (pooling as in its code)."""
     return nn.Sequential(
         nn.Conv2d(3, 60, 1), nn.MaxPool2d(2), nn.ReLU(),        # (n, 60, 32, 32)
         nn.Conv2d(60, 50, 3), nn.MaxPool2d(5), nn.ReLU(),       # (n, 50, 6, 6)
@@ -101,7 +101,7 @@ def published(name, weights, **options):
 
 
 def resnet50_body(weights, width=64):
-    """The convolutions of ResNet-50, 23,508,032 parameters: 2,048 maps, whatever the width inside."""
+    """The convolutions of ResNet-50, 23,508,032 parameters: 2,048 maps at any width."""
     net = published("resnet50", weights, width_per_group=width)
     return nn.Sequential(*list(net.children())[:-2])
 
@@ -123,7 +123,7 @@ def resnet50(classes, weights, width=64):
 
 
 def flat(config, body):
-    """Paper 003's comparison networks: an ImageNet body, flattened, dense layers 256, 128, classes."""
+    """Paper 003's comparison networks: an ImageNet body and, from its notebooks, this head."""
     size = config["size"]
     with torch.no_grad():
         maps = body.eval()(torch.zeros(1, 3, size, size)).numel()
@@ -137,7 +137,8 @@ def mobilenet_v1_body(weights):
     """MobileNet v1 without its head; the published file has other names, in the same order."""
     body = mobilenet_v1(1)[:-3]
     if weights != "none":
-        state = torch.hub.load_state_dict_from_url(MOBILENET_V1, map_location="cpu", weights_only=True)
+        state = torch.hub.load_state_dict_from_url(
+            MOBILENET_V1, map_location="cpu", weights_only=True)
         values = [state[name] for name in state if "num_batches" not in name]
         names = [name for name in body.state_dict() if "num_batches" not in name]
         body.load_state_dict(dict(zip(names, values)), strict=False)
@@ -152,7 +153,7 @@ def inception(classes, size, weights):
     net = published("inception_v3", weights, init_weights=True)
     net.transform_input = False
     net.fc, net.AuxLogits.fc = nn.Linear(2048, classes), nn.Linear(768, classes)
-    if size < 299:          # the auxiliary head is made for 17 x 17 maps: spread those of a smaller image
+    if size < 299:          # the auxiliary head is made for 17 x 17 maps: spread smaller ones
         net.AuxLogits.register_forward_pre_hook(lambda _, x: F.adaptive_avg_pool2d(x[0], 17))
     return net
 
@@ -167,26 +168,33 @@ class Network:
 
 
 PLAIN = dict(
-    size=(64, "the papers' 64 px"),
+    size=(64, "000 II.B; 001 caption of Figure 6; 003 III.D"),
     optimizer=("adam", "000, section II.K"),
     lr=(1e-3, "not stated; Adam's default, also Keras'"),
     beta1=(0.9, "not stated; Adam's default"),
     beta2=(0.999, "not stated; Adam's default"),
-    epochs=(50.0, '000, section II.K, "iterations"'),
+    epochs=(50.0, '000, section II.K: "iteration number"'),
     batch=(32, "000, section II.K"),
-    augment=("none", "the paper mentions none"),
+    augment=("none", "not stated; no augmentation but the GAN's is named"),
     schedule=("constant", "not stated; the other is 1cycle"),
-    frozen_epochs=(0.0, "all layers learn"))
+    frozen_epochs=(0.0, "000, section II.K: from scratch; 001, 004 not stated: all learn"))
 DERMA = PLAIN | dict(
-    optimizer=("adam", "text"),
-    lr=(2e-4, "text; released code 1e-3"),
-    beta1=(0.5, "text; released code 0.9"),
-    beta2=(0.999, "text"),
-    epochs=(100.0, "text"),
-    batch=(64, "text; released code 30"),
-    augment=("classical", "text: rotation, flip, scaling, colour; ranges ours"))
+    optimizer=("adam", "section IV.B"),
+    lr=(2e-4, "section IV.B; the released notebooks: 1e-3"),
+    beta1=(0.5, "section IV.B; the released notebooks: 0.9"),
+    beta2=(0.999, "section IV.B"),
+    epochs=(100.0, "section IV.B"),
+    batch=(64, 'section IV.B: "64 batches"; the released notebooks: 30'),
+    augment=("classical", "section III.B: rotation, flip, scaling, colour; ranges ours"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first"))
-FROZEN = DERMA | IMAGENET | dict(frozen_epochs=(math.inf, "text: the base rests, the head learns"))
+FROZEN = DERMA | IMAGENET | dict(       # the text trains the CNN alone; these: not stated
+    optimizer=("adam", "not stated; the CNN's"),
+    lr=(2e-4, "not stated; the CNN's"),
+    beta1=(0.5, "not stated; the CNN's"),
+    beta2=(0.999, "not stated; the CNN's"),
+    epochs=(100.0, "not stated; the CNN's"),
+    batch=(64, "not stated; the CNN's"),
+    frozen_epochs=(math.inf, "not stated; the released notebooks: the base rests"))
 
 NETWORKS = {
     "cnn": Network(PLAIN, lambda c: cnn(len(c["classes"]), c["size"])),        # paper 000
@@ -194,33 +202,33 @@ NETWORKS = {
         PLAIN | dict(batch=(64, "section II.K")),
         lambda c: mobilenet_v1(len(c["classes"]))),
     "resnet18": Network(                # 7x7 stem; 11,177,538 parameters for 2 classes
-        PLAIN | dict(epochs=(100.0, 'section II.K, "iterations"')),
+        PLAIN | dict(epochs=(100.0, 'section II.K: "iteration number"')),
         lambda c: models.resnet18(num_classes=len(c["classes"]))),
     "trunk": Network(                   # paper 001: the DCGAN's discriminator
         PLAIN | dict(
             optimizer=("adam", "Table 4; its other row is sgd"),
-            lr=(2e-4, "Table 3; its other row is 1e-3"),
-            beta1=(0.5, "abstract; method section 0.2"),
+            lr=(2e-4, "abstract, Table 3; its other row is 1e-3"),
+            beta1=(0.5, "abstract; Details of DCGAN architecture: 0.2"),
             epochs=(25.0, "not stated; ours"),
             batch=(128, "Table 2; its other row is 100"),
-            width=(64, "text: 64-128-256-512 maps"),
-            augment=("paper001", "rotation, shear, flip; ranges not stated, ours")),
+            width=(64, "Discriminator definition: 64, 128, 256, 512 maps"),
+            augment=("paper001", "Data augmentation: rotation, shear, flip; ranges ours")),
         lambda c: gan.dcgan_discriminator(c["width"], len(c["classes"]))),
     "resnet50": Network(                # paper 002
         PLAIN | IMAGENET | dict(
             size=(256, "not stated; that of the CycleGAN's images"),
-            width=(64, "ResNet-50's"),
-            optimizer=("adamw", "Adam; fastai's, weight decay 0.01"),
-            lr=(0.0, "0: what the lr finder suggests"),
+            width=(64, "A ResNet-based skin lesion classifier: ResNet of 50 layers"),
+            optimizer=("adamw", "A ResNet-based ...: Adam; weight decay 0.01 not stated, fastai"),
+            lr=(0.0, "A ResNet-based ...: 0 is what the lr finder suggests"),
             beta2=(0.99, "not stated; fastai"),
             epochs=(11.0, "not stated; ours"),
             batch=(64, "not stated; fastai"),
-            frozen_epochs=(1.0, "not stated; the first, head alone"),
+            frozen_epochs=(1.0, "not stated; fastai: first the head alone"),
             augment=("fastai", "not stated; fastai's aug_transforms"),
-            schedule=("1cycle", "the paper")),
+            schedule=("1cycle", "A ResNet-based skin lesion classifier")),
         lambda c: resnet50(len(c["classes"]), c["weights"], c["width"]), norm_learns=True),
     "derma_cnn": Network(               # paper 003
-        DERMA | dict(dropout=(0.2, "text; Figure 8 varies it")),
+        DERMA | dict(dropout=(0.2, "section III.D; Figure 8 varies it")),
         lambda c: derma_cnn(len(c["classes"]), c["size"], c["dropout"])),
     "vgg16": Network(FROZEN, lambda c: flat(c, published("vgg16", c["weights"]).features)),
     "vgg19": Network(FROZEN, lambda c: flat(c, published("vgg19", c["weights"]).features)),
@@ -275,7 +283,7 @@ def freeze(m, frozen):
 
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, config = gan.load_run(run)
+    saved, config = jobs.load_run(run, gan.GANS)
     state = saved.get("discriminator", {})
     base = base_of(net)
     try:
@@ -298,7 +306,7 @@ def at_size(images, args):
 
 
 def thinned(images, args):
-    """The images; in a dry run some 64 of them, since two steps take longer to test than to make."""
+    """The images; in a dry run some 64, since two steps take longer to test than to make."""
     if args.dry_run:
         return images.take(slice(None, None, max(1, len(images) // 64)))
     return images
@@ -309,9 +317,9 @@ class Images:
     """What one training needs of images."""
     training: data.ImageSet
     val: data.ImageSet
-    tests: dict                 # "real": real images alone; "mixed": with synthetic ones, as printed
-    leaked: int                 # how many of validation and test a GAN has seen
-    generators: dict            # {who drew synthetic images: measures, of a generator not of gan.py}
+    tests: dict             # "real": real images alone; "mixed": with synthetic ones
+    leaked: int             # how many of validation and test a GAN has seen
+    generators: dict        # {who drew synthetic images: what a foreign set's measures say}
 
 
 def load_images(args):
@@ -419,6 +427,7 @@ def train(args):
     loop(m, out, step, val, first, to_do)
     if images.leaked:
         print(f"LEAK: its GANs saw {images.leaked} validation and test images")
+    jobs.check_finite(out, m.parts(), config["steps"])
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
@@ -452,7 +461,7 @@ def config_of(args, training, tests):
 
 
 def build(config, training, start, device):
-    """A Training ready for its first step. start: a GAN job to begin as its discriminator, or None."""
+    """A Training ready for its first step. start: a GAN job to begin as its discriminator."""
     batches = data.Batches(training, config["batch"], config["seed"], device)
     try:
         net = NETWORKS[config["model"]].build(config)
@@ -477,23 +486,18 @@ def loop(m, out, train_step, val, first, steps_to_do):
         if step == frozen:
             freeze(m, False)
         m.record["recent"].append(train_step(m, *rates[step]))
-        if (step + 1) % every == 0 or step + 1 == steps:    # only here the loop waits for the device
-            progress.note = add_point(m, out, val, step + 1)
+        if (step + 1) % every == 0 or step + 1 == steps:    # only here it waits for the device
+            progress.note = jobs.add_point(m.record, out, step + 1, point(m, val))
         progress(step + 1)
 
 
-def add_point(m, out, val, done):
-    """Add a point to the curves: the training's since the last one, and the validation part's."""
+def point(m, val):
+    """What the curves get: the training's means since their last point; the validation's."""
     loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
     probabilities = class_probabilities(m.net, val.images, m.device)
     val_loss = metrics.log_loss(val.labels, probabilities)
     val_accuracy = float((probabilities.argmax(1) == val.labels).mean())
-    point = dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
-    jobs.check_finite(out, m.parts(), done, *point.values())
-    for name, value in point.items():
-        m.record["curves"].setdefault(name, []).append(value)
-    m.record["recent"] = []
-    return f"loss {loss:.3f}  accuracy {accuracy:.3f}  validation {val_accuracy:.3f}"
+    return dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def train_step(m, rate, momentum):
@@ -514,7 +518,7 @@ def train_step(m, rate, momentum):
     with torch.autocast(x.device.type, torch.bfloat16, enabled=m.config["precision"] == "bf16"):
         logits = m.net(x)
     extra = 0
-    if isinstance(logits, tuple):       # Inception's second head counts 0.4, as in its paper
+    if isinstance(logits, tuple):       # not stated; Inception's second head usually counts 0.4
         logits, auxiliary = logits
         extra = 0.4 * F.cross_entropy(auxiliary.float(), labels)
     loss = F.cross_entropy(logits.float(), labels)
@@ -546,7 +550,7 @@ def learning_rates(m):
 
 
 def one_cycle(steps, top):
-    """fastai: a quarter upwards from top / 25, then down to top / 100,000; momentum .95, .85, .95."""
+    """fastai: a quarter upwards from top / 25, then down to top / 100,000; momentum .95 .85 .95."""
     phase = np.interp(np.arange(steps), [0, steps / 4, steps], [0, 1, 2])
     height = (1 - np.cos(np.pi * phase)) / 2        # 0, then 1 at the quarter, 0 at the end
     low = np.where(phase < 1, top / 25, top / 100_000)
@@ -619,7 +623,7 @@ def test_and_save(out, net, tests, device):
 
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
-    saved, config = gan.load_run(run, NETWORKS)
+    saved, config = jobs.load_run(run, NETWORKS)
     with jobs.used(Path(run) / "model.pt"):
         net = NETWORKS[config["model"]].build(config | dict(weights="none"))
         net.load_state_dict(saved["net"])
@@ -759,7 +763,7 @@ def add_train_options(add):
         "of any generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
     add("--use", type=jobs.fraction, default=Fraction(1), help="add the first 1/4, say, of each set")
     add("--share", type=jobs.fraction, default=Fraction(1),
-        help="train on this share of each class, such as 1/4, by lesion; a larger one holds a smaller")
+        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
     add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),

@@ -9,13 +9,14 @@
 An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split. On disk:
 images.npy, which numpy maps as it is, with the rest in images.json beside it.
 """
+import argparse
 import collections
 import csv
 import functools
 import hashlib
 import io
 import itertools
-import json
+import os
 import re
 import shutil
 import sys
@@ -25,7 +26,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import scipy.spatial
@@ -38,28 +39,41 @@ import jobs
 from jobs import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+TABLES = (".csv", ".tsv", ".tab", "")
 Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From here on Pillow warns,
 warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 
-# Column names in the public tables, in any case. The later wins: in ISIC 2020 few have a diagnosis.
+# What columns of the public tables mean, by plain(name); of several the first counts. In ISIC 2020
+# few images have a diagnosis, so benign_malignant comes before it.
+NUMBER = "(id|no|nr|number|code|key|name)?"
 COLUMN_NAMES = {
-    "filename": "image", "isic_id": "image", "image_id": "image", "image_name": "image",
-    "image": "image", "diagnosis": "label", "dx": "label", "benign_malignant": "label",
-    "label": "label", "group": "lesion", "lesion_id": "lesion", "split": "part",
-    "split_by_lesion": "part",
+    "image": "image imageid imagename isicid imgid img filename file imagepath filepath path",
+    "label": "label class benignmalignant dx diagnosis diagnostic diagnosis3 diagnosis1",
+    "lesion": f"lesionid group lesion{NUMBER}",
+    "patient": f"patientid (patient|subject|person){NUMBER}",
+    "part": "splitbylesion split part partition subset",
 }
-# What the public sets call a class. HAM10000 files Bowen's disease under akiec too.
+# What the public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
-    "akiec": "AK", "actinic_keratosis": "AK", "basal_cell_carcinoma": "BCC",
-    "dermatofibroma": "DF", "pigmented_benign_keratosis": "BKL", "seborrheic_keratosis": "BKL",
-    "melanoma": "MEL", "nevus": "NV", "squamous_cell_carcinoma": "SCC", "vascular_lesion": "VASC",
+    "AK": "ack akiec actinickeratosis solaroractinickeratosis",
+    "BCC": "basalcellcarcinoma",
+    "BKL": "sek pigmentedbenignkeratosis seborrheickeratosis solarlentigo lentigonos benignkeratosis "
+           "lichenplanuslikekeratosis lichenoidkeratosis",
+    "DF": "dermatofibroma",
+    "MEL": "melanoma malignantmelanoma melanomainsitu melanomainvasive melanomametastasis",
+    "NV": "nev nevus naevus",
+    "SCC": "squamouscellcarcinoma squamouscellcarcinomainsitu squamouscellcarcinomainvasive",
+    "VASC": "vascularlesion hemangioma angioma angiokeratoma pyogenicgranuloma",
+    "UNK": "unknown indeterminate",
 }
+CLASS_OF = {name: short for short, names in CLASS_NAMES.items() for name in names.split()}
 # The two-class papers. AK, a precursor, counts as malignant (our choice).
 KINDS = dict.fromkeys(("BKL", "DF", "NV", "VASC", "BENIGN"), "benign")
 KINDS |= dict.fromkeys(("AK", "BCC", "MEL", "SCC", "MALIGNANT"), "malignant")
+KINDS["UNK"] = "unknown"
 
 TWO = ["benign", "malignant"]
 EIGHT = ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
@@ -189,6 +203,18 @@ def mix(sets):
     return replace(first, labels=np.concatenate(labels), **columns)
 
 
+def what_was_seen(*sets):
+    """Hashes of the pixels, and {prepared set: ids}, of what a GAN learned from or translated; with
+    what the GANs saw that made some of it."""
+    digests, ids = set(), {}
+    for images in filter(None, sets):
+        digests.update(images.digests().tolist(), images.info.get("digests", []))
+        own = {images.info.get("dataset", "unknown"): images.ids.tolist()}
+        for dataset, names in [*own.items(), *images.info.get("seen_ids", {}).items()]:
+            ids[dataset] = sorted({*ids.get(dataset, []), *names})
+    return dict(digests=sorted(digests), seen_ids=ids)
+
+
 # ---- Reading
 
 def load(path, size=None, folder_size=None):
@@ -214,7 +240,9 @@ def load(path, size=None, folder_size=None):
     size = size or info.get("size") or folder_size
     if size is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
-    return decoded(path, read_rows(path), size)
+    rows, notes = read_rows(path)
+    print("\n".join(notes), file=sys.stderr)
+    return decoded(rows, size, dict(source=path.name, reading=notes) | info)
 
 
 def info_of(folder):
@@ -291,12 +319,36 @@ def with_generator(images, path):
     return replace(images, info=info)
 
 
+# ---- Reading other people's sets
+#
+# What decides classes, lesions and parts is said. What looks as if it should and is not understood is
+# an error that shows the header. Folders' names give classes only where no table does.
+
 class Row(NamedTuple):
     """One image of a set before it is decoded."""
     name: str           # path below the set's folder
     label: str
     lesion: str
     part: str           # train, val, test or ""
+    patient: str
+    picture: Callable   # size -> (uint8 (size, size, 3), is it grey of more than 8 bits?)
+
+
+class Table(NamedTuple):
+    name: str           # path below the set's folder
+    header: list
+    columns: dict       # meaning: the number of its column; "classes": several of 0 and 1
+    rows: list          # (line, cells, [images that it names])
+
+
+def short(names, most=8):
+    """The first names of a list, as text."""
+    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
+
+
+def listed(counts):
+    """{".heic": 4, ".txt": 1} as text: 4 .heic, 1 .txt."""
+    return short([f"{n} {name}" for name, n in sorted(counts.items())], 12)
 
 
 def plain_name(name):
@@ -306,128 +358,448 @@ def plain_name(name):
     return name
 
 
-def part_of(folder):
-    """The part that a name tells, such as test of ISIC-2017_Test_v2_Data; "" if none."""
-    for word in re.split("[^a-z]+", folder.lower()):
-        if word in PARTS:
-            return PARTS[word]
+def kind_of(name):
+    """The suffix of a file, ".jpg" of x.JPG."""
+    return Path(name).suffix.lower()
+
+
+def contents(open_file):
+    with open_file() as file:
+        return file.read()
+
+
+def walk(folder):
+    """Every file below a folder. Links are followed last and no folder twice, so that circles end."""
+    seen, waiting = set(), [folder]
+    while waiting:
+        for root, folders, files in os.walk(waiting.pop(0)):
+            here, real = Path(root), os.path.realpath(root)
+            is_job = "config.json" in files and here != folder      # our own, made inside the set
+            if is_job or real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            waiting += [here / name for name in folders if (here / name).is_symlink()]
+            for name in files:
+                yield here / name
+
+
+def files_of(folder):
+    """{path: function that opens it} of all files below a folder and in its zips, or of one zip."""
+    files = {}
+    for file in walk(folder) if folder.is_dir() else [folder]:
+        path = file.relative_to(folder).as_posix()
+        if kind_of(file) != ".zip":
+            files[path] = functools.partial(open, file, "rb")
+            continue
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError):
+            raise UserError(f"{file} is not a readable zip archive: get it again") from None
+        for name in archive.namelist():
+            inside = name.replace("\\", "/").removeprefix("./")
+            if file != folder:                      # the archive's name may tell the part
+                inside = f"{path[:-4]}/{inside}"
+            files[inside] = functools.partial(archive.open, name)
+    hidden = re.compile(r"(^|/)(\.|__MACOSX)|/$|^info\.json$")
+    return {name: files[name] for name in sorted(files) if not hidden.search(name)}
+
+
+def part_of(folders):
+    """The part that folders tell, the nearest to the image first: test, or else one such word in a
+    longer name, as of ISIC-2017_Test_v2_Data but not of train_test_split; "" if none."""
+    for folder in reversed(folders):
+        if folder.lower() in PARTS:
+            return PARTS[folder.lower()]
+    for folder in reversed(folders):
+        words = re.findall("[A-Z]?[a-z]+|[A-Z]+", folder)
+        told = [word.lower() for word in words if word.lower() in PARTS]
+        if len(told) == 1:
+            return PARTS[told[0]]
     return ""
 
 
-def files_of(folder, suffixes=SUFFIXES):
-    """{path: function giving its bytes} of such files below a folder, in a zip, or in its zips."""
-    files = {}
-    job_folders = {file.parent for file in folder.rglob("config.json")}
-    for file in folder.rglob("*"):
-        if file.is_file() and job_folders.isdisjoint(file.parents):
-            files[file.relative_to(folder).as_posix()] = file.read_bytes
+def finder(pictures):
+    """A function that finds the pictures which a cell of a table means: by path, file name or stem, in
+    any case, with either slash, as they lay on any machine. It returns (names, is it certain?)."""
+    by_path = collections.defaultdict(list)
+    for name in pictures:
+        words = name.lower().split("/")
+        for k in range(len(words)):
+            path = "/".join(words[k:])
+            by_path[path].append(name)
+            by_path[path.removesuffix(kind_of(path))].append(name)
 
-    archives = [folder] if folder.is_file() else folder.glob("*.zip")
-    for archive in archives:
-        try:
-            opened = zipfile.ZipFile(archive)
-        except (zipfile.BadZipFile, OSError):
-            raise UserError(f"{archive} is not a readable zip archive") from None
-        for name in opened.namelist():              # the archive's name may tell the part
-            files[f"{archive.stem}/{name}"] = functools.partial(opened.read, name)
+    def find(cell, folder=""):
+        words = cell.replace("\\", "/").lower().removeprefix("./").split("/")
+        for k in range(len(words)):
+            path = "/".join(words[k:])
+            names = by_path.get(path)
+            if names is None and kind_of(path) in SUFFIXES:
+                names = by_path.get(path.removesuffix(kind_of(path)))
+            if names:
+                names = [name for name in names if name.startswith(folder)] or names
+                return names, k == 0 or names[0].count("/") == path.count("/")
+        return [], False
 
-    shown = [name for name in sorted(files) if name.lower().endswith(suffixes)
-             and not re.search(r"(^|/)(\.|__MACOSX)", name)]
-    if not shown and suffixes == SUFFIXES:
-        raise UserError(f"{folder} is not there or holds no images ({', '.join(SUFFIXES)})")
-    return {name: files[name] for name in shown}
-
-
-def read_tables(folder):
-    """The rows of all tables that name images, as dictionaries: table, image, label, ..."""
-    entries = []
-    for name, read in files_of(folder, (".csv",)).items():
-        file = folder / name
-        try:
-            text = io.StringIO(read().decode("utf-8-sig", "replace"), newline="")
-            table = csv.DictReader(text, restval="", skipinitialspace=True)
-            rows, columns = list(table), table.fieldnames or ()
-        except Exception as problem:        # of csv, or of zip archives
-            raise UserError(f"{file} cannot be read as csv ({problem})") from None
-
-        one_hot = []                        # as ISIC: a column of 0.0 and 1.0 for each class
-        for name in columns:
-            if {row[name] for row in rows} <= {"0", "0.0", "1", "1.0"}:
-                one_hot.append(name)
-        for line, row in enumerate(rows, start=2):
-            entry = dict(table=file, line=line, part="", lesion="")
-            if len(one_hot) > 1:            # one alone is no class but, say, `male`
-                entry["label"] = "+".join(name for name in one_hot if float(row[name]))
-            lower = {name.strip().lower(): row[name] for name in columns}
-            for name, meaning in COLUMN_NAMES.items():
-                if name in lower:
-                    entry[meaning] = lower[name].strip()
-            if "image" in entry:
-                entries.append(entry)
-            elif file.name == "labels.csv":
-                raise UserError(f"{file} has no column image: its columns are {columns}")
-        if rows and "image" not in entry:
-            print(f"{file} has no column that names images: not used", file=sys.stderr)
-    return entries
+    return find
 
 
-def read_rows(folder, zeros=None):
-    """[Row, ...] of a set: labels from labels.csv, else from other tables, else from folders.
+def understood(header, named):
+    """{meaning: [number of its column]} by the user's names, else by those of the public tables.
 
-    Lesions may stand in a table of their own. zeros: the class of rows that hold only zeros.
+    The meaning "classes" is a column of 0 and 1 for each class, as in ISIC's challenges.
     """
-    by_key = collections.defaultdict(list)      # a table may call an image by its stem, ...
-    files = files_of(folder)
+    keys = [plain(title) for title in header]
+    columns = {}
+    for meaning, patterns in COLUMN_NAMES.items():
+        if meaning in named:
+            patterns = " ".join(re.escape(plain(title)) for title in named[meaning].split(","))
+        found = []
+        for pattern in patterns.split():
+            found += [k for k, key in enumerate(keys) if re.fullmatch(pattern, key)]
+        if found:
+            columns[meaning] = found[:1]
+        if len(found) > 1 and meaning == "label" and meaning in named:
+            columns["classes"] = found
+    if "lesion" in named:
+        columns.pop("patient", None)
+    classes = [k for k, title in enumerate(header) if is_known(title)]
+    if classes and "label" not in {*columns, *named}:
+        columns["classes"] = classes
+    if "classes" in columns:
+        columns.pop("label", None)
+    return columns
+
+
+def not_understood(place, why, header):
+    return UserError(
+        f"{place} {why}. Its header: {short(header, 12)}. Say which columns count: --columns image=... "
+        "label=... lesion=... part=... (label=A,B,C for a column of 0 and 1 of each class; "
+        "label=folder if the folders are the classes; part=none for no parts)")
+
+
+def read_table(place, name, open_file, find, named):
+    """The Table, without rows if it names no image: its first lines tell, the rest is not read then."""
+    folder = name[:name.rfind("/") + 1]
+    try:
+        with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
+            first = text.readline(1_000_000)
+            cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
+                               delimiter=max(",;\t", key=first.count))
+            lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
+            top = list(itertools.islice(lines, 20))
+            header = top[0][1] if top else []
+            columns = understood(header, named)
+            if "image" in columns or not any(find(title)[0] for title in header):
+                top = top[1:]
+            else:                                   # no header, as in ISIC 2016
+                second = header[-1]
+                header = [str(k + 1) for k in range(len(header))]
+                columns = understood(header, named)
+                if len(header) == 2 and is_known(second):
+                    columns = dict(image=[0], label=[1])
+            if "image" not in columns:
+                for k, title in enumerate(header):
+                    if names_images(title, [row[k] for _, row in top if k < len(row)], find):
+                        raise not_understood(place, f"names images in column {title}", header)
+                return Table(name, header, {}, [])
+            lines = [*top, *lines]
+    except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
+        raise UserError(f"{place} cannot be read as a table ({problem})") from None
+
+    rows, sure = [], set()
+    for line, row in lines:
+        row += [""] * (len(header) - len(row))
+        names, certain = find(row[columns["image"][0]], folder)
+        rows.append((line, row, names, certain))
+        sure.update(names * certain)
+    for k, (line, row, names, certain) in enumerate(rows):
+        if not certain and not sure.isdisjoint(names):      # b/1.jpg is not here, but a/1.jpg is
+            names = []
+        rows[k] = (line, row, names)
+    return Table(name, header, columns, rows)
+
+
+def names_images(title, cells, find):
+    """Does a column of an unknown title name images? Numbers do only where the title says so."""
+    if all(cell.isdigit() for cell in cells) and plain(title) not in ("id", "nr", "no", "number"):
+        return False
+    return len(set(cells)) == len(cells) and all(find(cell)[0] for cell in cells)
+
+
+def class_of(table, row, place, zeros):
+    """The class that a row tells: its label, or the title of the column that holds its 1."""
+    if "label" in table.columns:
+        label = row[table.columns["label"][0]]
+        if not label:
+            raise UserError(f"{place}: the label is empty. Fill it in, or take the row out")
+        return label
+    ones = []
+    for k in table.columns["classes"]:
+        text = {"true": "1", "false": "0"}.get(row[k].lower(), row[k].replace(",", "."))
+        if not re.fullmatch(r"[01](\.0*)?(e[+-]?0+)?", text):
+            why = f"holds {row[k]!r} in column {table.header[k]}, neither 0 nor 1"
+            raise not_understood(place, why, table.header)
+        if text.startswith("1"):
+            ones.append(table.header[k])
+    if len(ones) > 1:
+        raise UserError(f"{place}: one class is needed, not {' and '.join(ones)}: mend the row")
+    if not ones and not zeros:
+        raise UserError(f"{place}: a row of zeros. If such rows are one further class, "
+                        "--zeros CLASS gives its name")
+    return (ones or [zeros])[0]
+
+
+def values_of(folder, tables, files, zeros):
+    """{meaning: {image: (text, where it stands)}} of all tables. Two that disagree are an error."""
+    values = collections.defaultdict(dict)
+    for table in tables:
+        for line, row, names in table.rows:
+            place = f"{folder / table.name} line {line}"
+            told = {}
+            for meaning in ("lesion", "patient", "part"):
+                if meaning in table.columns:
+                    told[meaning] = row[table.columns[meaning][0]]
+            if names and has_label(table):
+                told["label"] = class_of(table, row, place, zeros)
+            if names and told.get("part"):
+                told["part"] = PARTS.get(told["part"].lower())
+                if told["part"] is None:
+                    raise not_understood(place, "is not of train, val or test", table.header)
+            if len(names) > 1 and len({hash_of(contents(files[name])) for name in names}) > 1:
+                raise UserError(f"{place}: {len(names)} different pictures are called so, "
+                                f"{names[0]} and {names[1]}: name them by their paths")
+            if has_label(table):
+                told["table's part"] = part_of(table.name.rpartition(".")[0].split("/"))
+            for name, meaning in itertools.product(names, told):
+                if told[meaning]:
+                    keep(values[meaning], name, meaning, told[meaning], place)
+    return values
+
+
+def keep(values, name, meaning, text, place):
+    before, where = values.setdefault(name, (text, place))
+    if class_name(before, binary=False) != class_name(text, binary=False):
+        raise UserError(
+            f"{name}: its {meaning} is {before!r} in {where}, but {text!r} in {place}. Mend or take "
+            f"out one of them, or name the column that counts: --columns {meaning}=...")
+
+
+def classes_of_folders(pictures):
+    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no part's
+    folder, and none that all images share."""
+    folders, labels = {}, {}
+    for name in pictures:
+        folders[name] = [one for one in name.split("/")[:-1] if not part_of([one])]
+    shared = set.intersection(*map(set, folders.values()))
+    for name, above in folders.items():
+        own = [one for one in above if one not in shared]
+        known = [one for one in own if is_known(one)]
+        if own:
+            labels[name] = (known or own)[-1]
+    if not labels:
+        known = [one for one in shared if is_known(one)]
+        labels = dict.fromkeys(pictures, (known or ["unlabelled"])[0])
+    return labels
+
+
+def check_folders(folder, tables, labels):
+    """UserError if a table looks as if it, and not the folders, should say the classes."""
+    known = {label for label in labels.values() if is_known(label)}
+    for table in tables:
+        place, columns = folder / table.name, table.columns
+        used = set(itertools.chain(*columns.values()))
+        rest = [k for k in range(len(table.header)) if k not in used]
+        if not any(names for *_, names in table.rows):
+            if has_label(table) or len(set(labels.values())) < 2:
+                raise not_understood(place, "names no image that is here", table.header)
+            continue
+        classes = []
+        for k in rest:
+            cells = {row[k] for _, row, names in table.rows if names}
+            if all(is_known(cell) for cell in cells):
+                classes.append(table.header[k])
+        if classes:
+            why = f"holds classes in column {short(classes)}, whose name is unknown"
+            raise not_understood(place, why, table.header)
+        if rest and len(known) < 2:
+            raise not_understood(place, "names images, but by no known name their class", table.header)
+
+
+def told_by(tables, *meanings):
+    """"column dx of HAM10000_metadata.csv", in words for all tables that tell this."""
+    words = []
+    for table in tables:
+        for meaning in meanings:
+            titles = [table.header[k] for k in table.columns.get(meaning, [])]
+            if titles:
+                words.append(f"column {short(titles)} of {table.name}")
+    return short(words)
+
+
+def read_tables(folder, files, pictures, named):
+    """All tables of a set; what they say of the pictures is in their rows."""
+    tables, find = [], finder(pictures)
     for name in files:
-        by_key[Path(name).stem].append(name)
-        by_key[Path(name).name].append(name)    # ... its file name or ...
-    by_key |= {name: [name] for name in files}  # ... its path
-
-    entries = read_tables(folder)
-    lesions = {}
-    for entry in entries:
-        if entry["lesion"]:
-            lesions |= dict.fromkeys(by_key[entry["image"]], entry["lesion"])
-    if any(entry["lesion"] for entry in entries) and len(lesions) < len(files):
-        print(f"{folder}: {len(files) - len(lesions)} of {len(files)} images have no lesion id: each "
-              "counts as a lesion of its own", file=sys.stderr)
-
-    entries = [entry for entry in entries if "label" in entry]
-    entries = [entry for entry in entries if entry["table"].name == "labels.csv"] or entries
-    if not entries:
-        for name in files:
-            label = Path(name).parent.name or "unlabelled"
-            entries.append(dict(image=name, label=label, table=Path(), line=0, part=""))
-    rows = {}
-    for entry in entries:
-        names = by_key[entry["image"]]
-        if len(names) != 1 or names[0] in rows:
-            raise UserError(f"{place_of(entry)}: {len(names)} images are called so, or it is "
-                            "listed twice")
-        name = names[0]
-        rows[name] = row_of(entry, name, lesions.get(name, name), zeros)
-    if len(rows) < len(files):
-        print(f"{folder}: {len(files) - len(rows)} of {len(files)} images are in no table: left out",
-              file=sys.stderr)
-    return list(rows.values())
+        if kind_of(name) in TABLES:
+            table = read_table(folder / name, name, files[name], find, named)
+            if table.columns or kind_of(name):      # LICENSE is no table
+                tables.append(table)
+    titles = {plain(title) for table in tables for title in table.header}
+    for meaning, wanted in named.items():
+        for title in wanted.split(","):
+            if plain(title) not in titles | {"folder", "none"}:
+                headers = [f"{table.name}: {short(table.header)}" for table in tables]
+                raise UserError(f"{folder}: no table has a column {title}. {short(headers)}")
+    own = [table for table in tables if Path(table.name).name == "labels.csv" and has_label(table)]
+    for table in tables:
+        if own and table not in own:                # one's own labels win over those of the set
+            table.columns.pop("label", None)
+            table.columns.pop("classes", None)
+        others = []
+        if table.columns and "part" not in named:
+            others = unused(table)
+        for k in others:
+            cells = {row[k].lower() for _, row, names in table.rows if names}
+            if cells and cells <= PARTS.keys():
+                why = f"holds {short(sorted(cells))} in column {table.header[k]}: is it the part?"
+                raise not_understood(folder / table.name, why, table.header)
+    return tables
 
 
-def place_of(entry):
-    return f"{entry['table']} line {entry['line']}, image {entry['image']!r}"
+def has_label(table):
+    return not table.columns.keys().isdisjoint({"label", "classes"})
 
 
-def row_of(entry, name, lesion, zeros):
-    """The Row of an entry. Its part: by a column, the image's folder or the table's name."""
-    label = entry["label"] or zeros or ""
-    if not label or "+" in label:
-        raise UserError(f"{place_of(entry)}: one class is needed, not {label!r}; --zeros CLASS gives "
-                        "one to rows of zeros")
-    part = entry["part"].lower()
-    if part and part not in PARTS:
-        raise UserError(f"{place_of(entry)}: {part!r} is not train, val or test")
-    folder = name.rpartition("/")[0]
-    part = PARTS.get(part) or part_of(folder) or part_of(entry["table"].stem)
-    return Row(name, plain_name(label), lesion, part)
+def unused(table):
+    """The numbers of the columns that tell nothing."""
+    used = set(itertools.chain(*table.columns.values()))
+    return [k for k in range(len(table.header)) if k not in used]
+
+
+def left_out(tables):
+    """Sentences that say which rows and columns of the tables are not used."""
+    notes = []
+    for table in tables:
+        missing = [names for *_, names in table.rows].count([])
+        if "image" not in table.columns:
+            notes.append(f"not used: {table.name} names no image: {short(table.header)}")
+            continue
+        if missing:
+            notes.append(f"left out: {missing} of the {len(table.rows)} rows of {table.name} name "
+                         "images that are not here")
+        if unused(table):
+            titles = [table.header[k] for k in unused(table)]
+            notes.append(f"not used: column {short(titles, 12)} of {table.name}")
+    return notes
+
+
+def read_rows(folder, zeros=None, named=None):
+    """([Row, ...], [sentences that say how the set was understood]).
+
+    zeros: the class of rows that hold only zeros; named: {meaning: column} by the user.
+    """
+    named = named or {}
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist")
+    files = files_of(folder)
+    pictures = [name for name in files if kind_of(name) in SUFFIXES]
+    others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES)]
+    others = listed(collections.Counter(others))
+    if not pictures:
+        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}), but {others or 'nothing'}")
+    tables = read_tables(folder, files, pictures, named)
+    values = values_of(folder, tables, files, zeros)
+    labels = {name: label for name, (label, _) in values["label"].items()}
+    notes = [f"classes: {told_by(tables, 'label', 'classes')}"]
+    if not labels:
+        labels = classes_of_folders(pictures)
+        if named.get("label") != "folder":
+            check_folders(folder, tables, labels)
+        notes = [f"classes: folders {short(sorted(set(labels.values())))}"]
+
+    rows, spelled = [], {}
+    for name, label in labels.items():
+        label = spelled.setdefault(label.casefold(), plain_name(label))     # Benign is benign
+        part = part_told(name, values, named)
+        lesion, _ = values["lesion"].get(name, ("", ""))
+        patient, _ = values["patient"].get(name, ("", ""))
+        if not lesion and patient:
+            lesion = f"patient {patient}"
+        picture = functools.partial(photograph, files[name])
+        rows.append(Row(name, label, lesion or name, part, patient, picture))
+    kept = without_copies(rows, files)
+
+    alone = sum(row.lesion == row.name for row in rows)
+    notes += [lesions_told(tables, alone, len(rows)), parts_told(tables, rows, values)]
+    notes += left_out(tables)
+    if others:
+        notes.append(f"left out, no images: {others}")
+    if len(labels) < len(pictures):
+        lacking = [name for name in pictures if name not in labels]
+        notes.append(f"left out: {len(lacking)} of {len(pictures)} images are in no table that tells "
+                     f"classes, or in no class's folder: {short(lacking, 3)}")
+    if len(kept) < len(rows):
+        notes.append(f"left out: {len(rows) - len(kept)} further files of the same name and content")
+    return kept, notes
+
+
+def part_told(name, values, named):
+    """The part of an image: by a column, else by its folders, else by its table's name."""
+    if named.get("part") == "none":
+        return ""
+    column, _ = values["part"].get(name, ("", ""))
+    folder = part_of(name.split("/")[:-1])
+    table, place = values["table's part"].get(name, ("", ""))
+    if folder and table and not column and folder != table:
+        raise UserError(f"{name} lies in a folder of {folder}, but is listed in {place}. Rename one, or "
+                        "forget both: --columns part=none")
+    return column or folder or table
+
+
+def parts_told(tables, rows, values):
+    if not any(row.part for row in rows):
+        return "parts: not given"
+    teller = "names of folders or tables"
+    if values["part"]:
+        teller = told_by(tables, "part")
+    return f"parts: {teller}"
+
+
+def lesions_told(tables, alone, n):
+    lesion, patient = told_by(tables, "lesion"), told_by(tables, "patient")
+    if not lesion + patient:
+        return "lesions: not given, each image counts as a lesion of its own"
+    teller = lesion
+    if patient:
+        teller = f"{lesion or 'no lesion_id'}, else {patient} (all of a patient stays together)"
+    if alone:
+        teller += f"; {alone} of {n} images have none: each counts on its own"
+    return f"lesions: {teller}"
+
+
+def without_copies(rows, files):
+    """The rows but for further files of one name, class, part and content: archives hold sets twice."""
+    alike = collections.defaultdict(list)
+    for row in rows:
+        alike[Path(row.name).name.lower(), row.label, row.part].append(row.name)
+    copies = set()
+    for names in alike.values():
+        seen = set()
+        for name in names if len(names) > 1 else []:
+            digest = hash_of(contents(files[name]))
+            if digest in seen:
+                copies.add(name)
+            seen.add(digest)
+    return [row for row in rows if row.name not in copies]
+
+
+def photograph(open_file, size):
+    """(uint8 (size, size, 3), whether the file is grey of more than 8 bits)."""
+    raw = contents(open_file)
+    return decode(raw, size), Image.open(io.BytesIO(raw)).mode.startswith(("I", "F"))
 
 
 def decode(raw, size):
@@ -440,28 +812,29 @@ def decode(raw, size):
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):       # 16-bit, 32-bit and float grey
             grey = np.asarray(image, np.float64)
+            bits = int(grey.max()).bit_length()
+            bits = max(bits + bits % 2, 8)          # 8, 10, 12, 14 or 16
+            white = 2 ** bits - 1
             if grey.max() <= 1:
-                grey = grey * 255
-            elif grey.max() > 255:
-                grey = grey / 257                   # 65,535 -> 255
-            image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                white = 1
+            image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), BICUBIC))
 
 
-def decoded(folder, rows, size, skip_bad=False):
+def decoded(rows, size, info, skip_bad=False):
     """The image set of these rows. An unreadable image ends the work, or is left out and named."""
     jobs.check_memory(len(rows), size)
-    files = files_of(folder)
     pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
+    deep = np.zeros(len(rows), bool)
 
     def work(k):
-        pictures[k] = decode(files[rows[k].name](), size)
+        pictures[k], deep[k] = rows[k].picture(size)
 
     good, bad = [], []
-    progress = jobs.Progress(f"decoding {folder.name}", len(rows))
+    progress = jobs.Progress(f"decoding {info['source']}", len(rows))
     with ThreadPoolExecutor() as pool:
         futures = [pool.submit(work, k) for k in range(len(rows))]
         for k, future in enumerate(futures):
@@ -473,19 +846,15 @@ def decoded(folder, rows, size, skip_bad=False):
                 good.append(k)
             progress(k + 1)
     if bad and not (skip_bad and good):
-        raise UserError(f"{folder}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
+        raise UserError(f"{info['source']}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
                         "remove it, or use `python data.py prepare --skip-bad`")
-    info = dict(source=folder.name, skipped=bad) | info_of(folder)
     if bad:
         rows, pictures = [rows[k] for k in good], pictures[good]
-    return from_rows(rows, pictures, info)
-
-
-def from_rows(rows, pictures, info):
-    """rows: [Row, ...]; pictures: uint8 (n, side, side, 3)."""
-    names, labels, lesions, parts = map(np.array, zip(*rows))
+    names, labels, lesions, parts, *_ = map(list, zip(*rows))
     classes, numbers = np.unique(labels, return_inverse=True)
-    return ImageSet(pictures, numbers, classes.tolist(), names, lesions, parts, info)
+    columns = [np.array(column) for column in (names, lesions, parts)]
+    info = dict(skipped=bad, deep_grey=int(deep.sum())) | info
+    return ImageSet(pictures, numbers, classes.tolist(), *columns, info)
 
 
 def resized(images, size):
@@ -501,13 +870,44 @@ def resized(images, size):
 
 # ---- Which images, which classes
 
+def plain(text):
+    """Letters and digits alone, all small: "Lesion ID" and lesion_id are one name."""
+    return re.sub(r"[\W_]", "", text.casefold())
+
+
 def class_name(name, binary):
     """A class as the studies call it: "akiec" is AK; binary: benign or malignant."""
-    key = name.strip().lower().replace(" ", "_")
-    short = CLASS_NAMES.get(key, key.upper())
+    key = plain(name.removesuffix(", NOS"))
+    short = CLASS_OF.get(key, key.upper())
+    if short.startswith(("BENIGN", "MALIGNANT")):       # "benign lesion"
+        short = re.match("BENIGN|MALIGNANT", short)[0]
     if binary and short not in KINDS:
-        raise UserError(f"is class {name} benign or malignant? List it in data.py")
+        raise UserError(f"is class {name} benign or malignant? Say it in a table labels.csv (image, "
+                        "label), or in CLASS_NAMES and KINDS of data.py")
     return KINDS[short] if binary else short
+
+
+def is_known(name):
+    return class_name(name, binary=False) in KINDS
+
+
+def of_classes(rows, classes, notes):
+    """The rows of a study's classes, under the study's names; notes says what is left out."""
+    kept, dropped = [], collections.Counter()
+    for row in rows:
+        label = class_name(row.label, binary=classes == TWO)
+        if label in classes:
+            kept.append(row._replace(label=label))
+        else:
+            dropped[row.label] += 1
+    if dropped:
+        notes.append(f"left out, not of the classes {', '.join(classes)}: {listed(dropped)}")
+    present = {row.label for row in kept}
+    if len(present) < 2:
+        found = listed(collections.Counter(row.label for row in rows))
+        raise UserError(f"two or more of the classes {', '.join(classes)} are needed; the set has "
+                        f"{found}. Is it the right column? --columns label=... names another")
+    return kept
 
 
 def find_set(root, study):
@@ -625,13 +1025,13 @@ def near_test(images):
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     folder = Path(args.source)
-    images = decoded(folder, read_rows(folder, args.zeros), 64, skip_bad=True)
-    labels, lesions, parts = np.array(images.classes)[images.labels], images.groups, images.split
-    for name in images.info["skipped"]:
-        print(f"unreadable: {name}")
-    print(f"images: {len(images)} of {len(set(lesions))} lesions")
-    for part in np.unique(parts):
-        print(f"{part or 'no split'}: {images.take(parts == part).counts()}")
+    rows, notes = read_rows(folder, args.zeros, dict(args.columns))
+    images = decoded(rows, 64, dict(source=folder.name), skip_bad=True)
+    labels, parts = np.array(images.classes)[images.labels], images.split
+    print("\n".join(notes + warnings_of(images)))
+    print(f"images: {len(images)} of {len(set(images.groups))} lesions")
+    for part, counts in counts_of_parts(images).items():
+        print(f"{part}: {counts}")
 
     a, b = near_pairs(images)
     across = parts[a] != parts[b]
@@ -649,8 +1049,17 @@ def check(args):
         print(f"    {first} = {second}")
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
-    leaked = np.isin(lesions, lesions[parts == "train"]) & (parts == "test")
-    print(f"test images of lesions that are in train: {leaked.sum()}")
+    print(f"in more than one part: {in_two_parts(rows, 'lesion')} lesions, "
+          f"{in_two_parts(rows, 'patient')} patients")
+
+
+def in_two_parts(rows, what):
+    """How many lesions or patients have images in more than one part."""
+    parts = collections.defaultdict(set)
+    for row in rows:
+        parts[getattr(row, what)].add(row.part)
+    parts.pop("", None)                             # of no known patient
+    return sum(len(some) > 1 for some in parts.values())
 
 
 # ---- Preprocessing of paper 001
@@ -789,14 +1198,14 @@ def turned(place, angle):
     return place @ np.float32([[cos, sin], [-sin, cos]])
 
 
-def add_artefacts(rng, image, frame, odds):
+def add_artefacts(rng, image, frame):
     """What is in the picture but not of the lesion, drawn without knowing the class."""
     far = np.linalg.norm(frame, axis=-1)[..., None]
-    if rng.random() < odds["vignette"]:
+    if rng.random() < ARTEFACTS["vignette"]:
         image = image * (1 - 0.2 * far ** 2)
-    if rng.random() < odds["corners"]:      # the dark rim of the dermoscope
+    if rng.random() < ARTEFACTS["corners"]:      # the dark rim of the dermoscope
         image = image * smooth((1.16 - far) / 0.08)
-    if rng.random() < odds["hair"]:
+    if rng.random() < ARTEFACTS["hair"]:
         for _ in range(rng.integers(1, 8)):
             place = turned(frame, rng.uniform(0, np.pi))
             middle = rng.uniform(-0.9, 0.9) + rng.normal(0, 0.25) * place[..., 0] ** 2
@@ -805,7 +1214,7 @@ def add_artefacts(rng, image, frame, odds):
     return image
 
 
-def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
+def draw_lesion(label, lesion, view, seed=0, size=64):
     """One picture, uint8 (size, size, 3): a view of a lesion of class number `label`."""
     rng = np.random.default_rng([seed, lesion])     # of the lesion: the same in all its views
     picture = np.random.default_rng([seed, lesion, view + 1])
@@ -823,34 +1232,32 @@ def draw_lesion(label, lesion, view, seed=0, size=64, odds=ARTEFACTS):
     image += np.minimum(maps[..., 3:], 0.85) * (WHITE - image)
 
     image = image * picture.normal(1, 0.05, 3)                  # the light
-    image = add_artefacts(picture, image, frame, odds)
+    image = add_artefacts(picture, image, frame)
     image = image + picture.normal(0, 0.01, (size, size, 1))    # the camera, last: it knows the size
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n, size):
+def lesion_rows(n, seed):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
-    jobs.check_memory(n, size)
     rows = []
-    for lesion in range(n):
-        name = f"lesion{lesion:05d}"
+    for lesion in itertools.count():
         for view in range(lesion % 3 + 1):
-            rows.append(Row(f"{name}_{view}", EIGHT[lesion % 8], name, ""))
-    return rows[:n]
+            if len(rows) == n:
+                return rows
+            name, label = f"lesion{lesion:05d}", EIGHT[lesion % 8]
+            picture = functools.partial(drawn, lesion, view, seed)
+            rows.append(Row(f"{name}_{view}", label, name, "", "", picture))
 
 
-def drawn(rows, size, seed):
-    """The image set of these rows, whatever they call the classes."""
-    pictures = []
-    for row in rows:
-        lesion, view = map(int, row.name.removeprefix("lesion").split("_"))
-        pictures.append(draw_lesion(lesion % 8, lesion, view, seed, size))
-    return from_rows(rows, np.stack(pictures), dict(source=f"drawn lesions (seed {seed})"))
+def drawn(lesion, view, seed, size):
+    """As photograph() gives one."""
+    return draw_lesion(lesion % 8, lesion, view, seed, size), False
 
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    return drawn(lesion_rows(n, size), size, seed)
+    jobs.check_memory(n, size)
+    return decoded(lesion_rows(n, seed), size, dict(source=f"drawn lesions (seed {seed})"))
 
 
 # ---- Batches on the device
@@ -944,9 +1351,8 @@ def save_grid(path, images):
 # ---- Command line
 
 def gather(args, size):
-    """The images that `prepare` was asked for, `size` px wide; info says what is a stand-in."""
-    classes, stand_in = None, None
-    folder = Path(args.source or ".")
+    """The images that `prepare` was asked for, `size` px wide; info says how the set was read."""
+    folder, stand_in, classes = Path(args.source or "."), None, None
     if args.binary:
         classes = TWO
     if args.study:
@@ -955,25 +1361,19 @@ def gather(args, size):
         folder, stand_in = find_set(folder, args.study)
 
     if args.built_in:
-        rows = lesion_rows(args.built_in, size)
+        jobs.check_memory(args.built_in, size)
+        rows, notes = lesion_rows(args.built_in, args.seed), []
+        source = f"drawn lesions (seed {args.seed})"
     else:
-        rows = read_rows(folder, args.zeros)
+        rows, notes = read_rows(folder, args.zeros, dict(args.columns))
+        source = folder.name
     if classes:
-        rows = [row._replace(label=class_name(row.label, classes == TWO)) for row in rows]
-        present = collections.Counter(row.label for row in rows)
-        if len(set(classes) & set(present)) < 2:
-            raise UserError(f"classes {', '.join(classes)} are needed, the set has {dict(present)}")
-        rows = [row for row in rows if row.label in classes]
+        rows = of_classes(rows, classes, notes)
     if args.resplit:
         rows = [row._replace(part="") for row in rows]
     rows = choose(rows, dict(args.limit), args.seed)
-
-    if args.built_in:
-        images = drawn(rows, size, args.seed)
-    else:
-        images = decoded(folder, rows, size, args.skip_bad)
-    images.info["stand_in"] = stand_in
-    return images
+    info = dict(source=source, reading=notes, stand_in=stand_in)
+    return decoded(rows, size, info, args.skip_bad)
 
 
 def prepare(args):
@@ -986,35 +1386,76 @@ def prepare(args):
         before_after = np.concatenate([before, images.images[:8]])
     images = with_split(resized(images, args.size), args.val, args.test, args.seed)
     if "train" not in images.split:
-        raise UserError("no image is left to train on: give a smaller --val or --test")
+        raise UserError("no image is left to train on: give a smaller --val or --test, or --resplit "
+                        "if the set marks all of its images val or test")
     near = near_test(images)
     if args.drop_near:
         images = images.take(~near)
-    images.info["near_test"] = int(near.sum())
-    images.info["dataset"] = images.fingerprint()   # ids tell a leak only within one prepared set
+    info = images.info
+    info["near_test"] = int(near.sum())
+    info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
+    info["reading"] += warnings_of(images)
 
     decisive = ("study", "size", "val", "test", "resplit", "limit", "enhance", "drop_near", "seed")
     config = {name: getattr(args, name) for name in decisive}
-    config |= dict(command="prepare", data=images.info["dataset"])
+    config |= dict(command="prepare", data=info["dataset"])
     if jobs.start_job(out, config):
         return
     if args.enhance:
         save_grid(out / "before_after.png", before_after)
     show_training_images(images, out, args.seed)
     images.save(out / "images.npy")
-    parts = [part for part in ("train", "val", "test") if part in images.split]
-    counts = {part: images.part(part).counts() for part in parts}
+    counts = counts_of_parts(images)
     lesions = len(set(images.groups))
-    jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=images.info,
+    jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=info,
                     lesions=lesions)
 
+    print("\n".join(info["reading"]))
     for part, count in counts.items():
         print(f"{part:6} {sum(count.values()):6}  {count}")
     print(f"{out}: {len(images)} images of {lesions} lesions. Dropped, because the lesion or the "
-          f"picture is also in a later part: {images.info['dropped']}. "
+          f"picture is also in a later part: {info['dropped']}. "
           f"Near copies of test images (--drop-near leaves them out): {near.sum()}")
-    if images.info["stand_in"]:
-        print(f"stand-in: {images.info['stand_in']}")
+    if info["stand_in"]:
+        print(f"stand-in: {info['stand_in']}")
+
+
+def counts_of_parts(images):
+    """{part: {class: number of images}}; a set without parts has one called "all"."""
+    if not images.split.any():
+        return {"all": images.counts()}
+    parts = [part for part in ("train", "val", "test") if part in images.split]
+    return {part: images.part(part).counts() for part in parts}
+
+
+def warnings_of(images):
+    """Sentences on what makes a set hard to learn from or to test on."""
+    notes = []
+    for part, counts in counts_of_parts(images).items():
+        absent = [name for name, n in counts.items() if n == 0]
+        if absent:
+            notes.append(f"warning: {part} has no image of {short(absent)}")
+    for name, n in images.counts().items():
+        if n < 10:
+            notes.append(f"warning: class {name} has only {n} images")
+    if images.info["deep_grey"]:
+        notes.append(f"grey of more than 8 bits: {images.info['deep_grey']} images, each scaled by the "
+                     "power of two that holds its range")
+    if images.info["skipped"]:
+        notes.append(f"left out, unreadable: {short(images.info['skipped'])}")
+    return notes
+
+
+def export(args):
+    """A part of a prepared set as class folders of PNG, for any other generator to learn from."""
+    images = load(args.run).part(args.part).share(args.share)
+    info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
+    info |= what_was_seen(images) | dict(dataset=images.info.get("dataset"))
+    replace(images, info=info).save(args.out)
+    print(f"{args.out}: {images.counts()}. Let your generator learn from each class, and write its "
+          f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of {args.out}/info.json, "
+          "which says what it has seen. Then:\n"
+          "bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def show_training_images(images, out, seed):
@@ -1032,6 +1473,15 @@ def class_limit(text):
     """An argparse type: CLASS=N."""
     name, _, number = text.rpartition("=")
     return name, int(number)
+
+
+def column(text):
+    """An argparse type: image, label, lesion or part = the name of a column."""
+    meaning, _, title = text.partition("=")
+    if meaning not in ("image", "label", "lesion", "part") or not plain(title):
+        raise argparse.ArgumentTypeError(f"{text} is not image=, label=, lesion= or part= and a "
+                                         "column's name")
+    return meaning, title
 
 
 def main():
@@ -1068,6 +1518,16 @@ def main():
     c.add_argument("source", help="a data set")
     for command in (p, c):
         command.add_argument("--zeros", metavar="CLASS", help="class of rows that hold only zeros")
+        command.add_argument("--columns", type=column, nargs="+", default=[], metavar="MEANING=NAME",
+                             help="image=NAME label=NAME lesion=NAME part=NAME: what columns of the "
+                             "tables mean")
+
+    e = commands.add_parser("export", help="class folders of PNG", description=export.__doc__)
+    e.set_defaults(function=export)
+    e.add_argument("run", help="folder of a `prepare` job")
+    e.add_argument("--part", choices=("train", "val", "test"), default="train")
+    e.add_argument("--share", type=jobs.fraction, default=1, help="of each class, such as 1/2 (1)")
+    e.add_argument("--out", required=True, help="a new folder")
     for command in (lesions, p):
         command.add_argument("--size", type=jobs.at_least(8), default=64, help="pixels (64)")
         command.add_argument("--seed", type=jobs.at_least(0), default=0)

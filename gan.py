@@ -47,7 +47,7 @@ class Training:
     average: nn.Module                      # moving average of the generator: draws the samples
     optimizer_g: torch.optim.Optimizer
     optimizer_d: torch.optim.Optimizer
-    record: jobs.Record                     # curves, and the values since their last point
+    record: jobs.Record                     # curves, and what came since their last point
     step: int = 0
     source_batches: data.Batches = None     # from here on a CycleGAN's alone
     back: nn.Module = None                  # the generator from B to A
@@ -98,20 +98,18 @@ def chance(logit):
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
-
-    Every layer has a bias. ReLU as in the table; the text says LeakyReLU.
-    """
+    Every layer has a bias. ReLU as in the table; the text says LeakyReLU."""
     def up(maps, wide, stride=2, pad=1):
         layer = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
         return layer, nn.BatchNorm2d(wide), nn.ReLU()
 
     return nn.Sequential(
-        *up(z_dim, 8 * width, stride=1, pad=0),                     # (n, 8 width, 4, 4)
-        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                      # (n, width, 32, 32)
+        *up(z_dim, 8 * width, stride=1, pad=0),         # (n, 8 width, 4, 4)
+        *up(8 * width, 4 * width),                      # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                      # (n, 2 width, 16, 16)
+        *up(2 * width, width),                          # (n, width, 32, 32)
         nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=bias),
-        nn.Tanh())                                                  # (n, 3, 64, 64)
+        nn.Tanh())                                      # (n, 3, 64, 64)
 
 
 def conv4_discriminator(width, norm, bias):
@@ -120,20 +118,18 @@ def conv4_discriminator(width, norm, bias):
         return nn.Conv2d(maps, wide, 4, 2, 1, bias=bias), norm(wide), nn.LeakyReLU(0.2)
 
     return nn.Sequential(
-        *down(3, width),                                            # (n, width, 32, 32)
-        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        *down(3, width),                                # (n, width, 32, 32)
+        *down(width, 2 * width),                        # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                    # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                    # (n, 8 width, 4, 4)
         nn.Conv2d(8 * width, 1, 4, 1, 0, bias=bias),
-        nn.Flatten(0))                                              # (n,)
+        nn.Flatten(0))                                  # (n,)
 
 
 def wgan_gp_critic(width=224):
     """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
-
     InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch
-    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row.
-    """
+    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row."""
     def norm(maps):
         return nn.InstanceNorm2d(maps, affine=True)
 
@@ -142,10 +138,8 @@ def wgan_gp_critic(width=224):
 
 def gradient_penalty(critic, real, fake, weight=10.0):
     """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
-
     The norm runs over all of channels, height and width of one image, in float32. The constant
-    under the root keeps the derivative finite where the gradient is zero.
-    """
+    under the root keeps the derivative finite where the gradient is zero."""
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
     score = critic(between).float().sum()
@@ -184,9 +178,7 @@ def wgan_gp_step(m):
 
 def dcgan_generator(z_dim=128, width=64):
     """Paper 001: 5,364,739 parameters; 004, width 128, z 100: 18,872,323. z -> (n, 3, 64, 64).
-
-    BatchNorm by channel; paper 001's base code normalises image rows, by a wrong axis.
-    """
+    BatchNorm by channel; paper 001's base code normalises image rows, by a wrong axis."""
     def up(maps, wide):
         layer = nn.ConvTranspose2d(maps, wide, 5, 2, 2, output_padding=1)
         return nn.BatchNorm2d(maps), nn.ReLU(), layer
@@ -195,26 +187,24 @@ def dcgan_generator(z_dim=128, width=64):
         nn.Flatten(),
         nn.Linear(z_dim, 8 * width * 16),
         nn.Unflatten(1, (8 * width, 4, 4)),
-        *up(8 * width, 4 * width),                                  # (n, 4 width, 8, 8)
-        *up(4 * width, 2 * width),                                  # (n, 2 width, 16, 16)
-        *up(2 * width, width),                                      # (n, width, 32, 32)
-        *up(width, 3),                                              # (n, 3, 64, 64)
+        *up(8 * width, 4 * width),                      # (n, 4 width, 8, 8)
+        *up(4 * width, 2 * width),                      # (n, 2 width, 16, 16)
+        *up(2 * width, width),                          # (n, width, 32, 32)
+        *up(width, 3),                                  # (n, 3, 64, 64)
         nn.Tanh()))
 
 
 def dcgan_discriminator(width=64, outputs=1):
     """Paper 001: 4,316,545 parameters. Image (n, 3, 64, 64) -> logit (n,).
-
-    More outputs make it paper 001's classifier, -> (n, outputs).
-    """
+    More outputs make it paper 001's classifier, -> (n, outputs)."""
     def down(maps, wide):
         return nn.Conv2d(maps, wide, 5, 2, 2), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)
 
     layers = [
         nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2),            # (n, width, 32, 32)
-        *down(width, 2 * width),                                    # (n, 2 width, 16, 16)
-        *down(2 * width, 4 * width),                                # (n, 4 width, 8, 8)
-        *down(4 * width, 8 * width),                                # (n, 8 width, 4, 4)
+        *down(width, 2 * width),                        # (n, 2 width, 16, 16)
+        *down(2 * width, 4 * width),                    # (n, 4 width, 8, 8)
+        *down(4 * width, 8 * width),                    # (n, 8 width, 4, 4)
         nn.Flatten(),
         nn.Linear(8 * width * 16, outputs)]
     if outputs == 1:
@@ -236,9 +226,7 @@ def dcgan_init(net):
 
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
-
-    Real and fake go through the discriminator apart, since BatchNorm would mix them.
-    """
+    Real and fake go through the discriminator apart, since BatchNorm would mix them."""
     real = m.real()
     z, _ = m.noise(len(real))
     with m.autocast:
@@ -280,10 +268,8 @@ LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 
 
 class LaplacianGenerator(nn.Module):
-    """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail that its enlargement lacks.
-
-    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level.
-    """
+    """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail its enlargement lacks.
+    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level."""
 
     def __init__(self, width=64):
         super().__init__()
@@ -294,7 +280,7 @@ class LaplacianGenerator(nn.Module):
             nn.Unflatten(1, (3, 8, 8)))
         self.detail = nn.ModuleList()
         for _ in LEVELS:
-            self.detail.append(nn.Sequential(                       # 3 colours + 1 noise -> 3
+            self.detail.append(nn.Sequential(           # 3 colours + 1 noise -> 3
                 nn.Conv2d(4, width, 5, padding=2), nn.ReLU(),
                 nn.Conv2d(width, width, 5, padding=2), nn.ReLU(),
                 nn.Conv2d(width, 3, 5, padding=2)))
@@ -328,9 +314,7 @@ def laplacian_discriminators(width=64):
 
 def lapgan_step(m):
     """As dcgan_step for every level, upon real smaller images, as in the paper.
-
-    The levels share no weights, so the sum of their losses trains each on its own.
-    """
+    The levels share no weights, so the sum of their losses trains each on its own."""
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
@@ -352,12 +336,10 @@ def lapgan_step(m):
 
 def acgan_generator(z_dim=110, width=64, size=128):
     """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> image.
-
-    Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper.
-    """
+    Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper."""
     maps = 12 * width
     layers = [nn.Flatten(), nn.Linear(z_dim, maps), nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
-    middle = int(math.log2(size)) - 3                               # 4 layers at 128 px, 2 at 32
+    middle = int(math.log2(size)) - 3                   # 4 layers at 128 px, 2 at 32
     for wide in (6 * width, 4 * width, 3 * width, width)[:middle]:
         layers.append(nn.ConvTranspose2d(maps, wide, 5, 2, bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
@@ -380,10 +362,8 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-
     A smaller image gets the last layers alone: with all six it would end at 1 x 1, where a
-    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images.
-    """
+    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -406,9 +386,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-
-    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K.
-    """
+    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -444,9 +422,7 @@ class ResidualBlock(nn.Module):
 
 def cyclegan_generator(width=64, blocks=9):
     """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> an image of the other kind.
-
-    InstanceNorm without weights; every layer has a bias.
-    """
+    InstanceNorm without weights; every layer has a bias."""
     def down(maps):
         return nn.Conv2d(maps, 2 * maps, 3, 2, 1), nn.InstanceNorm2d(2 * maps), nn.ReLU()
 
@@ -457,9 +433,9 @@ def cyclegan_generator(width=64, blocks=9):
     middle = [ResidualBlock(4 * width) for _ in range(blocks)]
     return dcgan_init(nn.Sequential(
         nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(),
-        *down(width), *down(2 * width),                             # side / 4
+        *down(width), *down(2 * width),                 # side / 4
         *middle,
-        *up(4 * width), *up(2 * width),                             # side
+        *up(4 * width), *up(2 * width),                 # side
         nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
@@ -502,8 +478,10 @@ def add_way_back(m):
     """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
     config = m.config
     m.source_batches = data.Batches(m.source, config["batch"], config["seed"] + 1, m.device, True)
-    m.back = on_device(cyclegan_generator(config["width"], config["blocks"]), m.device)
-    m.judge_a = on_device(cyclegan_discriminator(config["width"]), m.device)
+    back = cyclegan_generator(config["width"], config["blocks"])
+    judge_a = cyclegan_discriminator(config["width"])
+    m.back = back.to(m.device, memory_format=torch.channels_last)
+    m.judge_a = judge_a.to(m.device, memory_format=torch.channels_last)
     m.optimizer_g = make_optimizer(config, m.generator, m.back)
     m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
     m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
@@ -539,29 +517,33 @@ def cyclegan_step(m):
 
 @dataclass
 class GAN:
-    recipe: dict                        # hyper-parameter: (default, source); each is an option of `train`
-    generator: Callable                 # config -> network
-    discriminator: Callable             # config -> network
-    step: Callable                      # one training step, Training -> {name: value on the device}
-    noise: str = "normal"               # or "uniform", in [-1, 1]
-    labels: bool = False                # the generator is told the class
-    source: bool = False                # translates images instead of starting from noise
-    lends: bool = False                 # keeps its discriminator, for `classify.py train --from`
-    sizes: tuple = (64,)                # what --size can be
+    recipe: dict                # hyper-parameter: (default, source); an option of `train`
+    generator: Callable         # config -> network
+    discriminator: Callable     # config -> network
+    step: Callable              # one training step: Training -> {name: value on the device}
+    noise: str = "normal"       # or "uniform", in [-1, 1]
+    labels: bool = False        # the generator is told the class
+    source: bool = False        # translates images instead of starting from noise
+    lends: bool = False         # keeps its discriminator, for `classify.py train --from`
+    sizes: tuple = (64,)        # what --size can be
 
 
 DCGAN = dict(
-    size=(64, "the papers' 64 px"),
-    lr=(2e-4, "DCGAN paper"), beta1=(0.5, "DCGAN paper"), beta2=(0.999, "Adam's default"),
-    average=(0.999, "ours: decay of the averaged generator that draws the samples"))
+    size=(64, "000 II.B; 001 Generator definition; 003 III.C; 004 section 4.3"),
+    lr=(2e-4, "not stated; DCGAN paper"), beta1=(0.5, "not stated; DCGAN paper"),
+    beta2=(0.999, "not stated; Adam's default"),
+    average=(0.999, "not stated; ours: decay of the averaged generator that draws"))
+BESIDE_DCGAN = DCGAN | dict(
+    batch=(128, "not stated; as the DCGAN beside it"),
+    epochs=(3000.0, "not stated; as the DCGAN beside it"))
 
 GANS = {
-    "wgan_gp": GAN(                                         # paper 000: Goren & Cinarer
+    "wgan_gp": GAN(     # paper 000: Goren & Cinarer
         recipe=DCGAN | dict(
             z_dim=(200, "Table 3: 200 x 1792 x 16 weights + 1792 biases = 5,736,192"),
-            width=(224, "Tables 2 and 3; the text and Table 1 have 64"),
+            width=(224, "Tables 2 and 3; section II.D and Table 1 have 64"),
             batch=(32, "section II.K"),
-            epochs=(1000.0, 'section II.K, "iterations"; passes of the critic over the images'),
+            epochs=(1000.0, 'section II.K: "iteration number"; ours: passes of the critic'),
             lr=(1e-4, "not stated; WGAN-GP paper"),
             beta1=(0.0, "not stated; WGAN-GP paper"),
             beta2=(0.9, "not stated; WGAN-GP paper"),
@@ -570,50 +552,46 @@ GANS = {
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: wgan_gp_critic(c["width"]),
         step=wgan_gp_step),
-    "dcgan_cls": GAN(                                       # paper 001: Mutepfe et al.
+    "dcgan_cls": GAN(   # paper 001: Mutepe et al.
         recipe=DCGAN | dict(
-            z_dim=(128, "method; 100 was tried first"),
-            width=(64, "method: 512, 256, 128, 64 maps"),
-            batch=(128, "method and results; the generator's section says 64"),
-            epochs=(3000.0, "results, Figure 14"),
-            lr=(2e-4, "Table 3"),
-            beta1=(0.5, "abstract; the method says 0.2"),
-            optimizer=("adam", "Table 4; its other row is sgd, with momentum beta1")),
+            z_dim=(128, "Results, Produced images; 100 was tried first"),
+            width=(64, "Generator definition: 512, 256, 128, 64 maps"),
+            batch=(128, "Details of DCGAN architecture, Table 2; Generator definition: 64"),
+            epochs=(3000.0, "captions of Figures 14 and 15"),
+            lr=(2e-4, "abstract; Details of DCGAN architecture"),
+            beta1=(0.5, "abstract; Details of DCGAN architecture: 0.2"),
+            optimizer=("adam", "Table 4; its other row is sgd, ours with momentum beta1")),
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
         step=dcgan_step, lends=True),
-    "plain_gan": GAN(                                       # paper 001, Table 6: Goodfellow et al. 2014
-        recipe=DCGAN | dict(
-            z_dim=(128, "as the DCGAN beside it"),
-            width=(1200, "Goodfellow's code: hidden units; the discriminator has a fifth"),
-            batch=(128, "as the DCGAN beside it"),
-            epochs=(3000.0, "as the DCGAN beside it")),
+    "plain_gan": GAN(   # paper 001, Table 6: Goodfellow et al. 2014
+        recipe=BESIDE_DCGAN | dict(
+            z_dim=(128, "not stated; as the DCGAN beside it"),
+            width=(1200, "not stated; Goodfellow's code: hidden units, a fifth to discriminate")),
         generator=lambda c: plain_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: plain_discriminator(c["width"] // 5),
         step=dcgan_step),
-    "lapgan": GAN(                                          # paper 001, Table 6: Denton et al. 2015
-        recipe=DCGAN | dict(
-            z_dim=(5504, "ours: 128 values for 8 px, one plane each for 16, 32 and 64 px"),
-            width=(64, "LAPGAN paper, CIFAR-10: maps of each convolution"),
-            batch=(128, "as the DCGAN beside it"),
-            epochs=(3000.0, "as the DCGAN beside it")),
+    "lapgan": GAN(      # paper 001, Table 6: Denton et al. 2015
+        recipe=BESIDE_DCGAN | dict(
+            z_dim=(5504, "not stated; ours: 128 for 8 px, a plane each for 16, 32, 64 px"),
+            width=(64, "not stated; LAPGAN paper, CIFAR-10: maps of each convolution")),
         generator=lambda c: LaplacianGenerator(c["width"]),
         discriminator=lambda c: laplacian_discriminators(c["width"]),
         step=lapgan_step),
-    "acgan": GAN(                                           # paper 002: Fossen-Romsaas et al.
+    "acgan": GAN(       # paper 002: Fossen-Romsaas et al.
         recipe=DCGAN | dict(
-            size=(128, "section on the ACGAN"),
-            z_dim=(110, "ACGAN paper; the first values hold the class, one-hot"),
-            width=(64, "ACGAN paper's ImageNet model: 768 = 12 x 64 maps"),
+            size=(128, "Data and data preparation"),
+            z_dim=(110, "not stated; ACGAN paper; the first values hold the class, one-hot"),
+            width=(64, "not stated; ACGAN paper's ImageNet model: 768 = 12 x 64 maps"),
             batch=(100, "not stated; ACGAN paper"),
             epochs=(250.0, "not stated; the ACGAN paper's 50,000 steps, for 20,264 images"),
             lr=(2e-4, "not stated; ACGAN paper")),
         generator=lambda c: acgan_generator(c["z_dim"], c["width"], c["size"]),
         discriminator=lambda c: acgan_discriminator(len(c["classes"]), c["width"], c["size"]),
         step=acgan_step, labels=True, sizes=(32, 64, 128)),
-    "cyclegan": GAN(                                        # paper 002; Zhu et al. 2017
+    "cyclegan": GAN(    # paper 002; Zhu et al. 2017
         recipe=DCGAN | dict(
-            size=(256, "section on the CycleGAN"),
+            size=(256, "Data and data preparation"),
             width=(64, "not stated; CycleGAN paper: maps of the first layer"),
             blocks=(9, "not stated; CycleGAN paper at 256 px"),
             batch=(1, "not stated; CycleGAN paper"),
@@ -622,25 +600,26 @@ GANS = {
             cycle=(10.0, "not stated; CycleGAN paper: weight of the cycle loss"),
             identity=(0.5, "not stated; CycleGAN paper: its weight relative to the cycle loss"),
             pool=(50, "not stated; CycleGAN paper: fakes that the discriminators see again"),
-            average=(0.0, "CycleGAN paper: no average, the generator itself draws")),
+            average=(0.0, "not stated; CycleGAN paper: the generator itself draws")),
         generator=lambda c: cyclegan_generator(c["width"], c["blocks"]),
         discriminator=lambda c: cyclegan_discriminator(c["width"]),
         step=cyclegan_step, source=True, sizes=(32, 64, 96, 128, 256)),
-    "dermagan": GAN(                                        # paper 003: 6,951,808 and 2,765,696 parameters
+    "dermagan": GAN(    # paper 003: 6,951,808 and 2,765,696 parameters
         recipe=DCGAN | dict(
-            z_dim=(512, "section on the generator"),
-            width=(64, "section on the generator: 512, 256, 128, 64 maps"),
-            batch=(64, "section B; the released notebooks use 16"),
+            z_dim=(512, "section III.C"),
+            width=(64, "section III.C: first 512 and first 64 maps; the rest from the notebooks"),
+            batch=(64, "section III.C; the released notebooks use 16"),
             epochs=(200.0, "not stated; the released notebooks"),
-            lr=(2e-4, "section B; the released notebooks use 1e-4"),
-            beta1=(0.5, "section B")),
+            lr=(2e-4, "section III.C, of the discriminator; the released notebooks: 1e-4"),
+            beta1=(0.5, "section III.C, of the discriminator"),
+            beta2=(0.999, "section III.C, of the discriminator")),
         generator=lambda c: wgan_gp_generator(c["z_dim"], c["width"], bias=False),
         discriminator=lambda c: conv4_discriminator(c["width"], nn.BatchNorm2d, bias=False),
         step=dcgan_step),
-    "dcgan_inception": GAN(                                 # paper 004
+    "dcgan_inception": GAN(  # paper 004
         recipe=DCGAN | dict(
-            z_dim=(100, "section 3.2: uniform, as in the DCGAN paper"),
-            width=(128, "not stated; figure of the DCGAN paper: 1024, 512, 256, 128 maps"),
+            z_dim=(100, "section 3.2: uniform"),
+            width=(128, "not stated; DCGAN paper's figure: 1024, 512, 256, 128 maps"),
             batch=(64, "section 4.3"),
             epochs=(300.0, "section 4.3"),
             lr=(2e-4, "not stated; DCGAN paper")),
@@ -653,11 +632,9 @@ GANS = {
 # ---- Noise, averages, samples
 
 def draw_noise(config, n, rng=None, labels=None, device="cpu"):
-    """(z (n, z_dim, 1, 1), labels (n,)). A model that is told the class finds it one-hot in front of z.
-
+    """(z (n, z_dim, 1, 1), labels (n,)). The class stands in front of z, one-hot, if it is told.
     With a numpy generator `rng` the noise of image i does not depend on n. Without one, noise and
-    labels are drawn at random on the device; labels are None for a model that is told no class.
-    """
+    labels are drawn at random on the device; labels are None for a model that is told no class."""
     entry, classes = GANS[config["model"]], len(config["classes"])
     shape = n, config["z_dim"]
     if rng is None:
@@ -676,7 +653,7 @@ def draw_noise(config, n, rng=None, labels=None, device="cpu"):
 
 
 def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: noise of this seed, or the first source images."""
+    """What images of these labels are drawn from: noise of this seed, or the first of `source`."""
     if source is not None:
         return data.to_tensor(source.images[:len(labels)])
     rng = np.random.default_rng(seed)
@@ -699,9 +676,7 @@ def in_turn(config, n):
 @torch.no_grad()
 def update_average(average, net, step, decay):
     """Moving average of the weights AND of BatchNorm's running statistics, which belong together.
-
-    The decay rises from 0.1 to its full value, so that a short run does not drag its start along.
-    """
+    The decay rises from 0.1 to its full value: a short run does not drag its start along."""
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
         if mean.is_floating_point():                # all but BatchNorm's count of batches
@@ -735,12 +710,11 @@ DECIDES = "model seed precision leak share of_class snapshots source_class top".
 
 
 def load_images(args, entry):
-    """(training images, images to translate or None, test images of the same classes: none if
-    the GAN sees them)."""
+    """(training images, images to translate or None, test images of the classes, unless seen)."""
     whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image, so that no classifier can be "
-              "tested on them (`python data.py prepare` makes a split)", file=sys.stderr)
+        print(f"{args.data} has no split: this GAN sees every image, and none is left to test a "
+              "classifier (`python data.py prepare` makes a split)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images, source = whole, None
@@ -762,12 +736,11 @@ def source_images(path, of_class, size):
 
 
 def labels_to_draw(args, config, images):
-    """(n,) class numbers of the samples that --samples asks for. images: those that 1/1 is as many as."""
+    """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
         return labels_that_balance(args, config)
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
-        raise UserError(f"--samples {args.samples}: give a number; a multiple of the training images "
-                        "such as 1/1 or 3/2; or balance")
+        raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(images)
@@ -781,10 +754,11 @@ def labels_that_balance(args, config):
     if not set(classes) <= set(counts):
         raise UserError("--samples balance: give --class, the one that lacks images")
     lacking = [max(counts.values()) - counts[name] for name in classes]
-    lacking[0] = max(lacking[0], max(lacking) == 0)         # one image at least
+    if not any(lacking):
+        lacking[0] = 1                                  # a set of samples is never empty
     turn = np.concatenate([np.arange(number) for number in lacking])
     labels = np.repeat(np.arange(len(classes)), lacking)
-    return labels[np.argsort(turn, kind="stable")]          # in turn, until each class is full
+    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
 
 
 def train(args):
@@ -799,8 +773,7 @@ def train(args):
     if entry.source:
         config |= dict(source=source.fingerprint(), top=str(args.top))
     if entry.labels and args.z_dim < len(images.classes):
-        raise UserError(f"--z-dim {args.z_dim}: z begins with the class, one-hot, of "
-                        f"{len(images.classes)} values")
+        raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
     labels = labels_to_draw(args, config, to_translate)
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
@@ -822,10 +795,11 @@ def train(args):
 
 
 def build(config, images, source, device):
-    """A Training ready for entry.step: networks, optimisers, batches. source: a CycleGAN's images A."""
+    """A Training ready for its first step. source: what a CycleGAN translates, else None."""
     entry = GANS[config["model"]]
-    generator = on_device(entry.generator(config), device)
-    discriminator = on_device(entry.discriminator(config), device)
+    layout = torch.channels_last        # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
+    generator = entry.generator(config).to(device, memory_format=layout)
+    discriminator = entry.discriminator(config).to(device, memory_format=layout)
     bf16 = config["precision"] == "bf16"
     m = Training(
         config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
@@ -840,11 +814,6 @@ def build(config, images, source, device):
     return m
 
 
-def on_device(net, device):
-    """channels_last makes a step of a DCGAN or LAPGAN 1.1 to 1.4 times as fast."""
-    return net.to(device, memory_format=torch.channels_last)
-
-
 def make_optimizer(config, *nets):
     """Adam in one kernel for all weights (fused), which is 1.02 to 1.12 times as fast a step."""
     weights = [weight for net in nets for weight in net.parameters()]
@@ -857,27 +826,18 @@ def loop(m, out, train_step, steps_to_do, progress):
     """The training: fetch a batch and step (in train_step), average, log, save (in steps_to_do)."""
     steps = m.config["steps"]
     window = max(1, steps // 200)                   # steps between two points of the curves
+    m.record["curves"]["window"] = window
     for m.step in steps_to_do:
         values = train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["recent"].append(torch.stack(list(values.values())).detach())
         done = m.step + 1
         if done % window == 0 or done == steps:     # only here the loop waits for the device
-            progress.note = add_point(m, out, done, values)
+            means = torch.stack(m.record["recent"]).float().mean(0).tolist()
+            progress.note = jobs.add_point(m.record, out, done, dict(zip(values, means)))
         if done * 10 // steps > m.step * 10 // steps:
             log_samples(m, out, done)
         progress(done)
-    m.record["curves"]["window"] = window
-
-
-def add_point(m, out, done, names):
-    """Add a point to the curves: the means since the last one. Returns them as text."""
-    means = torch.stack(m.record["recent"]).float().mean(0).tolist()
-    m.record["recent"] = []
-    jobs.check_finite(out, {}, done, *means)
-    for name, value in zip(names, means):
-        m.record["curves"].setdefault(name, []).append(value)
-    return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, means))
 
 
 def log_samples(m, out, done):
@@ -892,13 +852,13 @@ def log_samples(m, out, done):
 
     if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
         labels = in_turn(config, config["snapshots"])
-        inputs = inputs_of(config, m.source, labels, config["seed"] + 2)
-        snapshot = sample_set(out.name, config, draw(m.average, inputs), labels, {})
+        pictures = draw(m.average, inputs_of(config, m.source, labels, config["seed"] + 2))
+        snapshot = sample_set(out.name, config, pictures, labels[:len(pictures)], {})
         snapshot.save(out / f"snapshots/{done:06d}.npy")
 
 
 def finish(m, args, held_out, labels, begun, cost):
-    """Weights, samples, distances, result.json. begun: when, had the training never been cut off."""
+    """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
     out, config = Path(args.out), m.config
     jobs.check_finite(out, m.parts(), config["steps"])
     if not args.forget:
@@ -913,7 +873,7 @@ def finish(m, args, held_out, labels, begun, cost):
         pictures = np.resize(pictures, (len(labels), *pictures.shape[1:]))
     else:
         pictures = draw(m.average, inputs)
-    seen = what_was_seen(m.images, m.source)
+    seen = data.what_was_seen(m.images, m.source)
     generated = sample_set(out.name, config, pictures, labels, seen)
     generated.save(out / "samples.npy")
 
@@ -925,34 +885,12 @@ def finish(m, args, held_out, labels, begun, cost):
           f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
 
 
-def what_was_seen(*sets):
-    """Hashes of the pixels, and {prepared set: ids}, of what a GAN learned from or translated; with
-    what the GANs saw that made some of it."""
-    digests, ids = set(), {}
-    for images in filter(None, sets):
-        digests.update(images.digests().tolist(), images.info.get("digests", []))
-        own = {images.info.get("dataset", "unknown"): images.ids.tolist()}
-        for dataset, names in [*own.items(), *images.info.get("seen_ids", {}).items()]:
-            ids[dataset] = sorted({*ids.get(dataset, []), *names})
-    return dict(digests=sorted(digests), seen_ids=ids)
-
-
 # ---- More samples, layer tables
 
-def load_run(run, known=GANS):
-    """(weights, config) of a finished job whose model is among the known ones."""
-    saved = jobs.load_state(Path(run) / "model.pt")
-    config = jobs.read_json(Path(run) / "config.json")
-    if config.get("model") not in known:
-        raise UserError(f"{run} is not one of {', '.join(known)}")
-    with jobs.used(Path(run) / "model.pt"):
-        return dict(saved), config
-
-
 def sample(args):
-    """More images of a finished run. They say what the run's own samples say of its training images."""
+    """More images of a finished run. They say, as its own samples do, what the GAN has seen."""
     run = Path(args.run)
-    saved, config = load_run(run)
+    saved, config = jobs.load_run(run, GANS)
     entry, classes = GANS[config["model"]], drawn_classes(config)
     jobs.check_memory(args.n, config["size"])
     with jobs.used(run / "model.pt"):
@@ -960,30 +898,23 @@ def sample(args):
         generator.load_state_dict(saved["average"])
 
     labels = in_turn(config, args.n)
-    if args.of_class and args.of_class not in classes:
-        raise UserError(f"--class {args.of_class}: {run} draws {', '.join(classes)}")
     if args.of_class:
+        if args.of_class not in classes:
+            raise UserError(f"--class {args.of_class}: {run} draws {', '.join(classes)}")
         labels[:] = classes.index(args.of_class)
     earlier = data.load(run / "samples.npy")
-    source, seen = None, {key: earlier.info[key] for key in ("digests", "seen_ids")}
-    if entry.source:                                # what is translated has been seen too
-        source = images_to_translate(args, config)
-        seen = what_was_seen(earlier, source)
+    source, seen = None, {name: earlier.info[name] for name in ("digests", "seen_ids")}
+    if entry.source:
+        if not args.source:
+            raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
+        source = source_images(args.source, config["source_class"], config["size"])
+        if args.n > len(source):
+            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
+        seen = data.what_was_seen(earlier, source)
     pictures = draw(generator, inputs_of(config, source, labels, args.seed))
     generated = sample_set(f"{run.name}/{args.seed}", config, pictures, labels, seen)
     generated.save(args.out)
     print(f"{args.out}: {len(generated)} images, {generated.counts()}")
-
-
-def images_to_translate(args, config):
-    """What a CycleGAN's run was trained to translate: --source's training part, of its class."""
-    if not args.source:
-        raise UserError(f"{args.run} is a {config['model']}, which translates images: give --source")
-    source = source_images(args.source, config["source_class"], config["size"])
-    if args.n > len(source):
-        raise UserError(f"--n {args.n}: {args.source} has {len(source)} training images to translate, "
-                        f"of the class {config['source_class'] or 'that it holds'}")
-    return source
 
 
 def layer_table(net, shape):
@@ -1023,10 +954,10 @@ def add_train_options(add, entry):
     add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
-        help="images to draw at the end (default 64); 3/2: a multiple of the training images, or of "
-             "those to translate; balance: as many as --class, or each class of an ACGAN, lacks")
+        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those to "
+             "translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--share", type=jobs.fraction, default=Fraction(1),
-        help="train on this share of each class, such as 1/4, by lesion; a larger one holds a smaller")
+        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:
@@ -1057,10 +988,9 @@ def main():
     p.add_argument("run", help="folder of a finished GAN")
     p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default 64)")
     p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
-    p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (default 1000)")
-    p.add_argument("--source", help="for a CycleGAN: the set to translate, its training part")
-    p.add_argument("--out", required=True, help="a file ending in .npy, or a new folder for PNG files")
-
+    p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
+    p.add_argument("--source", help="for a CycleGAN: the set whose training part it translates")
+    p.add_argument("--out", required=True, help="a file ending in .npy, or a folder for PNG files")
     args = parser.parse_args()
     args.function(args)
 

@@ -1,23 +1,10 @@
-"""jobs.py: a job is a folder; and the runner that works through a list of jobs.
-
-    bash run_all.sh                                   the usual way: it feeds the runner its list
-    python jobs.py run --out results/quick < list     lines STUDY, STAGE, NAME, COMMAND
-    python jobs.py list --out results/quick < list    what is done, begun and to do; runs nothing
+"""jobs.py: a job is a folder; and the runner: python jobs.py --out FOLDER < list of jobs.
 
 A job's folder holds config.json (what was asked), checkpoint.pt (how far it is) and result.json
 (what came out), which is written last: a job that has one is done. Whatever is cut off goes on when
 the same command is given again. The runner needs the standard library alone.
 """
-import os
-import signal
-import sys
-
-# One of our commands imports for seconds. Until run_cli listens, Ctrl-C ends it without a word.
-started = os.path.dirname(getattr(sys.modules["__main__"], "__file__", ""))
-if (started, signal.getsignal(signal.SIGINT)) == (os.path.dirname(__file__), signal.default_int_handler):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 import argparse
-import atexit
 import collections
 import contextlib
 import errno
@@ -26,23 +13,23 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import platform
-import re
 import resource
 import runpy
 import shlex
+import signal
 import subprocess
+import sys
 import threading
 import time
 import zipfile
-import zlib
+from fractions import Fraction
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 60.0           # seconds between two checkpoints
-SPEAK_EVERY = 5.0           # seconds between two lines of progress
 LOCKS = {}                  # job folder: its lock file, open until the process ends
 
 
@@ -54,7 +41,6 @@ class UserError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """argparse whose help is the module's docstring and whose errors end like all bad input."""
-
     def __init__(self, **options):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=form, allow_abbrev=False, **options)
@@ -64,33 +50,30 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_cli(main):
-    """Run a command line. What the user can mend ends in one line; Ctrl-C and a closed pipe quietly."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    """Run a command line. What the user can mend ends in one line, a closed pipe without a word."""
+    status = 2
     try:
         main()
-        return sys.stdout.flush()                   # not later: a full disk, a closed pipe show here
-    except UserError as problem:
-        message, status = str(problem), 2
-    except OSError as problem:
-        if problem.filename is None:
-            if problem.errno is None:
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is closed or full
-        message, status = f"cannot use {problem.filename or 'the output'}: {problem.strerror}", 2
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message += ". Nothing finished is lost: free some disk space and start again"
-        if problem.errno == errno.EPIPE:            # ... | head
-            sys.exit(0)
-    except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
-        if isinstance(problem, RuntimeError) and not re.search("memory|overflow", str(problem)):
-            raise
-        message, status = f"too little memory for images or networks of that size ({problem})", 2
+        return sys.stdout.flush()                   # a full disk, a closed pipe show here
+    except BrokenPipeError:                         # ... | head
+        os._exit(0)
     except KeyboardInterrupt:
         message, status = "stopped. The same command goes on from the last checkpoint", 130
+    except UserError as problem:
+        message = str(problem)
+    except OSError as problem:
+        message = f"cannot use {problem.filename or 'the output'}: {problem.strerror or problem}"
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message += ". Nothing finished is lost: free some disk space and start again"
+    except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
+        message = f"too little memory for images or networks of that size ({problem})"
+        said = any(sign in str(problem) for sign in ("of memory", "allocate memory", "overflow"))
+        if isinstance(problem, RuntimeError) and not said:
+            raise
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(status)                # of a full output sys.exit would speak once more
 
 
 def check_memory(n, side):
@@ -102,26 +85,30 @@ def check_memory(n, side):
 def at_least(low, kind=int, below=1e12):
     """An argparse type: a finite number that is not below `low`."""
     def parse(text):
-        value = kind(text)
-        if not low <= value < below:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {below:g}")
-        return value
-
-    parse.__name__ = kind.__name__                  # for argparse's own words: "invalid int value"
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} from {low} to {below:g}")
     return parse
+
+
+def fraction(text):
+    """An argparse type: a number above 0 such as 1/4, 0.25 or 2000/24000, exactly."""
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        if Fraction(text) > 0:
+            return Fraction(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a fraction above 0, such as 1/4 or 0.25")
 
 
 def readable_time(seconds):
     """40 s, 12 min, 2.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
     if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
 
 
 class Progress:
-    """A line on standard error every few seconds: how far, the last losses, how long it still takes."""
+    """A line on standard error every few seconds: how far, the last losses, time left."""
 
     def __init__(self, name, total, start=0):
         self.name, self.total, self.first, self.note = name, total, start, ""
@@ -129,19 +116,17 @@ class Progress:
 
     def __call__(self, step):
         now = time.time()
-        if now - self.spoke < SPEAK_EVERY:
-            return                                  # short work says nothing
-        self.spoke = now
-        left = (now - self.begun) / max(step - self.first, 1) * (self.total - step)
-        words = (self.name, f"{step}/{self.total}", self.note, f"{readable_time(left)} left")
-        print("  ".join(words), file=sys.stderr)
+        if now - self.spoke > 5:                    # short work says nothing
+            self.spoke, done = now, max(step - self.first, 1)
+            left = readable_time((now - self.begun) / done * (self.total - step))
+            print(f"{self.name}  {step}/{self.total}  {self.note}  {left} left", file=sys.stderr)
 
 
 # ---- Files that are there whole or not at all
 
 @contextlib.contextmanager
 def replacing(path):
-    """Open a binary file that takes the place of `path` only when it is complete and on the disk."""
+    """Open a binary file that takes the place of `path` when it is complete and on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -158,22 +143,21 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
-def checksum(value):
-    return zlib.crc32(json.dumps(value, allow_nan=False).encode())
-
-
 def write_json(path, value):
     with replacing(path) as file:
-        file.write(json.dumps(dict(value, checksum=checksum(value)), indent=1).encode())
+        file.write(json.dumps(value, indent=1, allow_nan=False).encode())
 
 
-def read_json(path):
-    """What write_json wrote. UserError if, by its checksum, the file holds something else."""
-    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        value = json.loads(Path(path).read_text())
-        if value.pop("checksum") == checksum(value):
-            return value
-    raise UserError(f"{path} is damaged or not ours: remove it; of a job, the whole folder")
+def read_json(path, *keys):
+    """The dictionary in a file. UserError, naming the file, if there is none or it lacks a key."""
+    try:
+        value = dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as problem:
+        raise UserError(f"{path} cannot be read ({problem}): mend it, or delete it") from None
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: mend it, or delete it")
+    return value
 
 
 def save_state(path, state):
@@ -189,8 +173,7 @@ def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
     import torch
     if not Path(path).exists():
-        raise UserError(f"{path} does not exist: train first, with --out {Path(path).parent}; a "
-                        "classifier with --keep, a GAN without --forget")
+        raise UserError(f"{path} does not exist: train {Path(path).parent} first, without --forget")
     try:
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
@@ -211,11 +194,8 @@ def used(path):
 # ---- A job's folder
 
 def start_job(out, config):
-    """Begin, continue or recognise the job in folder `out`. Returns its result if it is done, else None.
-
-    config: what decides the result. UserError, naming each difference, if the folder was begun with
-    another one; or if another process is at work in it.
-    """
+    """Begin, continue or recognise the job in folder `out`: its result if it is done, else None.
+    UserError, naming each difference, if it was begun with another config; or if it is at work."""
     out = Path(out)
     config = json.loads(json.dumps(config))         # tuples become lists, as in the file
     out.mkdir(parents=True, exist_ok=True)
@@ -228,19 +208,18 @@ def start_job(out, config):
         left_over.unlink()
     if not (out / "config.json").exists():
         write_json(out / "config.json", config)
-    before = read_json(out / "config.json")
+    before, result = read_json(out / "config.json"), None
+    if (out / "result.json").exists():
+        result = read_json(out / "result.json", "config")
+        before = result["config"]
     changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
-               for key in sorted(before.keys() | config.keys()) if before.get(key) != config.get(key)]
+               for key in sorted(before | config) if before.get(key) != config.get(key)]
     if changed:
-        raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. Give the old ones, "
-                        "choose another --out, or delete the folder to start over")
-    if not (out / "result.json").exists():
-        return None
-    result = read_json(out / "result.json")
-    if result.get("config") != config:
-        raise UserError(f"{out}/result.json is of another job: delete {out} to run this one")
-    (out / "checkpoint.pt").unlink(missing_ok=True)         # left by a kill at the end of finish_job
-    print(f"{out}: done before, nothing to do")
+        raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. Give the old "
+                        "ones, choose another --out, or delete the folder to start over")
+    if result:
+        (out / "checkpoint.pt").unlink(missing_ok=True)         # left by a kill in finish_job
+        print(f"{out}: done before, nothing to do")
     return result
 
 
@@ -250,16 +229,15 @@ def finish_job(out, config, seconds, device, **result):
     packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
-    memory = dict(memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-    name = f"CPU {platform.machine()}"
+    memory, gpu_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 0.0
+    name, processor = Path(sys.argv[0]).name, f"CPU {platform.machine()}"
     if torch.device(device).type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        memory["gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 1e9
-    result = dict(
-        config=config, **result, seconds=round(seconds, 1), device=name, **memory, commit=commit(),
-        command=shlex.join([threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        versions=dict(versions, python=platform.python_version()))
-    write_json(Path(out) / "result.json", result)
+        processor = torch.cuda.get_device_name(device)
+        gpu_memory = torch.cuda.max_memory_reserved(device) / 1e9
+    write_json(Path(out) / "result.json", dict(
+        config=config, **result, seconds=round(seconds, 1), device=processor, memory_gb=memory,
+        gpu_memory_gb=gpu_memory, versions=dict(versions, python=platform.python_version()),
+        commit=commit(), command=shlex.join([threads, "python", name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
 
 
@@ -272,7 +250,7 @@ def commit():
 # ---- A training: options, device, checkpoints
 
 def add_training_options(parser, recipe, **choices):
-    """The options of every training: first its recipe's, {name: (default, its source)}, of `choices`."""
+    """The options of every training. recipe: {name: (default, its source)}; choices: of a name."""
     kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8),
              "epochs": at_least(1e-6, float)}
     kinds |= dict.fromkeys(("beta1", "beta2", "average"), at_least(0, float, below=1))
@@ -281,6 +259,7 @@ def add_training_options(parser, recipe, **choices):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value,
                             choices=choices.get(name), help=f"{value}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
+    parser.add_argument("--forget", action="store_true", help="keep no weights in it")
     parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
@@ -289,9 +268,8 @@ def add_training_options(parser, recipe, **choices):
 
 
 def add_common_options(parser):
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of all that is random (default 0)")
-    parser.add_argument("--dry-run", action="store_true",
-                        help="two steps at full size, few images drawn and tested: what does it cost?")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of all that is random (0)")
+    parser.add_argument("--dry-run", action="store_true", help="two steps at full size: the cost?")
 
 
 def start_device(args):
@@ -305,38 +283,22 @@ def start_device(args):
 
 class Record(dict):
     """A dictionary that travels with the checkpoint, as networks and optimisers do."""
-    state_dict = dict.copy
-
-    def load_state_dict(self, state):
-        """TypeError if a value, or one inside a dictionary, is of a type that no training writes."""
-        for name, value in state.items():
-            inside = set()
-            if isinstance(value, dict):
-                inside = {type(one) for one in value.values()}
-            if type(value) is not type(self.get(name, value)) or inside - {list, float}:
-                raise TypeError(f"{name} is of the wrong type")
-        self.update(state)
+    state_dict, load_state_dict = dict.copy, dict.update
 
 
 def save_checkpoint(out, parts, **rest):
-    """All that a training needs to go on exactly where it is.
-
-    parts: {name: whatever has a state_dict}; rest: step, seconds. Random states are added.
-    """
+    """All that a training needs to go on. parts: {name: what has a state_dict}; rest: its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    state = dict(rest, parts={name: part.state_dict() for name, part in parts.items()})
-    state["random"] = torch.get_rng_state()
+    states = {name: part.state_dict() for name, part in parts.items()}
+    state = dict(rest, parts=states, random=torch.get_rng_state())
     if torch.cuda.is_available():
         state["random_on_gpu"] = torch.cuda.get_rng_state()
     save_state(Path(out) / "checkpoint.pt", state)
 
 
 def load_checkpoint(out, parts, device, begun):
-    """Put the states back into `parts` and the random generators.
-
-    Returns (step, when it would have begun if it had never been cut off).
-    """
+    """Put the states back. Returns (step, when it would have begun, had it never been cut off)."""
     import torch
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
@@ -353,56 +315,34 @@ def load_checkpoint(out, parts, device, begun):
 
 
 def check_finite(out, parts, step, *values):
-    """Stop a training that has broken down: a loss or a weight is not a finite number."""
+    """UserError if a training has broken down: a loss or a weight is not a finite number."""
     fine = all(math.isfinite(value) for value in values)
     for part in parts.values():
         if hasattr(part, "parameters"):
             fine = fine and all(weight.isfinite().all() for weight in part.parameters())
     if not fine:
-        raise UserError(f"{out}: a loss or a weight is not a finite number by step {step}. "
-                        "A smaller --lr may help, in a new folder")
+        raise UserError(f"{out}: a loss or weight is not a finite number by step {step}: try a "
+                        "lower --lr, in a new folder")
 
 
 def planned(args, epoch):
-    """What a config says of the number of steps, `epoch` in an epoch; --dry-run makes two of them."""
+    """What a config says of its steps, `epoch` of them in an epoch; --dry-run makes two of them."""
     steps = args.steps or max(1, math.ceil(args.epochs * epoch))
-    if args.dry_run:
-        return dict(steps=2, dry_run_of=steps)
-    return dict(steps=steps)
+    return dict(steps=2, dry_run_of=steps) if args.dry_run else dict(steps=steps)
 
 
-def measured(step, cost):
-    """The function `step`, of which the first call is counted and the second timed, into `cost`.
-
-    gflop: of convolutions and matrix products, there and back; kernels: operations that write.
-    """
+def timed(step, cost):
+    """The function `step`, which leaves the seconds of its last call in cost["step_seconds"]."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
 
-    class Counter(TorchDispatchMode):
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            result = operation(*args, **(kwargs or {}))
-            cost["kernels"] += not operation.is_view
-            if operation.overloadpacket in flop_registry:
-                flops = flop_registry[operation.overloadpacket]
-                cost["gflop"] += flops(*args, **(kwargs or {}), out_val=result) / 1e9
-            return result
-
-    def step_with_cost(*args):
-        if "gflop" not in cost:
-            cost.update(gflop=0.0, kernels=0)
-            with Counter():
-                return step(*args)
-
-        begun = time.time()
+    def timed_step(*args):
+        begun = time.perf_counter()
         values = step(*args)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        cost["step_seconds"] = time.time() - begun
+        cost["step_seconds"] = time.perf_counter() - begun
         return values
-
-    return step_with_cost
+    return timed_step
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
@@ -433,34 +373,36 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
         for number, handler in before:
             signal.signal(number, handler)
 
+def add_point(record, out, step, point):
+    """Add a point {name: number} to the curves in `record`; what came since the last one is used up.
+    Returns the point as text. UserError if a number is not finite."""
+    check_finite(out, {}, step, *point.values())
+    for name, value in point.items():
+        record["curves"].setdefault(name, []).append(value)
+    record["recent"] = []
+    return "  ".join(f"{name} {value:.2f}" for name, value in point.items())
+
+
+def load_run(run, known):
+    """(weights, config) of a finished training whose model is among the known ones."""
+    saved = load_state(Path(run) / "model.pt")
+    config = read_json(Path(run) / "config.json")
+    if config.get("model") not in known:
+        raise UserError(f"{run} is not one of {', '.join(known)}")
+    return saved, config
+
 
 # ---- The runner
 
-class Job(NamedTuple):
-    study: str
-    stage: int              # needs the earlier stages of its study, nothing else
-    name: str
-    words: list             # what comes after "python": gan.py train ...
-    folder: Path
-
-    def is_done(self):
-        return (self.folder / "result.json").exists()
-
-    def kind(self):
-        """Jobs of one kind take about as long as each other: their names differ in numbers alone."""
-        return self.study, re.sub(r"[\d.]+", "", self.name)
+# stage: a job needs the earlier stages of its study. words: what comes after "python".
+Job = collections.namedtuple("Job", "study stage name words folder")
 
 
-def read_jobs(out):
-    """[Job, ...] from standard input: STUDY <tab> STAGE <tab> NAME <tab> COMMAND."""
-    jobs = []
-    for line in sys.stdin:
-        study, stage, name, command = line.rstrip("\n").split("\t")
-        jobs.append(Job(study, int(stage), name, shlex.split(command), Path(out) / study / name))
-    return jobs
+def is_done(job):
+    return (job.folder / "result.json").exists()
 
 
-def in_child(words, log):
+def in_child(job):
     """What `python gan.py train ...` does, in a process forked from one that has torch already."""
     parent = multiprocessing.parent_process().sentinel
 
@@ -469,192 +411,107 @@ def in_child(words, log):
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    log = os.open(job.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     sys.stdout.reconfigure(line_buffering=True)
-    sys.argv = list(words)
-    runpy.run_path(str(HERE / words[0]), run_name="__main__")
+    sys.argv = job.words
+    runpy.run_path(str(HERE / job.words[0]), run_name="__main__")
 
 
-def one_of_each_kind(jobs):
-    """[(job, how many are of its kind), ...]: the last, which is the largest, of the first seed."""
-    numbers = collections.Counter(job.kind() for job in jobs)
-    chosen = {}
-    for job in jobs:
-        if not re.search(r"-s[1-9]\d*$", job.name):
-            chosen[job.kind()] = job
-    return [(job, numbers[kind]) for kind, job in chosen.items()]
-
-
-def cost_of(job):
-    """{column: number}: what two steps of a job say of all its steps. Hours: of the steps alone.
-
-    An H200's are no measurement: at 25 TFLOP/s in float32, 250 in bfloat16, and 5 us a kernel.
-    """
-    result = read_json(job.folder / "result.json")
-    config, cost = result["config"], collections.Counter(result.get("cost", {}))
-    steps = config.get("dry_run_of", 0)
-    flops = 25e12
-    if config.get("precision") == "bf16":
-        flops = 250e12
-    h200_step = max(cost["gflop"] * 1e9 / flops, cost["kernels"] * 5e-6)
-    files = [file for file in job.folder.rglob("*") if file.is_file()]
-    return {
-        "steps": steps,
-        "s/step": cost["step_seconds"],
-        "GFLOP": cost["gflop"],
-        "kernels": cost["kernels"],
-        "hours": steps * cost["step_seconds"] / 3600,
-        "H200 h": steps * h200_step / 3600,
-        "disk MB": sum(file.stat().st_size for file in files) / 1e6,
-        "RAM GB": result["memory_gb"],
-        "GPU GB": result.get("gpu_memory_gb", 0)}
-
-
-def print_costs(kinds):
-    """The table of a dry run; its last line: sums of hours and disk over all jobs, most memory."""
-    def line(name, number, values):
-        print(f"{name:40}{number:>6}", *(f"{value:>8}" for value in values))
-
-    def short(value):
-        if value >= 100:
-            return f"{value:,.0f}"
-        return f"{value:.3g}"
-
-    rows = [(job, number, cost_of(job)) for job, number in kinds]
-    print()
-    line("job", "jobs", rows[0][2])
-    for job, number, cost in rows:
-        line(f"{job.study}/{job.name}", number, map(short, cost.values()))
-    total = dict.fromkeys(rows[0][2], "")
-    for name in ("hours", "H200 h", "disk MB"):
-        total[name] = short(sum(number * cost[name] for _, number, cost in rows))
-    for name in ("RAM GB", "GPU GB"):
-        total[name] = short(max(cost[name] for _, _, cost in rows))
-    line("all jobs, one after another", sum(number for _, number, _ in rows), total.values())
-
-
-class Runner:
-    """Works through jobs, some at once. A failed job keeps the later stages of its study from starting."""
-
-    def __init__(self, jobs, slots):
-        self.jobs, self.slots = jobs, slots
-        self.todo = [job for job in jobs if not job.is_done()]
-        self.running = {}                           # process: (job, when it began)
-        self.took = {}                              # kind of job: [seconds of each that has ended]
-        self.broken = set()                         # studies with a failed job
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["gan", "classify"])    # as `import gan, classify`
-        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
-        multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from
-        signal.signal(signal.SIGINT, listening)                     # us to them as "save and end"
-
-    def run(self):
-        """Returns how many jobs are not done."""
-        begun = time.time()
-        if len(self.todo) < len(self.jobs):
-            print(f"{len(self.jobs) - len(self.todo)} of {len(self.jobs)} jobs were done before")
-        try:
-            self.start()
-            while self.running:
-                wait([process.sentinel for process in self.running])
-                for process in [one for one in self.running if not one.is_alive()]:
-                    self.end(process)
-                self.start()
-        finally:
-            for process in self.running:            # Ctrl-C: they save and end
-                process.terminate()
-            for process in self.running:
-                process.join()
-        done = sum(job.is_done() for job in self.jobs)
-        print(f"{done} of {len(self.jobs)} jobs are done, {readable_time(time.time() - begun)}")
-        return len(self.jobs) - done
-
-    def start(self):
-        """Start what may start."""
-        waiting = self.todo + [job for job, _ in self.running.values()]
-        for job in list(self.todo):
-            earlier = [one for one in waiting if one.study == job.study and one.stage < job.stage]
-            if earlier or job.study in self.broken or len(self.running) == self.slots:
-                continue
-            job.folder.mkdir(parents=True, exist_ok=True)
-            process = self.context.Process(target=in_child, args=(job.words, job.folder / "log.txt"))
-            process.start()
-            self.running[process] = job, time.time()
-            self.todo.remove(job)
-
-    def end(self, process):
-        """One line; for a failure its last words and how to run it alone."""
-        job, begun = self.running.pop(process)
-        seconds = time.time() - begun
-        label = f"{job.study}/{job.name}"
-        if process.exitcode == 0 and job.is_done():
-            self.took.setdefault(job.kind(), []).append(seconds)
-            ended = len(self.jobs) - len(self.todo) - len(self.running)
-            line = f"[{ended}/{len(self.jobs)}] {label:36}{readable_time(seconds):>7}"
-            if len(sum(self.took.values(), [])) >= 5:           # fewer tell nothing of the rest
-                line += f", about {readable_time(self.time_left())} left"
-            print(line, flush=True)
-            return
-        self.broken.add(job.study)
-        print(f"FAILED after {readable_time(seconds)}: {label}; the rest of {job.study} waits for it")
-        for line in (job.folder / "log.txt").read_text(errors="replace").splitlines()[-5:]:
-            print(f"    | {line}")
-        print(f"    alone: python {shlex.join(job.words)}", flush=True)
-
-    def time_left(self):
-        """Seconds, by what jobs of the same kind took in this run; of an unknown kind, by all jobs."""
-        known = sum(self.took.values(), [])
-        left = sum(began - time.time() for _, began in self.running.values())
-        for job in self.todo + [job for job, _ in self.running.values()]:
-            alike = self.took.get(job.kind(), known)
-            left += sum(alike) / len(alike)
-        return max(left, 0) / self.slots
-
-
-def run_command(args):
-    """Run the jobs on standard input. Refuses a folder with results of another scale or data set."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // args.jobs))
+def run_jobs(jobs, slots):
+    """Do the jobs, `slots` at once, a study's stages in turn. Returns how many are left undone."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // slots))
     os.environ["PYTHONPATH"] = str(HERE)            # where the forked processes find our modules
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
+    multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
+    signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    start_job(args.out, dict(scale=args.scale, data=args.data or "drawn lesions"))
-    todo = read_jobs(args.out)
-    if args.dry_run:
-        kinds = one_of_each_kind(todo)
-        todo = [job for job, _ in kinds]
-    missing = Runner(todo, args.jobs).run()
-    if args.dry_run and missing < len(todo):
-        print_costs([kind for kind in kinds if kind[0].is_done()])
-    if missing:
-        sys.exit(1)
+
+    begun, took, running = time.time(), [], {}
+    undone = [job for job in jobs if not is_done(job)]
+    todo = list(undone)
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
+    try:
+        while True:
+            stages = {job.study: job.stage for job in reversed(undone)}     # the earliest not done
+            ready = [job for job in todo if job.stage == stages[job.study]]
+            for job in ready[:slots - len(running)]:
+                todo.remove(job)
+                job.folder.mkdir(parents=True, exist_ok=True)
+                child = context.Process(target=in_child, args=(job,))
+                child.start()
+                running[child.sentinel] = child, job, time.time()
+            if not running:                         # done, or what is left needs a job that failed
+                break
+            for sentinel in wait(list(running)):
+                child, job, started = running.pop(sentinel)
+                child.join()
+                took.append(time.time() - started)
+                left = len(todo) + len(running)
+                left_time = readable_time(sum(took) / len(took) * left / slots)
+                print(f"[{len(jobs) - left}/{len(jobs)}] {job.study}/{job.name:32}"
+                      f"{readable_time(took[-1]):>7}, about {left_time} left", flush=True)
+                if is_done(job):
+                    undone.remove(job)
+                    continue
+                log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
+                print(f"FAILED, and with it the later stages of {job.study}:", *log[-5:],
+                      f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
+    finally:                                        # Ctrl-C: what runs saves and ends
+        for child in multiprocessing.active_children():
+            child.terminate()
+        for child in multiprocessing.active_children():
+            child.join()
+    took_all = readable_time(time.time() - begun)
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {took_all}")
+    return len(undone)
 
 
-def list_command(args):
-    """One line per job: state, stage, name, command."""
-    print("state\tstage\tjob\tcommand")
-    for job in read_jobs(args.out):
-        state = "begun" if job.folder.exists() else "todo"
-        if job.is_done():
-            state = "done"
-        command = shlex.join([args.python, *job.words])
-        print(f"{state}\t{job.stage}\t{job.study}/{job.name}\t{command}")
+def dry_run(jobs, slots):
+    """Run the last job of each kind, and those whose folders it names; say what all would cost."""
+    kinds = [(job.study, job.stage, *job.words[:3]) for job in jobs]    # gan.py, train, acgan
+    last = dict(zip(kinds, jobs))
+    needed = list(last.values())
+    for job in needed:                              # which grows meanwhile
+        needed += [one for one in jobs if str(one.folder) in job.words and one not in needed]
+    missing = run_jobs([job for job in jobs if job in needed], slots)
+
+    all_hours = all_disk = 0
+    for kind, job in last.items():
+        if not is_done(job):
+            continue
+        result, number = read_json(job.folder / "result.json"), kinds.count(kind)
+        steps = result["config"].get("dry_run_of", 0)
+        seconds = result.get("cost", {}).get("step_seconds", 0)
+        hours = steps * seconds / 3600
+        disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
+        print(f"{number:4} x {job.study}/{job.name:32}{steps:10,} steps of {seconds:.3g} s, "
+              f"{hours:.3g} h; RAM {result['memory_gb']:.1f} GB, "
+              f"GPU {result['gpu_memory_gb']:.1f} GB, disk {disk:.3g} GB")
+        all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
+    print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
+    return missing
 
 
 def main():
     parser = Parser(prog="jobs.py", description=__doc__)
-    parser.add_argument("command", choices=("run", "list"))
     parser.add_argument("--out", required=True, help="results folder")
     parser.add_argument("--jobs", type=at_least(1), default=1, help="jobs at once")
     parser.add_argument("--scale", default="quick", help="kept beside the results")
-    parser.add_argument("--data", default="", help="kept beside the results")
-    parser.add_argument("--dry-run", action="store_true", help="one job of each kind, then the costs")
-    parser.add_argument("--python", default="python", help="how `list` writes its commands")
+    parser.add_argument("--data", default="drawn lesions", help="kept beside the results")
+    parser.add_argument("--dry-run", action="store_true", help="one job of each kind, then costs")
     args = parser.parse_args()
-    if args.command == "run":
-        run_command(args)
-    else:
-        list_command(args)
+    start_job(args.out, dict(scale=args.scale, data=args.data))     # refused if of another scale
+    jobs = []
+    for line in sys.stdin:                          # STUDY <tab> STAGE <tab> NAME <tab> COMMAND
+        study, stage, name, command = line.rstrip("\n").split("\t")
+        folder = Path(args.out) / study / name
+        jobs.append(Job(study, int(stage), name, shlex.split(command), folder))
+    function = dry_run if args.dry_run else run_jobs
+    sys.exit(function(jobs, args.jobs) > 0)
 
 
 if __name__ == "__main__":

@@ -57,13 +57,13 @@ def measures(labels, probabilities, classes, weights=None):
 def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
-    scores, weights, positive = scores[order], weights[..., order], labels[order] == 1
-    negatives = np.zeros((*weights.shape[:-1], len(scores) + 1))    # of those before each place
-    np.cumsum(weights * ~positive, -1, out=negatives[..., 1:])
-    below = negatives[..., np.searchsorted(scores, scores[positive], "left")]
-    not_above = negatives[..., np.searchsorted(scores, scores[positive], "right")]
-    won = weights[..., positive] * (below + not_above) / 2
-    return won.sum(-1) / (weights[..., positive].sum(-1) * negatives[..., -1])
+    scores, labels, weights = scores[order], labels[order], weights[..., order]
+    first = np.flatnonzero(np.diff(scores, prepend=-np.inf))    # of the images of each score
+    positives = np.add.reduceat(weights * labels, first, -1)
+    negatives = np.add.reduceat(weights * (1 - labels), first, -1)
+    below = negatives.cumsum(-1) - negatives / 2
+    won = (positives * below).sum(-1)
+    return won / (positives.sum(-1) * negatives.sum(-1))
 
 
 def roc_curve(labels, scores):
@@ -172,8 +172,8 @@ def combine(arms, weights):
 
     of_lesions = max(min(arms[name].lesions for name in weights) - 1, 1)
     if sum(part for part, _ in trainings) <= own:
-        # Luck: seeds that differ less than what each gets wrong on its own makes them differ. Take
-        # that instead; it comes from test lesions, and is as well known as their number allows.
+        # The seeds differ less than their own errors make them differ, which is luck: these errors
+        # are taken instead, and are as well known as the test lesions that they come from.
         trainings = [(own, of_lesions)]
     lesions = max(np.nanvar(drawn) - own, 0)
     parts = [(lesions, of_lesions), *trainings]
@@ -181,14 +181,8 @@ def combine(arms, weights):
     if min(len(arms[name].values) for name in weights) == 1:
         return value, variance, 0
     squares = sum(part ** 2 / df for part, df in parts)
-    if squares == 0:
-        return value, 0.0, of_lesions
-    return value, variance, variance ** 2 / squares
-
-
-def student(df):
-    """Student's t; the normal distribution where the degrees of freedom are not known."""
-    return scipy.stats.t(df) if df else scipy.stats.norm()
+    df = variance ** 2 / squares if squares else of_lesions
+    return value, variance, df
 
 
 def difference(arms, weights):
@@ -196,12 +190,13 @@ def difference(arms, weights):
     if any(np.isnan(arms[name].values).any() for name in weights):
         return [None] * 4
     value, variance, df = combine(arms, weights)
-    lesions = min(arms[name].lesions for name in weights)
-    deviation = max(np.sqrt(variance), 0.5 / max(lesions, 1))   # half a lesion: the least of chance
-    half = deviation * student(df).ppf(0.975)
+    lesions = max(min(arms[name].lesions for name in weights), 1)
+    deviation = max(np.sqrt(variance), 0.5 / lesions)           # half a lesion: the least of chance
+    student = scipy.stats.t(df or np.inf)           # infinite: the normal distribution
+    half = deviation * student.ppf(0.975)
     p = None
     if df:
-        p = float(2 * student(df).sf(abs(value) / deviation))
+        p = float(2 * student.sf(abs(value) / deviation))
     return [float(value), float(value - half), float(value + half), p]
 
 
@@ -223,7 +218,7 @@ def level(arm):
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
     value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
-    z = student(df).ppf(0.975)
+    z = scipy.stats.t(df or np.inf).ppf(0.975)
     if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
         return wilson(value, arm.lesions)
     n = min(arm.lesions * arm.views * len(arm.values), value * (1 - value) / variance)
@@ -345,8 +340,7 @@ def kid(x, y):
         return (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
 
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    across = kernel(x, y).mean()
-    return float(within(x) + within(y) - 2 * across)
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
 def inception_score(probabilities):
@@ -369,8 +363,7 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
     largest = max(np.abs(x).max(), np.abs(y).max())
     if not largest < 1e9 or x.std(0).max() < 1e-9:  # also if not numbers
-        raise UserError("these features are constant or infinite: "
-                        "take another network, or train it longer")
+        raise UserError("these features are constant or infinite: take or train another network")
     rng = np.random.default_rng(seed)
     gaps, floors = [], []
     for _ in range(draws):
@@ -418,58 +411,61 @@ def copying(generated, train, held_out, seed=0):
 
 # ---- Collapse
 
-COLLAPSED = 0.4     # diversity below: samples differ less than this fraction of what real images do
-DISTINCT = 0.4      # distinctness below: the same few pictures come again and again
-
-
-def shapes(images):
-    """uint8 (n, h, w, 3) -> (n, 3 h w), less each image's mean colour: skin and light are no lesion."""
-    pixels = images.astype(np.float32)
-    pixels -= pixels.mean((1, 2), keepdims=True)
-    return pixels.reshape(len(images), -1)
+COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
+DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
 
 
 def diversity(images, real):
-    """Mean distance of two samples over that of two real images: near 0, collapsed."""
+    """Mean pixel distance of two samples over that of two real images: near 0, collapsed.
+
+    Each image's mean colour is taken away first: the light and the skin are not the lesion.
+    """
     if min(len(images), len(real)) < 2:
         return 1.0                                  # one image differs from nothing
-    gap, real_gap = [pdist(shapes(some)).mean() for some in (images, real)]
-    return float(gap / max(real_gap, 1e-9))
+    means = []
+    for some in (images, real):
+        pixels = some.astype(np.float32)
+        pixels -= pixels.mean((1, 2), keepdims=True)
+        means.append(pdist(pixels.reshape(len(some), -1)).mean())
+    return float(means[0] / max(means[1], 1e-9))
 
 
 def distinctness(images, real):
     """Median distance of a sample to its nearest other one, over the same in as many real images.
 
-    Near 0 where pictures come again: five in turn are as diverse as real ones, but each has a double.
+    Near 0 where pictures come again: five in turn are as diverse as real images, but each has a double.
+    In 8 x 8 mean colours less that of the image, where noise upon a picture does not make it another.
     """
     n = min(len(images), len(real))
     if n < 2:
         return 1.0
-    nearest = []
+    medians = []
     for some in (images, real):
-        gaps = squareform(pdist(shapes(some[:n])))
+        colours = colour_features(some[:n]).reshape(n, 3, -1)
+        colours -= colours.mean(2, keepdims=True)
+        gaps = squareform(pdist(colours.reshape(n, -1)))
         np.fill_diagonal(gaps, np.inf)
-        nearest.append(np.median(gaps.min(1)))
-    return float(nearest[0] / max(nearest[1], 1e-9))
+        medians.append(np.median(gaps.min(1)))
+    return float(medians[0] / max(medians[1], 1e-9))
 
 
 def judge_generated(generated, train, held_out, seed=0):
     """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
 
-    train: what it learned from. held_out: real images that it never saw; none if it saw all. Of
-    diversity and distinctness, each of 64 images of a class, the worst class's count.
+    train: what it learned from. held_out: real images that it never saw; none if it saw all. Diversity
+    is the mean of its classes, distinctness that of the worst; of up to 128 images of each.
     """
     rng = np.random.default_rng(seed)
     spread, distinct = [], []
     for name in generated.classes:
-        pair = [generated.of_class(name), train]
-        if name in train.classes:
-            pair[1] = train.of_class(name)
-        pair = [one.images[rng.permutation(len(one))[:64]] for one in pair]
+        real = train.of_class(name) if name in train.classes else train
+        pair = []
+        for one in (generated.of_class(name), real):
+            pair.append(one.images[rng.permutation(len(one))[:128]])
         spread.append(diversity(*pair))
         distinct.append(distinctness(*pair))
-    values = dict(diversity=min(spread), distinctness=min(distinct))
-    values["collapsed"] = min(spread) < COLLAPSED or min(distinct) < DISTINCT
+    values = dict(diversity=float(np.mean(spread)), distinctness=min(distinct))
+    values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
 
     if len(train) >= 4 and len(generated) >= 2:
         features = [colour_features(one.images) for one in (train, generated)]
@@ -496,9 +492,8 @@ def fid_network():
         weights = torch.hub.load_state_dict_from_url(
             FID_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as problem:                    # no network, wrong checksum, not a weights file
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {folder}, "
-                        "or do without (metrics.py fid --net none)") from None
+        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {torch.hub.get_dir()}"
+                        "/checkpoints, or do without (metrics.py fid --net none)") from None
     net = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
     net.load_state_dict(weights)
     for name, block in net.named_children():
@@ -526,8 +521,7 @@ def inception_features(device="cpu"):
     def features_of(images):
         features = []
         for pixels in torch.from_numpy(images).split(64):
-            pixels = pixels.to(device).permute(0, 3, 1, 2)
-            x = data.scaled(pixels)
+            x = data.scaled(pixels.to(device).permute(0, 3, 1, 2))
             x = F.interpolate(x, size=(299, 299), mode="bilinear")
             features.append(net(x).double().cpu())
         features = torch.cat(features)
@@ -553,29 +547,24 @@ def compare(args):
     of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
-        b = of_b.get(name, a._replace(values=a.values * np.nan))
-        value, low, high, p = gain({"a": a, "b": b}, ["a"], ["b"])
+        pair = dict(a=a, b=of_b.get(name, a._replace(values=a.values * np.nan)))
+        value, low, high, p = gain(pair, "a", "b")
         if value is None:
             print(f"{name:24}  undefined: a class is never found, or unknown to B")
             continue
-        shown = "one seed: chance of the test lesions alone"
-        if p is not None:
-            shown = f"{p:.3f}"
-        means = f"{a.values.mean():7.3f}{b.values.mean():7.3f}"
-        print(f"{name:24}{means}   {value:+.3f} [{low:+.3f}, {high:+.3f}]   {shown}")
+        means = [f"{arm.values.mean():7.3f}" for arm in pair.values()]
+        chance = f"{p:.3f}" if p is not None else "one seed: chance of the test lesions alone"
+        print(f"{name:24}{''.join(means)}   {value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
 
 
 def fid(args):
     """Frechet distance, KID and noise floor of two sets of images (folders, zips, image sets)."""
-    a = data.load(args.a, args.size).images
-    b = data.load(args.b, args.size).images
-    if args.net == "none":
-        name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
-        features = [colour_features(images) for images in (a, b)]
-    else:
-        name, features_of = "FID", inception_features()
-        features = [features_of(images)[0] for images in (a, b)]
-    row = distances(*features)
+    pair = [data.load(source, args.size).images for source in (args.a, args.b)]
+    name, features = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)", colour_features
+    if args.net == "inception":
+        features_of = inception_features()
+        name, features = "FID", lambda images: features_of(images)[0]
+    row = distances(*map(features, pair))
     print(f"{name} {row['distance']:.4f}   noise floor {row['floor']:.4f} (A against itself)   "
           f"n {row['n']} a side, images {args.size} px   KID {row['kid']:.5f}")
 

@@ -3,19 +3,17 @@
 #
 #   bash run_all.sh [STUDY ...]           every job of the named studies (default: all), then the report
 #   bash run_all.sh list [STUDY ...]      state, stage, name and command of each job; runs nothing
-#   bash run_all.sh report                the report of what is there
-#   bash run_all.sh test                  the tests
+#   bash run_all.sh report | test         the report of what is there; the tests
 #
-#   --scale quick|small|paper   drawn lesions or photographs, minutes on a laptop (default); photographs on a
-#                               CPU, hours; the papers' own sizes and epochs, a GPU
+#   --scale quick|small|paper   minutes on a laptop (default); hours of a CPU; the papers' own sizes, on a GPU
 #   --data DIR                  photographs: DIR/kaggle_binary, isic2019, ham10000, isic_archive; or your own,
 #                               DIR/benign and DIR/malignant. Without it the lesions are drawn
+#   --synthetic DIR             images of your own generator, DIR/benign and DIR/malignant: judged by controls
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
 #   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
 #   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
-#
 # Jobs that are done are skipped, jobs that were cut off go on. Studies: wgan_gp dcgan_cls acgan_cyclegan
 # dermagan dcgan_inception (one per paper), controls (what is one GAN image worth?).
 set -u
@@ -23,43 +21,43 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 
 # ---- The experiments ------------------------------------------------------------------------------------
 # job NAME COMMAND and each_seed NAME COMMAND add a job to the stage; @other is the folder of another job of
-# the study. A job needs the earlier stages of its study. $(data N) is the photographs, or N drawn lesions.
+# the study, % the seed. A job needs the earlier stages of its study. $(data N) is the photographs, or N drawn
+# lesions; $BF16 and $DRY are options or nothing. Weights are forgotten but where a later job needs them.
 
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
-  local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104"      # its GAN images; those in its test set
+  local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104" net  # GAN images; those in the mixed test
   case $SCALE in
     quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 80" fit="--size 32 --steps 40 --batch 16 $BF16"
            benign=118 malignant=142 mixed="13 16" ;;
     small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15 $BF16" ;;
   esac
+  gan+=" --forget $DRY" fit+=" --forget $DRY"
   stage
   job networks gan.py describe wgan_gp
   job data data.py prepare $(data 480) --for wgan_gp --size 64
   stage
   job gan_benign    gan.py train wgan_gp --data @data --class benign --samples $benign $gan
   job gan_malignant gan.py train wgan_gp --data @data --class malignant --samples $malignant $gan
-  each_seed cnn_real       classify.py train cnn --data @data $fit
-  each_seed mobilenet_real classify.py train mobilenet --data @data $fit
-  each_seed resnet18_real  classify.py train resnet18 --data @data $fit
+  for net in cnn mobilenet resnet18; do each_seed ${net}_real classify.py train $net --data @data $fit; done
   stage
-  local hybrid="--data @data --synthetic @gan_benign @gan_malignant --mixed-test $mixed $fit"
-  each_seed resnet18_hybrid  classify.py train resnet18 $hybrid
-  each_seed mobilenet_hybrid classify.py train mobilenet $hybrid
-  each_seed cnn_hybrid       classify.py train cnn $hybrid
+  fit+=" --synthetic @gan_benign @gan_malignant --mixed-test $mixed"
+  for net in resnet18 mobilenet cnn; do each_seed ${net}_hybrid classify.py train $net --data @data $fit; done
 }
 
 dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becomes the classifier
-  local gan=$BF16 plain=$BF16 lapgan=$BF16 fit=$BF16 samples=1300 hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02" net=inception scratch=""
+  local gan=$BF16 plain=$BF16 lapgan=$BF16 fit=$BF16 samples=1300
+  local hundred="--batch 100" fast="--lr 0.001" high="--optimizer sgd --lr 0.02"
   case $SCALE in
     quick) gan="--width 8 --batch 16 --lr 2e-3 --steps 300 $BF16" samples=160
-           fit="--width 8 --steps 40 --batch 16 --lr 1e-3 $BF16"
-           hundred="--batch 12" fast="--lr 4e-3"          # in proportion to 16 and 2e-3
+           fit="--width 8 --steps 40 --batch 16 --lr 1e-3 $BF16" hundred="--batch 12" fast="--lr 4e-3"  # in proportion
            plain="--width 200 --batch 16 --lr 1e-3 --steps 500"
            lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 400 $BF16" ;;
     small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
            fit="--width 32 --epochs 12 $BF16" samples=600 ;;
   esac
-  if [ "$WEIGHTS" ]; then net=@base_scratch-s0 scratch=--keep; fi     # not the discriminator of the DCGAN it judges
+  gan+=" $DRY" plain+=" --forget $DRY" lapgan+=" --forget $DRY" fit+=" $DRY"
+  local net=inception scratch=--forget          # the FID's network; without its weights one of ours, which is
+  if [ "$WEIGHTS" ]; then net=@base_scratch-s0 scratch=""; fi     # not the discriminator of what it judges
   local prepare="data.py prepare $(data 480) --for dcgan_cls --size 64 --resplit --test 0.2581"
   stage
   job data     $prepare --enhance
@@ -72,24 +70,25 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
   job dcgan_sgd      $dcgan $gan --optimizer sgd
   job dcgan_sgd_high $dcgan $gan $high
   job dcgan_raw      gan.py train dcgan_cls --data @data_raw --samples $samples $gan
-  job plain_gan      gan.py train plain_gan --data @data --samples $samples --forget $plain
-  job lapgan         gan.py train lapgan --data @data --samples $samples --forget $lapgan
+  job plain_gan      gan.py train plain_gan --data @data --samples $samples $plain
+  job lapgan         gan.py train lapgan --data @data --samples $samples $lapgan
   stage
-  local trunk="classify.py train trunk --data @data $fit"
+  local trunk="classify.py train trunk --data @data --forget $fit"
   each_seed base         $trunk --from @dcgan_base
   each_seed batch100     $trunk --from @dcgan_batch100 $hundred
   each_seed lr1e3        $trunk --from @dcgan_lr1e3 $fast
   each_seed sgd          $trunk --from @dcgan_sgd --optimizer sgd
   each_seed sgd_high     $trunk --from @dcgan_sgd_high $high
-  each_seed base_scratch $trunk $scratch
-  each_seed base_probe   $trunk --from @dcgan_base --probe
-  each_seed raw          classify.py train trunk --data @data_raw --from @dcgan_raw $fit
+  each_seed base_probe   $trunk --from @dcgan_base --frozen-epochs 25
+  each_seed base_scratch classify.py train trunk --data @data $scratch $fit
+  each_seed raw          classify.py train trunk --data @data_raw --from @dcgan_raw --forget $fit
   stage
-  job fid classify.py score $net @dcgan_base @plain_gan @lapgan --data @data
+  job fid classify.py score $net @dcgan_base @plain_gan @lapgan --data @data $DRY
 }
 
 acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleGANs from nevus to melanoma
-  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 nv2mel="" classes="AK BCC BKL DF MEL NV SCC VASC" class n alpha
+  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 nv2mel="" class n alpha
+  local classes="AK BCC BKL DF MEL NV SCC VASC" counts="2000 4000 8000 16000 24000"
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
@@ -97,52 +96,44 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
            cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
            resnet="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
-    small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
-           acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
+    small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250" acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
            cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
            resnet="--size 64 --width 16 --batch 32 --epochs 3 --weights none $BF16" ;;
   esac
-  resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS"
-  local made="@cycle_${classes// / @cycle_}"
+  acgan+=" --forget $DRY" cyclegan+=" --forget $DRY"
+  resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS $DRY"
+  local made="@cycle_${classes// / @cycle_}" few="500 1000 2000 3000 4000 5000 6000 7000"
   stage
   job data data.py prepare $(data 720) --for acgan_cyclegan --size $px --resplit --val 0.1111 --test 0.1 $limit
   stage
-  job acgan gan.py train acgan --data @data --samples 24000 --per 20264 $acgan
-  each_seed isic0 $resnet --keep
+  job acgan gan.py train acgan --data @data --samples 24000/20264 $acgan
+  each_seed isic0 $resnet
+  resnet+=" --lr-of @isic0-s% --forget"                 # of all others
   stage
-  for class in $classes; do
-    job cycle_$class gan.py train cyclegan --source @acgan --source-class $class --data @data --class $class \
-      --samples 1 --per 1 $cyclegan
-  done
-  job rank classify.py rank @isic0-s0 --data @data --class MEL
-  for n in 2000 4000 8000 16000 24000; do
-    each_seed acgan_$n $resnet --lr-of @isic0-s% --synthetic @acgan --use $n --of 24000
-  done
+  local upon_acgan="gan.py train cyclegan --source @acgan --data @data --samples 1/1 $cyclegan"
+  for class in $classes; do job cycle_$class $upon_acgan --source-class $class --class $class; done
+  job rank classify.py rank @isic0-s0 --data @data --class MEL $DRY
+  for n in $counts; do each_seed acgan_$n $resnet --synthetic @acgan --use $n/24000; done
   stage
-  for n in 2000 4000 8000 16000 24000; do
-    each_seed cyclegan_$n $resnet --lr-of @isic0-s% --synthetic $made --use $n --of 24000
-  done
-  for alpha in 8 4 2 1; do
-    job nv2mel_$alpha gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL \
-      --keep $(awk "BEGIN {print 1 / $alpha}") --samples 7000 --per 10300 $cyclegan $nv2mel
-  done
+  for n in $counts; do each_seed cyclegan_$n $resnet --synthetic $made --use $n/24000; done
+  local from_nevi="gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --samples 7000/10300"
+  for alpha in 8 4 2 1; do job nv2mel_$alpha $from_nevi --top 1/$alpha $cyclegan $nv2mel; done
   stage
   for alpha in 8 4 2 1; do
-    for n in 500 1000 2000 3000 4000 5000 6000 7000; do
-      each_seed mel_${alpha}_$n $resnet --lr-of @isic0-s% --synthetic @nv2mel_$alpha --use $n --of 7000
-    done
+    for n in $few; do each_seed mel_${alpha}_$n $resnet --synthetic @nv2mel_$alpha --use $n/7000; done
   done
 }
 
 dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test images and steps differ
-  local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class samples=100 test=100 n=4400
-  local fit="--lr 2e-4 --beta1 0.5 --batch 64"
+  local gan="" steps="--steps 3000" epochs="--epochs 100" size="" nets="" net model rate class
+  local fit="--lr 2e-4 --beta1 0.5 --batch 64" samples=100 test=100 n=4400
   case $SCALE in
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200 $BF16" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3 $BF16" steps="--steps 30" epochs="--epochs 2" nets="--steps 3" ;;
     small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
-    paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part are 1,000 steps, too few to live
+    paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part: 1,000 steps, too few
   esac
+  gan+=" --forget $DRY" fit+=" --forget $DRY"
   stage
   job data data.py prepare $(data $n) --for dermagan --size 64 --resplit --test $test --val 0.1 \
     --limit MEL=509 BKL=513 AK=456 BCC=498
@@ -164,82 +155,75 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
     each_seed ${net%:*}         $model $clean ${nets:-$steps}
     each_seed ${net%:*}_printed $model $printed ${nets:-$epochs}
   done
-  for rate in 0 0.1 0.2 0.3 0.4 0.5; do
-    each_seed dropout_$rate $cnn $clean $steps --dropout $rate
-  done
+  for rate in 0 0.1 0.2 0.3 0.4 0.5; do each_seed dropout_$rate $cnn $clean $steps --dropout $rate; done
 }
 
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
-  local n=600 limit="" full=299 gan="" fit="" net=inception
+  local n=600 limit="" full=299 gan="" fit="" net=inception inception
   case $SCALE in
     quick) full=96 gan="--width 12 --batch 16 --steps 300 --lr 1e-3 --snapshots 48 $BF16"
            fit="--size 80 --batch 8 --steps 8" ;;
     small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
     paper) gan="--snapshots 2000 $BF16" fit=$BF16 ;;
   esac
-  [ "$DATA" ] || limit="--limit malignant=250"          # the paper's ratio of malignant to benign is 0.83
+  if [ ! "$DATA" ]; then limit="--limit malignant=250"; fi      # the paper's ratio of malignant to benign: 0.83
   if [ "$WEIGHTS" ]; then net=@judge; fi         # without the FID's weights: a small network of ours
-  local inception="classify.py train inception --data @data $fit $WEIGHTS"
+  inception="classify.py train inception --data @data --forget $fit $WEIGHTS $DRY"
   stage
   job data data.py prepare $(data $n) $limit --for dcgan_inception --resplit --val 0.1111 --test 0.1 --size $full
   stage
-  job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance $gan
+  job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance --forget $gan $DRY
   each_seed original    $inception
   each_seed original_64 $inception --through 64
-  if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 150 --batch 16 --keep; fi
+  if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 150 --batch 16 $DRY; fi
   stage
   each_seed augmented    $inception --synthetic @dcgan
   each_seed augmented_64 $inception --synthetic @dcgan --through 64
-  job fid_curve classify.py score $net --data @data --class malignant --over-steps @dcgan
+  job fid_curve classify.py score $net --data @data --class malignant --over-steps @dcgan $DRY
 }
 
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
-  # The training part is the 200 %; 50 % is a quarter of it. The real arm of the next size is the oracle.
+  # The training part is the 200 %, the oracle of 100. Batches of 32: an eighth of a small set has fewer than 128.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
-  # Batches of 32, as in paper 000: an eighth of a small set has fewer than the 128 images of paper 001's.
-  local nets="cnn resnet18" sizes="25 50 100" net size share gan arm gan_steps="--steps 6000 --batch 32 $BF16"
-  local SEEDS=$SEEDS test=0.4      # each seed of a classifier has GANs of its own: their chance counts too
+  local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 net size gan train
   case $SCALE in
-    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" SEEDS=${ASKED:-3}
-           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16" test=0.8
+    quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" test=0.8
+           gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16"
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1500 malignant=1500" fit="--steps 1500 --batch 32 $BF16" nets="cnn"
            gan_steps="--width 32 --batch 16 --steps 1000 $BF16" ;;
   esac
-  fit="$fit --schedule 1cycle"
+  fit+=" --schedule 1cycle --forget $DRY" gan_steps+=" --forget $DRY"
   stage
   job data data.py prepare $(data 3000) --for controls --size 64 --resplit --drop-near --val 0.02 --test $test $limit
   stage
-  for size in $sizes; do
-    for gan in $gans; do
-      for class in benign malignant; do
-        each_seed ${gan}_${size}_$class gan.py train $gan --data @data --share $(share $size) \
-          --class $class --samples 1 --per 1 --forget $gan_steps
-      done
-    done
-  done
-  for net in $nets; do
-    for size in $sizes 200; do
-      each_seed ${net}_${size}_real classify.py train $net --data @data --share $(share $size) $fit
+  for gan in $gans; do              # each seed of a classifier has GANs of its own: their chance counts too
+    for size in $sizes; do
+      train="gan.py train $gan --data @data --share $size/200 --samples 1/1 $gan_steps"
+      for class in benign malignant; do each_seed ${gan}_${size}_$class $train --class $class; done
     done
   done
   stage
   for net in $nets; do
+    train="classify.py train $net --data @data $fit --share"
+    for size in $sizes 200; do each_seed ${net}_${size}_real $train $size/200; done
     for size in $sizes; do
-      local train="classify.py train $net --data @data --share $(share $size) $fit"
-      each_seed ${net}_${size}_classical $train --augment classical
-      each_seed ${net}_${size}_copies    $train --copies 1
+      each_seed ${net}_${size}_classical $train $size/200 --augment classical
       for gan in $gans; do
-        local made="--synthetic @${gan}_${size}_benign-s% @${gan}_${size}_malignant-s%"
-        each_seed ${net}_${size}_$gan $train $made
-        each_seed ${net}_${size}_${gan}_shuffled $train $made --shuffle
-        each_seed ${net}_${size}_${gan}_alone    $train $made --alone
+        with_synthetic ${net}_${size}_$gan "@${gan}_${size}_benign-s% @${gan}_${size}_malignant-s%" $train $size/200
       done
     done
+    if [ "$SYNTHETIC" ]; then           # it learned the 100 %: what `data.py export --share 1/2` writes
+      with_synthetic ${net}_100_$MINE "$(printf %q "$SYNTHETIC")" $train 100/200
+    fi
   done
 }
 
-share() { awk "BEGIN {print $1 / 200}"; }
+with_synthetic() {      # NAME SETS TRAINING: with these sets added, with their labels permuted, alone
+  each_seed $1 "${@:3}" --synthetic $2
+  each_seed $1_shuffled "${@:3}" --synthetic $2 --shuffle
+  each_seed $1_alone "${@:3}" --synthetic $2 --alone
+}
 
 # ---- The list -------------------------------------------------------------------------------------------
 
@@ -248,7 +232,6 @@ stage() { STAGE=$((STAGE + 1)); }
 
 job() {         # one line of the list: STUDY, STAGE, NAME, COMMAND
   local name=$1 word command=""; shift
-  case "$1 $2" in data.py*|*describe) ;; *) set -- "$@" $DRY ;; esac
   for word in "$@" --out "@$name"; do
     case $word in @*) printf -v word %q "$OUT/$STUDY/${word#@}" ;; esac
     command+=" $word"
@@ -258,13 +241,23 @@ job() {         # one line of the list: STUDY, STAGE, NAME, COMMAND
 
 each_seed() {   # the same job for every seed: NAME-s0, NAME-s1, ...; % is the seed
   local name=$1 seed; shift
-  for ((seed = 0; seed < SEEDS; seed++)); do
-    job "$name-s$seed" "${@//%/$seed}" --seed "$seed"
-  done
+  for ((seed = 0; seed < REPEATS; seed++)); do job "$name-s$seed" "${@//-s%/-s$seed}" --seed $seed; done
 }
 
 experiments() {
-  for STUDY in ${CHOSEN:-$STUDIES}; do STAGE=0; $STUDY; done
+  for STUDY in ${CHOSEN:-$STUDIES}; do
+    STAGE=0 REPEATS=$SEEDS
+    if [ $STUDY = controls ]; then REPEATS=$CONTROLS_SEEDS; fi
+    $STUDY
+  done
+}
+
+list() {
+  printf 'state\tstage\tjob\tcommand\n'
+  experiments | while IFS=$'\t' read -r study stage name command; do
+    if [ -f "$OUT/$study/$name/result.json" ]; then state=done; else state=todo; fi
+    printf '%s\t%s\t%s/%s\tpython %s\n' $state "$stage" "$study" "$name" "$command"
+  done
 }
 
 # ---- Set-up and command line ----------------------------------------------------------------------------
@@ -274,28 +267,28 @@ stop() { echo "run_all.sh: $*" >&2; exit 2; }
 find_python() { # .venv if it is there; else the current Python if it has the packages; else .venv is made
   local needed="torch, torchvision, numpy, scipy, PIL"
   if [ "$COMMAND" = test ]; then needed+=", pytest"; fi
-  if [ -f .venv/ready ]; then PYTHON=.venv/bin/python; return; fi
+  PYTHON=.venv/bin/python
+  if [ -f .venv/ready ]; then return; fi
   if python3 -c "import $needed" 2>/dev/null; then PYTHON=python3; return; fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || stop "Python 3.10 or newer is needed (python3)"
   echo "first run: installing torch, torchvision, numpy, pillow and scipy into .venv (some minutes, about 6 GB)"
   python3 -m venv .venv || stop "python3 -m venv failed: install your system's python3-venv package"
-  .venv/bin/python -m pip install -q -r requirements.txt || stop "the installation failed: is there a network?"
+  $PYTHON -m pip install -q -r requirements.txt || stop "the installation failed: is there a network?"
   touch .venv/ready
-  PYTHON=.venv/bin/python
 }
 
-COMMAND=run SCALE=quick DATA="" OUT="" ASKED="" JOBS="" WEIGHTS="" CHOSEN="" DRY=""
+COMMAND=run SCALE=quick DATA="" SYNTHETIC="" OUT="" ASKED="" JOBS="" WEIGHTS="" CHOSEN="" DRY="" BF16=""
 while [ $# -gt 0 ]; do
   case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
   case $1 in
-    --scale|--data|--out|--seeds|--jobs|--weights)
+    --scale|--data|--synthetic|--out|--seeds|--jobs|--weights)
       [ "${2:-}" ] || stop "$1 needs a value (see --help)"
       case $1 in
-        --scale) SCALE=$2 ;;
-        --data) DATA=$(realpath -e -- "$2") || stop "--data $2: no such folder" ;;
+        --scale) SCALE=$2 ;;  --seeds) ASKED=$2 ;;  --jobs) JOBS=$2 ;;
+        --data) DATA=$(realpath -e -- "$2") && [ -d "$DATA" ] || stop "--data $2: no such folder" ;;
+        --synthetic) SYNTHETIC=$(realpath -m -- "$2")
+          [ -d "$2/benign" ] && [ -d "$2/malignant" ] || stop "--synthetic $2: no folders benign and malignant in it" ;;
         --out) OUT=$(realpath -m -- "$2") ;;
-        --seeds) ASKED=$2 ;;
-        --jobs) JOBS=$2 ;;
         --weights) [ "$2" = none ] || stop "--weights $2: only none can be given"; WEIGHTS="--weights none" ;;
       esac
       shift ;;
@@ -307,19 +300,17 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $SCALE in
-  quick) SEEDS=${ASKED:-1} WEIGHTS="--weights none" ;;
-  small) SEEDS=${ASKED:-3} ;;
-  paper) SEEDS=${ASKED:-5} ;;
+  quick) SEEDS=${ASKED:-1} CONTROLS_SEEDS=${ASKED:-3} WEIGHTS="--weights none" ;;
+  small) SEEDS=${ASKED:-3} CONTROLS_SEEDS=${ASKED:-3} ;;
+  paper) SEEDS=${ASKED:-5} CONTROLS_SEEDS=${ASKED:-5} ;;
   *) stop "--scale $SCALE: quick, small or paper" ;;
 esac
 GPU=$(nvidia-smi -L 2>/dev/null | grep -c GPU)
-if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; fi
-: "${JOBS:=2}"
+if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; else : "${JOBS:=2}"; fi
 [[ $SEEDS$JOBS =~ ^[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
-[ -z "$DATA" ] || [ -d "$DATA" ] || stop "--data $DATA: not a folder"
-# bfloat16 where the machine has it: a step of a DCGAN of width 16 is 1.5 times as fast; a small WGAN-GP or
-# CycleGAN gains nothing, and has none at quick scale.
-BF16=""
+MINE=${SYNTHETIC##*/}           # names the arms, if it is a plain word that is no other arm's
+case $MINE in *[!A-Za-z0-9]*|real|classical|shuffled|alone|dermagan) MINE=mine ;; esac
+# bfloat16 units: a DCGAN of width 16 makes 1.5 times as many steps, a small WGAN-GP or CycleGAN gains nothing.
 if [ "$GPU" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 cd "$(dirname "$0")" || exit
 : "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}${DRY:+-dry}}"
@@ -328,15 +319,12 @@ if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA
   echo "$DATA has no isic2019 or ham10000: without the eight classes that acgan_cyclegan and dermagan need" >&2
 fi
 
-if [ "$COMMAND" = list ]; then
-  PYTHON=python3; [ ! -f .venv/ready ] || PYTHON=.venv/bin/python
-  experiments | python3 jobs.py list --out "$OUT" --python "$PYTHON"; exit
-fi
+if [ "$COMMAND" = list ]; then list; exit; fi
 find_python
 case $COMMAND in
   test) exec $PYTHON -m pytest -q tests ;;
-  run) experiments | $PYTHON jobs.py run --out "$OUT" --jobs "$JOBS" --scale "$SCALE" --data "$DATA" $DRY; status=$?
-       [ -z "$DRY" ] || exit $status ;;
+  run) experiments | $PYTHON jobs.py --out "$OUT" --jobs $JOBS --scale $SCALE ${DATA:+--data "$DATA"} $DRY; status=$?
+       if [ "$DRY" ] || [ $status = 130 ]; then exit $status; fi ;;
   report) status=0 ;;
 esac
 $PYTHON report.py "$OUT" && exit $status

@@ -26,6 +26,7 @@ def cli(monkeypatch, capsys):
     """cli("gan", "train", ...) as a shell would: (exit status, standard output, standard error)."""
     def call(module, *words):
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, words)])
+        monkeypatch.setattr(jobs.os, "_exit", sys.exit)
         capsys.readouterr()
         status = 0
         try:
