@@ -132,11 +132,10 @@ def test_a_step_of_every_network_mixes_no_devices(monkeypatch, name):
 def painted(labels, name, part="", side=32, seed=0, **info):
     """Noisy pictures in the colour of their class, two of a lesion."""
     labels, rng = np.array(labels), np.random.default_rng(seed)
-    noise = rng.integers(0, 50, (len(labels), side, side, 3))
-    images = np.uint8(noise + 150 * np.eye(3, dtype=int)[[0, 2, 1]][labels][:, None, None])
-    ids = np.array([f"{name}/{k:03d}.png" for k in range(len(labels))])
-    lesions = np.array([f"{name} {label} {k // 2}" for k, label in enumerate(labels)])
-    return data.ImageSet(images, labels, CLASSES, ids, lesions, np.full(len(labels), part, "U5"), info)
+    images = 150 * np.eye(3, dtype=int)[[0, 2, 1]][labels][:, None, None] + rng.integers(0, 50, (len(labels), side, side, 3))
+    ids, lesions = [[f"{name}/{k // views:03d}.png" for k in range(len(labels))] for views in (1, 2)]
+    split = np.full(len(labels), part, "U5")
+    return data.ImageSet(np.uint8(images), labels, CLASSES, np.array(ids), np.array(lesions), split, info)
 
 
 def tiny_training(monkeypatch, norm_learns=False, **options):
@@ -160,24 +159,22 @@ def tiny_training(monkeypatch, norm_learns=False, **options):
 
 def fastai(steps, top):
     """fit_one_cycle: cosine up in a quarter from top / 25, down to top / 1e5; momentum the other way."""
-    cycle = []
-    for at in np.arange(steps) / steps:
-        low, phase = (top / 25, 1 - at / 0.25) if at < 0.25 else (top / 1e5, (at - 0.25) / 0.75)
-        height = (1 + np.cos(np.pi * phase)) / 2
-        cycle.append((low + (top - low) * height, 0.95 - 0.1 * height))
-    return cycle
+    at = np.arange(steps) / max(steps, 1)
+    height = (1 + np.cos(np.pi * np.where(at < 0.25, 1 - at / 0.25, (at - 0.25) / 0.75))) / 2
+    low = np.where(at < 0.25, top / 25, top / 1e5)
+    return list(zip(low + (top - low) * height, 0.95 - 0.1 * height))
 
 
 def textbook(net, config, norm_learns, batches):
     """The same training, written out plainly."""
     weights, betas, frozen = list(net.parameters()), (config["beta1"], config["beta2"]), config["frozen_steps"]
     matrices, vectors = [w for w in weights if w.ndim > 1], [w for w in weights if w.ndim < 2]
-    fastais = torch.optim.AdamW([dict(params=matrices), dict(params=vectors, weight_decay=0)], weight_decay=0.01, eps=1e-5)
+    groups = [dict(params=matrices, weight_decay=0.01), dict(params=vectors, weight_decay=0)]
     optimizer = dict(adam=torch.optim.Adam(weights), sgd=torch.optim.SGD(weights, momentum=betas[0]),
-                     adagrad=torch.optim.Adagrad(weights), adamw=fastais)[config["optimizer"]]
-    rates = [(config["lr"], betas[0])] * config["steps"]
+                     adagrad=torch.optim.Adagrad(weights), adamw=torch.optim.AdamW(groups, eps=1e-5))[config["optimizer"]]
+    rates = [(config["lr"], betas[0])] * 5
     if config["schedule"] == "1cycle":
-        rates = fastai(frozen, config["lr"]) + fastai(config["steps"] - frozen, config["lr"])
+        rates = fastai(frozen, config["lr"]) + fastai(5 - frozen, config["lr"])
     for step, (rate, momentum) in enumerate(rates):
         net.norm.train(step >= frozen or norm_learns)
         for name, weight in net.named_parameters():
@@ -214,24 +211,18 @@ def test_a_training_is_the_textbooks_whatever_is_tested_meanwhile(monkeypatch, t
         assert torch.allclose(ours.double(), theirs.double(), rtol=0, atol=2e-6), name
     logits = plain.eval()(torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1)
     loss = F.cross_entropy(logits, torch.tensor(val.labels)).item()
-    assert [len(curve) for curve in m.record["curves"].values()] == [3] * 4 and m.batches.seed == 3
-    assert m.record["curves"]["val_loss"][-1] == pytest.approx(loss, abs=1e-5)
+    assert m.record["curves"]["val_loss"][2:] == [pytest.approx(loss, abs=1e-5)] and m.batches.seed == 3
 
 
 def test_one_cycle_is_fastais_and_the_lr_finder_takes_the_lowest_smoothed_loss(monkeypatch):
     for steps in (40, 7, 1, 0):
         assert np.array(classify.one_cycle(steps, 0.5)) == pytest.approx(np.array(fastai(steps, 0.5)), abs=1e-9)
-    m, lrs = tiny_training(monkeypatch, augment="classical", lr=0.0), np.geomspace(1e-7, 10, 100)
-    before, state = str(m.net.state_dict()), torch.get_rng_state()
-    assert len(classify.find_lr(m)["losses"]) > 10      # of a copy; nothing else has changed
-    assert before == str(m.net.state_dict()) and not m.optimizer.state
-    assert torch.equal(torch.get_rng_state(), state) and m.batches.position == 0
-
-    script, asked = [0.9, *[3.0] * 9, *[1.2] * 30, *[2.5] * 30, *[500.0] * 30], []
+    m, lrs, asked = tiny_training(monkeypatch, lr=0.0), np.geomspace(1e-7, 10, 100), []
+    script = [0.9, *[3.0] * 9, *[1.2] * 30, *[2.5] * 30, *[500.0] * 30]     # the first tenth is luck
     monkeypatch.setattr(classify, "train_step", lambda *args: asked.append(args[1:]) or (script[len(asked) - 1], 0))
     smoothed = [np.average(script[:k + 1], weights=0.98 ** np.arange(k, -1, -1)) for k in range(100)]
     stop = next(k for k in range(100) if smoothed[k] > 4 * min(smoothed[:k + 1]))
-    lowest = 10 + np.argmin(smoothed[10:stop])          # the first tenth is luck, here the lowest of all
+    lowest = 10 + np.argmin(smoothed[10:stop])
     assert classify.learning_rates(m) == [(pytest.approx(lrs[lowest] / 10), 0.7)] * 5
     assert asked == [(pytest.approx(rate), 0.7) for rate in lrs[:stop + 1]]
     script, asked[:], m.record["lr_finder"] = [1.0] + [float("nan")] * 9, [], {}
@@ -256,16 +247,15 @@ def colours(tmp_path_factory):
 
 @pytest.fixture
 def train(monkeypatch, tmp_path, done, colours):
-    """train(job, net, option, ...): what the job said, learned from (images) and left: result.json and more."""
+    """train(job, net, option, ...): what a training learned from, said and left."""
     def call(job, *options):
-        seen, batches, folder = [], data.Batches, tmp_path / job
-        monkeypatch.setattr(data, "Batches", lambda *args: seen.append(args) or batches(*args))
+        seen, build, folder = [], classify.build, tmp_path / job
+        monkeypatch.setattr(classify, "build", lambda *args: seen.append(args[1]) or build(*args))
         said = done("classify", "train", options[0], "--data", colours[1], *options[1:], "--out", folder)
-        rows, state, model = list(csv.reader(open(folder / "predictions.csv"))), {}, folder / "model.pt"
-        if model.exists():
-            state = {key: value.tolist() for key, value in torch.load(model, weights_only=True)["net"].items()}
-        return SimpleNamespace(folder=folder, said=said, images=seen[-1][0], rows=rows, state=state,
-                               **jobs.read_json(folder / "result.json"))
+        state = torch.load(folder / "model.pt", weights_only=True)["net"] if (folder / "model.pt").exists() else {}
+        rows = list(csv.reader(open(folder / "predictions.csv")))
+        result = jobs.read_json(folder / "result.json")
+        return SimpleNamespace(folder=folder, said=said, images=seen[-1], state=state, rows=rows, **result)
 
     return call
 
@@ -277,60 +267,60 @@ def at(images, *sizes):
 
 
 def by_hand(state, images):
-    """(what a cnn's last layer sees, probabilities) of an image set."""
-    x, state = torch.tensor(images.images).permute(0, 3, 1, 2) / 127.5 - 1, {k: torch.tensor(w) for k, w in state.items()}
+    """[what a cnn's last layer sees, probabilities] of an image set."""
+    x = torch.tensor(images.images).permute(0, 3, 1, 2) / 127.5 - 1
     for k in "036":
         x = F.max_pool2d(F.conv2d(x, state[f"{k}.weight"], state[f"{k}.bias"], padding=1).relu(), 2)
     hidden = F.linear(x.flatten(1), state["10.weight"], state["10.bias"]).relu()
-    return hidden.numpy(), F.linear(hidden, state["12.weight"], state["12.bias"]).softmax(1).numpy()
+    return [hidden.numpy(), F.linear(hidden, state["12.weight"], state["12.bias"]).softmax(1).numpy()]
 
 
 def test_a_known_set_is_trained_on_tested_predicted_ranked_and_scored(monkeypatch, tmp_path, done, refused, train, colours):
-    whole, file = colours
+    (whole, file), test = colours, colours[0].part("test")
     job = train("job", *TINY, "--lr", 2e-4, "--steps", 150, "--batch", 20, "--through", 8, "--seed", 4)
-    test, (header, *rows) = whole.part("test"), job.rows
-    truth = [CLASSES[label] for label in test.labels]
+    rows = [["real", *row] for row in zip(test.ids, test.groups, np.array(CLASSES)[test.labels])]
+    values = np.array([row[4:] for row in job.rows[1:]], float)
     assert job.metrics["real"]["confusion"] == np.diag([5, 3, 4]).tolist() and len(job.curves["loss"]) == 50
     assert "accuracy 1.000 (always the larger class: 0.417), balanced 1.000, n 12" in job.said
     assert "of blue found: 1.000" in job.said and job.counts == dict(red=12, blue=20, green=8)
-    assert header == ["test", "image", "lesion", "label", *CLASSES]
-    assert [row[:4] for row in rows] == [["real", *row] for row in zip(test.ids, test.groups, truth)]
-    assert np.array([row[4:] for row in rows], float) == pytest.approx(by_hand(job.state, at(test, 8, 16))[1], abs=1e-5)
+    assert [row[:4] for row in job.rows] == [["test", "image", "lesion", "label"], *rows] and job.rows[0][4:] == CLASSES
+    assert values == pytest.approx(by_hand(job.state, at(test, 8, 16))[1], abs=1e-5)
 
-    (tmp_path / "deep" / "er").mkdir(parents=True)
     files = [tmp_path / "red.webp", tmp_path / "deep/blue.PNG", tmp_path / "deep/er/green.jpg"]
+    (tmp_path / "deep" / "er").mkdir(parents=True)
     for path, k in zip([*files, tmp_path / "deep/notes.gif"], (4, -1, 0, 0)):
         Image.fromarray(test.images[k]).resize((100, 70)).save(path)
     said = done("classify", "predict", job.folder, files[0], tmp_path / "deep", "--csv", tmp_path / "out.csv")
     header, *rows = csv.reader(open(tmp_path / "out.csv"))
     photos = data.replace(test, images=np.stack([data.decode(path.read_bytes(), 8) for path in files]))
-    assert header == ["image", "called", *CLASSES] and "not a diagnosis" in said
-    assert [row[:2] for row in rows] == [[str(path), path.stem] for path in files]
+    assert [header, *(row[:2] for row in rows)] == [["image", "called", *CLASSES], *([str(p), p.stem] for p in files)]
     assert np.array([row[2:] for row in rows], float) == pytest.approx(by_hand(job.state, at(photos, 16))[1], abs=1e-5)
-    assert all(f"{path}: {path.stem} " in said for path in files)
+    assert all(f"{path}: {path.stem} " in said for path in files) and "not a diagnosis" in said
     refused(["holds no images"], "classify", "predict", job.folder, job.folder)
 
     shades, best = painted([0, 1, 0, 0, 2, 0, 0], "shades", "train"), [2, 5, 6, 0, 3]
-    shades.images[[0, 2, 3, 5, 6], :, :, 2] = np.array([200, 110, 255, 140, 170])[:, None, None]      # blue in red
+    shades.images[[0, 2, 3, 5, 6], :, :, 2] = np.array([200, 110, 255, 140, 170])[:, None, None]    # of blue
     data.mix([shades, test]).save(tmp_path / "shades.npy")
-    done("classify", "rank", job.folder, "--data", tmp_path / "shades.npy", "--class", "red", "--out", tmp_path / "rank")
-    sure, result = by_hand(job.state, at(shades.take(best), 8, 16))[1][:, 0], jobs.read_json(tmp_path / "rank/result.json")
-    assert (np.diff(sure) < -1e-3).all() and result["probability"] == pytest.approx(sure, abs=1e-5)
-    assert data.load(tmp_path / "rank").fingerprint() == shades.take(best).fingerprint()
+    rank = ["rank", job.folder, "--class", "red", "--data", tmp_path / "shades.npy", "--out", tmp_path / "ranked"]
+    done("classify", *rank)
+    sure = by_hand(job.state, at(shades.take(best), 8, 16))[1][:, 0]
+    assert (np.diff(sure) < -1e-3).all()
+    assert jobs.read_json(tmp_path / "ranked/result.json")["probability"] == pytest.approx(sure, abs=1e-5)
+    assert data.load(tmp_path / "ranked").fingerprint() == shades.take(best).fingerprint()
 
     drawn, calls, distances = painted([1] * 9, "drawn", side=24, seed=9), [], metrics.distances
-    drawn.save(tmp_path / "drawn.npy")
-    painted([1] * 10, "early", side=24).save(tmp_path / "gan/snapshots/000005.npy")
+    drawn.save(tmp_path / "gan/snapshots/000005.npy")
     monkeypatch.setattr(metrics, "distances", lambda *args: calls.append(args) or distances(*args))
-    done("classify", "score", job.folder, tmp_path / "drawn.npy", "--over-steps", tmp_path / "gan", "--data", file,
-         "--class", "blue", "--seed", 6, "--out", tmp_path / "score")
-    result = jobs.read_json(tmp_path / "score/result.json")
-    assert result["net"] == "FD-cnn" and [(row["set"], row["n"]) for row in result["rows"]] == [("drawn", 9), ("000005", 9)]
-    (x, y, probabilities, seed), _ = calls
+    done("classify", "score", job.folder, file, "--over-steps", tmp_path / "gan", "--data", file, "--class", "blue",
+         "--seed", 6, "--out", tmp_path / "score")
+    score, (_, (x, y, probabilities, seed)) = jobs.read_json(tmp_path / "score/result.json"), calls
+    assert score["net"] == "FD-cnn" and [(row["set"], row["n"]) for row in score["rows"]] == [("images", 9), ("000005", 9)]
     blue = by_hand(job.state, at(whole.part("train").of_class("blue"), 24, 8, 16))[0]
     for ours, theirs in zip((x, y, probabilities), (blue, *by_hand(job.state, at(drawn, 8, 16)))):
         assert seed == 6 and np.sort(ours, 0) == pytest.approx(np.sort(theirs, 0), abs=1e-5)
 
+
+# ---- What a training may see
 
 def test_synthetic_images_are_added_held_back_shuffled_judged_and_named(tmp_path, train, colours):
     real, test = [colours[0].part(name) for name in ("train", "test")]
@@ -343,116 +333,112 @@ def test_synthetic_images_are_added_held_back_shuffled_judged_and_named(tmp_path
     job = train("mixed", *add, "--use", "1/4", "--mixed-test", 4, 2, 0, "--share", "1/2", "--through", 8)
     parts = [real.share(0.5), a.take(slice(5)), b.take(slice(4)), c.take(slice(1))]
     held = [test, a.take(slice(20, 24)), b.take(slice(14, 16))]
-    tests = {name: data.mix([at(one, 8, 16) for one in sets]) for name, sets in dict(real=[test], mixed=held).items()}
-    assert job.images.fingerprint() == job.config["train"] == data.mix([at(one, 8, 16) for one in parts]).fingerprint()
-    assert job.config["tests"] == {name: one.fingerprint() for name, one in tests.items()}
-    assert [row[:2] for row in job.rows[1:]] == [[name, key] for name, one in tests.items() for key in one.ids]
-    assert job.metrics["mixed"]["n"] == 18 and job.generators == dict(dcgan_cls={}, acgan={})
+    learned, test_, mixed = [data.mix([at(one, 8, 16) for one in sets]) for sets in (parts, [test], held)]
+    assert job.images.fingerprint() == job.config["train"] == learned.fingerprint()
+    assert job.config["tests"] == dict(real=test_.fingerprint(), mixed=mixed.fingerprint())
+    assert [row[1] for row in job.rows[1:]] == [*test.ids, *mixed.ids] and job.metrics["mixed"]["n"] == 18
     assert job.config | dict(synthetic=["acgan", "dcgan_cls"], share="1/2", use="1/4", shuffle=False) == job.config
+    assert job.generators == dict(dcgan_cls={}, acgan={})
 
-    truth, ids = [*real.labels, *a.labels, *b.labels, *c.labels], [*real.ids, *a.ids, *b.ids, *c.ids]
+    everything = data.mix([at(one, 16) for one in (real, a, b, c)])
     placebos = [train(f"placebo{seed}", *add, "--shuffle", "--seed", seed).images for seed in (0, 1)]
-    assert len({tuple(labels) for labels in (truth, placebos[0].labels, placebos[1].labels)}) == 3
+    assert len({tuple(images.labels) for images in (everything, *placebos)}) == 3
     for images in placebos:
-        assert images.labels[:40].tolist() == truth[:40] and sorted(images.labels) == sorted(truth)
-        assert images.ids.tolist() == ids
+        assert (images.labels[:40] == real.labels).all() and images.counts() == everything.counts()
+        assert (images.images == everything.images).all()
     alone = train("alone", *add, "--alone")
     assert alone.images.fingerprint() == data.mix([a, b, c]).fingerprint() and list(alone.metrics) == ["real"]
 
     data.replace(b, info={}).save(tmp_path / "diffusion")           # from here on of one's own generator
     data.replace(a, info={}).save(tmp_path / "reds")
     np.savez(tmp_path / "flow.npz", arr_0=c.images)
-    job = train("own", *TINY, "--synthetic", tmp_path / "diffusion", f"red={tmp_path}/reds/red", f"blue={tmp_path}/flow.npz")
+    own = [tmp_path / "diffusion", f"red={tmp_path}/reds/red", f"blue={tmp_path}/flow.npz"]
+    job = train("own", *TINY, "--synthetic", *own)
     assert job.config["synthetic"] == sorted(job.generators) == ["diffusion", "flow.npz", "red"]
     assert job.counts == dict(red=12 + 24, blue=20 + 8 + 5, green=8 + 8) and job.leaked == 0
     judged = metrics.judge_generated(data.replace(a, classes=["red"]), at(real, 16), at(test, 16))
     assert job.generators["red"] == judged and {"diversity", "distinctness", "collapsed", "closer_to_train"} <= judged.keys()
 
 
-def test_leaks_are_told_by_pixels_by_ids_of_the_same_set_and_of_the_start(tmp_path, train, refused, colours, made, prepared):
-    whole, file = colours
-    held = at(whole.take(whole.split != "train"), 8)    # 9 to validate with, 12 to test, as the GAN sees them
-    seen, own = held.digests().tolist(), at(whole.part("train"), 8).digests().tolist()
-    fakes = painted([1] * 8, "fakes", side=8)
+def test_leaks_are_told_by_pixels_by_ids_of_the_same_set_and_of_the_start(tmp_path, train, refused, colours, made, lesions):
+    whole, own = colours[0], at(colours[0].part("train"), 8)
+    held, fakes = at(whole.take(whole.split != "train"), 8), painted([1] * 8, "fakes", side=8)     # as the GAN sees them
+    seen, ids = held.digests().tolist(), held.ids.tolist()          # 9 to validate with, 12 to test
     for k, (images, info, leaked) in enumerate([
-            (fakes, dict(digests=[seen[0], seen[1], seen[12]]), 3), (fakes, dict(digests=own), 0),
+            (fakes, dict(digests=[seen[0], seen[1], seen[12]]), 3), (fakes, dict(digests=own.digests().tolist()), 0),
             (data.replace(fakes, images=held.images[-8:]), {}, 8),
-            (fakes, dict(digests=seen[:1], seen_ids=dict(colours=held.ids[3:9].tolist())), 7),
-            (data.replace(fakes, ids=held.ids[:8]), dict(digests=[], seen_ids=dict(other=held.ids.tolist())), 0)]):
+            (fakes, dict(digests=seen[:1], seen_ids=dict(colours=ids[3:9])), 7),
+            (data.replace(fakes, ids=held.ids[:8]), dict(digests=[], seen_ids=dict(other=ids)), 0)]):
         data.replace(images, info=info).save(tmp_path / f"{k}.npy")
         options = [*TINY, "--synthetic", tmp_path / f"{k}.npy"]
         if leaked:
-            refused([f"{leaked} validation and test"], "classify", "train", *options, "--data", file, "--out", tmp_path / "no")
+            refused([f"{leaked} validation and test"], "classify", "train", *options, "--data", colours[1], "--out", tmp_path / "no")
         job = train(f"job{k}", *options, *["--allow-leak"][:leaked])
         assert job.leaked == leaked and (f"LEAK: its GANs saw {leaked} " in job.said) == (leaked > 0)
 
-    shutil.copytree(made["benign"], tmp_path / "leaky")
-    samples = data.load(made["benign"])
-    samples.info["digests"] += data.load(prepared).part("val").digests()[:2].tolist()
-    samples.save(tmp_path / "leaky" / "samples.npy")
-    start = ["trunk", "--data", prepared, "--steps", 1, "--batch", 8, "--width", 4, "--from", tmp_path / "leaky"]
-    refused(["leaky", "2 validation"], "classify", "train", *start, "--out", tmp_path / "no")
-    assert train("yes", *start, "--allow-leak").leaked == 2
+    turned = data.replace(lesions, split=np.where(lesions.split == "val", "train", "val"))
+    data.mix([turned, lesions.part("test")]).save(tmp_path / "turned.npy")
+    start = ["trunk", "--data", tmp_path / "turned.npy", *TINY[1:5], "--width", 4, "--from", made["benign"]]
+    leaked = lesions.part("train").counts()["benign"]
+    refused([str(made["benign"]), f"{leaked} validation"], "classify", "train", *start, "--out", tmp_path / "no")
+    assert train("yes", *start, "--allow-leak").leaked == leaked
 
 
 # ---- Jobs
 
-def test_a_gans_discriminator_rests_or_learns_and_two_and_two_steps_are_four(tmp_path, train, done, refused, made, prepared):
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(tmp_path, train, done, refused, made, prepared):
     saved = torch.load(made["benign"] / "model.pt", weights_only=True)["discriminator"]
     start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"], "--epochs", 1]
     rested = train("rested", *start, "--frozen-epochs", 2)
     assert rested.config["frozen_steps"] == rested.config["steps"] == len(rested.images) // 8
-    assert all(rested.state[key] == saved[key].tolist() for key in rested.state if not key.startswith("12."))
-    start += ["--frozen-epochs", 0.25, "--steps", 4, "--schedule", "1cycle"]
+    assert all(torch.equal(rested.state[key], saved[key]) for key in rested.state if not key.startswith("12."))
     other = ["resnet50", "--weights", "none", "--steps", 4, "--batch", 8, "--size", 32, "--width", 8, "--lr", 0.01]
-    for name, net in dict(start=start, resnet=other, finder=[*TINY, "--lr", 0, "--augment", "classical"]).items():
-        done("classify", "train", net[0], "--data", prepared, *net[1:], "--out", tmp_path / "cut" / name, "--stop-after", 2)
-        a, b = [train(f"{folder}{name}", net[0], "--data", prepared, *net[1:]) for folder in ("", "cut/")]
-        assert (a.state, a.rows, a.curves, a.lr_finder) == (b.state, b.rows, b.curves, b.lr_finder)
-        assert a.config["frozen_steps"] == (name == "start") and a.seconds
-    assert a.config["lr"] == 0 and train("of", *TINY, "--lr-of", tmp_path / "finder").config["lr"] == a.lr_finder["chosen"]
-    options = ["--data", prepared, "--out", tmp_path / "no"]
-    refused(["no lr finder"], "classify", "train", *TINY, "--lr-of", tmp_path / "of", *options)
-    refused(["--width"], "classify", "train", *start, "--width", 8, *options)
+    nets = dict(start=[*start, "--frozen-epochs", 0.25, "--steps", 4, "--schedule", "1cycle"], resnet=other,
+                finder=[*TINY, "--lr", 0, "--augment", "classical"])
+    for name, net in nets.items():
+        net = [*net, "--data", prepared]
+        done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)
+        a, b = [train(folder + name, *net) for folder in ("", "cut/")]
+        assert same(a.state, b.state) and (a.rows, a.curves, a.lr_finder) == (b.rows, b.curves, b.lr_finder)
+        assert a.config["frozen_steps"] == (name == "start")
+    b = train("taken", *net, "--lr-of", tmp_path / "finder")        # a finder changes nothing else
+    assert a.config["lr"] == 0 and b.config["lr"] == a.lr_finder["chosen"] and same(a.state, b.state)
+    refused(["no lr finder"], "classify", "train", *net, "--lr-of", tmp_path / "taken", "--out", tmp_path / "no")
+    refused(["--width"], "classify", "train", *start, "--width", 8, "--out", tmp_path / "no")
 
 
 def test_published_weights_rest_and_a_finished_network_needs_no_file(monkeypatch, tmp_path, train, done, refused, colours):
-    theirs = classify.mobilenet_v1(1000).state_dict()
+    theirs = classify.mobilenet_v1(1)[:-3].state_dict()
     files = [{f"other.{key}": value for key, value in theirs.items()}]
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: files.pop())
-    job = train("job", "mobilenet_flat", "--size", 32, "--batch", 8, "--epochs", 0.2)
+    net = ["--data", colours[1], "--size", 32, "--batch", 8, "--epochs", 0.2]
+    job = train("job", "mobilenet_flat", *net)
     body = {key.removeprefix("body."): value for key, value in job.state.items() if key.startswith("body.")}
-    assert job.config["frozen_steps"] == 1 and len(body) == len(theirs) - 2
-    assert all(value == theirs[key].tolist() for key, value in body.items())
+    assert job.config["frozen_steps"] == 1 and same(body, theirs)
     Image.fromarray(colours[0].images[0]).save(tmp_path / "photo.png")
-    assert "photo.png: " in done("classify", "predict", job.folder, tmp_path / "photo.png")      # builds it without the file
-
-    def no_network(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    refused(["no network", "checkpoints", "--weights none"], "classify", "train", "mobilenet_v2", "--data", colours[1],
-            "--size", 32, "--batch", 8, "--out", tmp_path / "no")
+    done("classify", "predict", job.folder, tmp_path / "photo.png")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: files.pop()["x"])
+    files.append({})
+    refused(["checkpoints", "--weights none"], "classify", "train", "mobilenet_v2", *net, "--out", tmp_path / "no")
 
 
 def test_the_seed_decides_the_weights_and_what_is_asked_is_kept(tmp_path, train, refused, colours):
-    a, b, c = [train(f"seed{k}", "derma_cnn", "--steps", 1, "--batch", 8, "--lr", 1e-12, "--seed", seed, "--size", 32)
-               for k, seed in enumerate((0, 0, 1))]
-    first = [np.array(job.state["0.weight"]) for job in (a, b, c)]
-    assert a.state == b.state and np.abs(first[0] - first[2]).max() > 0.01
-    job = train("forgotten", "cnn", "--dry-run", "--forget", "--size", 16, "--augment", "flips")
+    still = ["derma_cnn", "--steps", 1, "--batch", 8, "--lr", 1e-12, "--size", 32, "--seed"]
+    a, b, c = [train(f"seed{k}", *still, seed).state for k, seed in enumerate((0, 0, 1))]
+    assert same(a, b) and (a["0.weight"] - c["0.weight"]).abs().max() > 0.01
+    whole, lacks = colours[0], tmp_path / "lacks.npy"
+    whole.take((whole.split != "test") | (whole.labels == 0)).save(lacks)
+    job = train("forgotten", "cnn", "--data", lacks, "--dry-run", "--forget", "--size", 16, "--augment", "flips")
+    assert "balanced undefined: a class is missing" in job.said and not job.state and job.cost["step_seconds"] > 0
     recipe = dict(size=16, optimizer="adam", lr=1e-3, beta1=0.9, beta2=0.999, batch=32, augment="flips", schedule="constant")
     kept = dict(model="cnn", seed=0, precision="float32", shuffle=False, alone=False, through=None, share="1", use="1",
                 classes=CLASSES, start="none", steps=2, dry_run_of=50, frozen_steps=0, synthetic=[])
     assert {key: job.config[key] for key in job.config.keys() - {"train", "tests"}} == recipe | kept
-    assert not job.state and job.cost["step_seconds"] > 0
     refused(["--forget"], "classify", "predict", job.folder, __file__)
-
-
-def test_a_test_part_that_lacks_a_class_is_said_and_not_fatal(tmp_path, train, colours):
-    whole, _ = colours
-    whole.take((whole.split != "test") | (whole.labels == 0)).save(tmp_path / "lacks.npy")
-    assert "balanced undefined: a class is missing" in train("job", *TINY, "--data", tmp_path / "lacks.npy").said
 
 
 @pytest.mark.parametrize("words, options", [
@@ -462,5 +448,5 @@ def test_a_test_part_that_lacks_a_class_is_said_and_not_fatal(tmp_path, train, c
     ("--size", ["cnn", "--size", 3]), ("--augment", ["cnn", "--augment", "all"]),
     ("--schedule", ["cnn", "--schedule", "cycle"]), ("--weights none", ["resnet50", "--width", 8])])
 def test_bad_options_end_in_one_line(tmp_path, refused, colours, words, options):
-    name, *rest = options
-    refused([words], "classify", "train", name, "--data", colours[1], "--size", 64, *TINY[1:5], *rest, "--out", tmp_path / "job")
+    given = ["--data", colours[1], "--size", 64, *TINY[1:5], *options[1:]]
+    refused([words], "classify", "train", options[0], *given, "--out", tmp_path / "job")
