@@ -744,6 +744,7 @@ def labels_to_draw(args, config, images):
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(images)
+    jobs.check_memory(round(number), args.size)
     return in_turn(config, max(1, round(number)))
 
 
@@ -778,7 +779,6 @@ def train(args):
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
-    jobs.check_memory(len(labels), args.size)
     longest = max(len(images), len(to_translate))
     config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
