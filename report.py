@@ -507,17 +507,19 @@ def fill(page, study, rows, judged):
 
 
 def layers(results, study, rows):
-    """The layers of a network, ours beside the printed ones, in their order; the total comes last."""
+    """The layers of a network, ours beside the printed ones, in their order; the total comes last.
+    What ours has before the total and the print has not is a Flatten."""
     name, _, network = rows[0]["job"].partition("@")
     ours = [["", [f"not run: {name}"], 0]] * len(rows)
     for result in results.of(f"{study}/{name}"):
-        ours = result["tables"][network]
+        *ours, total = result["tables"][network]
+        ours[len(rows) - 1:] = [total]
     filled = []
     for row, (_, shape, parameters) in zip(rows, ours, strict=True):
         filled.append({
             "layer": row["layer"],
             "output, printed": row["output"],
-            "ours": " x ".join(map(str, shape)) or "-",
+            "ours": "x".join(map(str, shape)) or "-",
             "parameters, printed": row["parameters"],
             "our parameters": f"{parameters:,}"})
     return filled
@@ -808,7 +810,7 @@ HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>Do GAN images help?</title><style>
 body{margin:0 auto;max-width:960px;padding:12px;font:16px/1.5 system-ui,sans-serif;color:#1d2129}
 h1{line-height:1.2}h1+p{font-size:1.2rem;font-weight:500}h2{margin-top:2.5em;border-top:1px solid #ddd}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
+.scroll{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;vertical-align:top}
 tr>:first-child{position:sticky;left:0;background:#fff;min-width:6em;max-width:38vw;overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
