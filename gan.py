@@ -878,6 +878,9 @@ def finish(m, args, held_out, labels, begun, cost):
     generated.save(out / "samples.npy")
 
     values = metrics.judge_generated(generated, m.images, held_out, config["seed"])
+    if m.source is not None:
+        some = pictures[:128]
+        values["resemblance"] = metrics.resemblance(some, m.source.images[:len(some)])
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
