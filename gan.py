@@ -744,6 +744,7 @@ def labels_to_draw(args, config, images):
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(images)
+    jobs.check_memory(round(number), args.size)
     return in_turn(config, max(1, round(number)))
 
 
@@ -778,7 +779,6 @@ def train(args):
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
-    jobs.check_memory(len(labels), args.size)
     longest = max(len(images), len(to_translate))
     config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
@@ -878,6 +878,9 @@ def finish(m, args, held_out, labels, begun, cost):
     generated.save(out / "samples.npy")
 
     values = metrics.judge_generated(generated, m.images, held_out, config["seed"])
+    if m.source is not None:
+        some = pictures[:128]
+        values["resemblance"] = metrics.resemblance(some, m.source.images[:len(some)])
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""

@@ -14,12 +14,10 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import runpy
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -109,7 +107,6 @@ def readable_time(seconds):
 
 class Progress:
     """A line on standard error every few seconds: how far, the last losses, time left."""
-
     def __init__(self, name, total, start=0):
         self.name, self.total, self.first, self.note = name, total, start, ""
         self.begun = self.spoke = time.time()
@@ -152,11 +149,10 @@ def read_json(path, *keys):
     """The dictionary in a file. UserError, naming the file, if there is none or it lacks a key."""
     try:
         value = dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as problem:
-        raise UserError(f"{path} cannot be read ({problem}): mend it, or delete it") from None
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: mend it, or delete it")
+        for key in keys:
+            value[key]                              # a KeyError if it is not there
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise UserError(f"{path} cannot be read ({problem!r}): mend it, or delete it") from None
     return value
 
 
@@ -172,14 +168,12 @@ def save_state(path, state):
 def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
     import torch
-    if not Path(path).exists():
-        raise UserError(f"{path} does not exist: train {Path(path).parent} first, without --forget")
     try:
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as problem:                    # zipfile and torch raise a dozen types
-        raise UserError(f"{path} is damaged ({problem}): delete it to train again") from None
+    except Exception as error:                      # zipfile and torch raise a dozen types
+        raise UserError(f"{path} is damaged or missing ({error}): train without --forget") from None
 
 
 @contextlib.contextmanager
@@ -230,13 +224,13 @@ def finish_job(out, config, seconds, device, **result):
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
     memory, gpu_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 0.0
-    name, processor = Path(sys.argv[0]).name, f"CPU {platform.machine()}"
+    name, processor = Path(sys.argv[0]).name, f"CPU {os.uname().machine}"
     if torch.device(device).type == "cuda":
         processor = torch.cuda.get_device_name(device)
         gpu_memory = torch.cuda.max_memory_reserved(device) / 1e9
     write_json(Path(out) / "result.json", dict(
         config=config, **result, seconds=round(seconds, 1), device=processor, memory_gb=memory,
-        gpu_memory_gb=gpu_memory, versions=dict(versions, python=platform.python_version()),
+        gpu_memory_gb=gpu_memory, versions=dict(versions, python=sys.version.split()[0]),
         commit=commit(), command=shlex.join([threads, "python", name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
 
@@ -244,7 +238,7 @@ def finish_job(out, config, seconds, device, **result):
 def commit():
     """The git commit of this code, "-dirty" if it was changed; "unknown" without git."""
     command = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
-    return subprocess.getoutput(command) or "unknown"
+    return os.popen(command).read().strip() or "unknown"
 
 
 # ---- A training: options, device, checkpoints
@@ -291,10 +285,8 @@ def save_checkpoint(out, parts, **rest):
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
     states = {name: part.state_dict() for name, part in parts.items()}
-    state = dict(rest, parts=states, random=torch.get_rng_state())
-    if torch.cuda.is_available():
-        state["random_on_gpu"] = torch.cuda.get_rng_state()
-    save_state(Path(out) / "checkpoint.pt", state)
+    random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
+    save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
 
 def load_checkpoint(out, parts, device, begun):
@@ -307,9 +299,9 @@ def load_checkpoint(out, parts, device, begun):
     with used(path):
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-        torch.set_rng_state(state["random"].cpu())
-        if "random_on_gpu" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random_on_gpu"].cpu())
+        torch.set_rng_state(state["random"][0].cpu())
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["random"][1:]])
         print(f"{out}: going on from step {state['step']}", file=sys.stderr)
         return int(state["step"]), begun - float(state["seconds"])
 
@@ -321,8 +313,7 @@ def check_finite(out, parts, step, *values):
         if hasattr(part, "parameters"):
             fine = fine and all(weight.isfinite().all() for weight in part.parameters())
     if not fine:
-        raise UserError(f"{out}: a loss or weight is not a finite number by step {step}: try a "
-                        "lower --lr, in a new folder")
+        raise UserError(f"{out}: a loss or weight is not a finite number at step {step}: lower --lr")
 
 
 def planned(args, epoch):
@@ -334,7 +325,6 @@ def planned(args, epoch):
 def timed(step, cost):
     """The function `step`, which leaves the seconds of its last call in cost["step_seconds"]."""
     import torch
-
     def timed_step(*args):
         begun = time.perf_counter()
         values = step(*args)
@@ -373,6 +363,7 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
         for number, handler in before:
             signal.signal(number, handler)
 
+
 def add_point(record, out, step, point):
     """Add a point {name: number} to the curves in `record`; what came since the last one is used up.
     Returns the point as text. UserError if a number is not finite."""
@@ -394,8 +385,7 @@ def load_run(run, known):
 
 # ---- The runner
 
-# stage: a job needs the earlier stages of its study. words: what comes after "python".
-Job = collections.namedtuple("Job", "study stage name words folder")
+Job = collections.namedtuple("Job", "study stage name words folder")    # words: after "python"
 
 
 def is_done(job):
@@ -421,22 +411,20 @@ def in_child(job):
 
 def run_jobs(jobs, slots):
     """Do the jobs, `slots` at once, a study's stages in turn. Returns how many are left undone."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // slots))
-    os.environ["PYTHONPATH"] = str(HERE)            # where the forked processes find our modules
+    os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
     listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
     multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
     signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    begun, took, running = time.time(), [], {}
-    undone = [job for job in jobs if not is_done(job)]
-    todo = list(undone)
+    took, running = [], {}
+    todo = [job for job in jobs if not is_done(job)]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
     try:
         while True:
-            stages = {job.study: job.stage for job in reversed(undone)}     # the earliest not done
+            undone = [job for job in jobs if not is_done(job)]
+            stages = {job.study: job.stage for job in reversed(undone)}     # a study's earliest
             ready = [job for job in todo if job.stage == stages[job.study]]
             for job in ready[:slots - len(running)]:
                 todo.remove(job)
@@ -454,19 +442,16 @@ def run_jobs(jobs, slots):
                 left_time = readable_time(sum(took) / len(took) * left / slots)
                 print(f"[{len(jobs) - left}/{len(jobs)}] {job.study}/{job.name:32}"
                       f"{readable_time(took[-1]):>7}, about {left_time} left", flush=True)
-                if is_done(job):
-                    undone.remove(job)
-                    continue
-                log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
-                print(f"FAILED, and with it the later stages of {job.study}:", *log[-5:],
-                      f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
+                if not is_done(job):
+                    log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
+                    print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
+                          f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
     finally:                                        # Ctrl-C: what runs saves and ends
         for child in multiprocessing.active_children():
             child.terminate()
         for child in multiprocessing.active_children():
             child.join()
-    took_all = readable_time(time.time() - begun)
-    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {took_all}")
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {readable_time(sum(took))} of work")
     return len(undone)
 
 
@@ -481,17 +466,15 @@ def dry_run(jobs, slots):
 
     all_hours = all_disk = 0
     for kind, job in last.items():
-        if not is_done(job):
-            continue
-        result, number = read_json(job.folder / "result.json"), kinds.count(kind)
-        steps = result["config"].get("dry_run_of", 0)
-        seconds = result.get("cost", {}).get("step_seconds", 0)
-        hours = steps * seconds / 3600
-        disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
-        print(f"{number:4} x {job.study}/{job.name:32}{steps:10,} steps of {seconds:.3g} s, "
-              f"{hours:.3g} h; RAM {result['memory_gb']:.1f} GB, "
-              f"GPU {result['gpu_memory_gb']:.1f} GB, disk {disk:.3g} GB")
-        all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
+        if is_done(job):
+            result, number = read_json(job.folder / "result.json"), kinds.count(kind)
+            steps = result["config"].get("dry_run_of", 0)
+            seconds = result.get("cost", {}).get("step_seconds", 0)
+            hours = steps * seconds / 3600
+            disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
+            print(f"{number:4} x {job.study}/{job.name}: {steps:,} x {seconds:.3g} s = {hours:.3g} h; GB: "
+                  f"RAM {result['memory_gb']:.1f}, GPU {result['gpu_memory_gb']:.1f}, disk {disk:.3g}")
+            all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
     print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
     return missing
 
@@ -508,8 +491,7 @@ def main():
     jobs = []
     for line in sys.stdin:                          # STUDY <tab> STAGE <tab> NAME <tab> COMMAND
         study, stage, name, command = line.rstrip("\n").split("\t")
-        folder = Path(args.out) / study / name
-        jobs.append(Job(study, int(stage), name, shlex.split(command), folder))
+        jobs.append(Job(study, int(stage), name, shlex.split(command), Path(args.out, study, name)))
     function = dry_run if args.dry_run else run_jobs
     sys.exit(function(jobs, args.jobs) > 0)
 

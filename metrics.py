@@ -449,6 +449,13 @@ def distinctness(images, real):
     return float(medians[0] / max(medians[1], 1e-9))
 
 
+def resemblance(images, originals):
+    """What a translation leaves: 1, each image is its original; 0, as far from it as another original."""
+    images, originals = (some.reshape(len(some), -1).astype(np.float32) for some in (images, originals))
+    change = np.linalg.norm(images - originals, axis=1).mean()
+    return float(1 - change / max(pdist(originals).mean(), 1e-9))
+
+
 def judge_generated(generated, train, held_out, seed=0):
     """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
 

@@ -1,12 +1,23 @@
 """report.py: papers/*.md and the finished jobs of a results folder -> report.md -> report.html.
 
     python report.py results/quick
+    python report.py results/small --docs docs/     also docs/small.md, without photographs
 
-A table of papers/STUDY.md with a column `job` (or `as printed` and `clean`) gets our values beside the
-printed ones; its other columns say which measure. All other text is copied. A job that has not run is
-named in its cell.
+A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
+printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is its
+result on that test set, NAME@critic on that network. The other columns' heads, or the cells of a column
+`measure`, say what is shown:
+
+    accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
+    precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
+    called CLASS                                how many of the row's class were called CLASS
+    images PART, distance SET                   counts; Frechet distance of a set, by `score`
+    resemblance, diversity, ...                 a number in the metrics of a GAN
+    layer, output, parameters                   a network, layer by layer
+
+A table of claims names jobs whose accuracies are compared, one of figures a kind (of FIGURES or TABLES
+below, or a picture of the job) and jobs.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
 import base64
 import contextlib
 import fnmatch
@@ -14,19 +25,23 @@ import functools
 import html
 import io
 import re
-import sys
 import time
+from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+import jobs
 import metrics
 from jobs import UserError
 
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
 NO_EFFECT = 0.027           # what 2,534 test images can show with 80 % power: "no effect" means less
+COPIES = 0.75               # that share nearer to training images: half are copies, half of the rest
+BROKEN = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 # ---- Results
@@ -34,32 +49,38 @@ NO_EFFECT = 0.027           # what 2,534 test images can show with 80 % power: "
 class Results:
     """The finished jobs of a folder. "study/name" stands for its seeds study/name-s0, study/name-s1, ..."""
 
+    KINDS = dict(config=dict, metrics=dict, counts=dict, source=dict, generators=dict,
+                 seconds=(int, float), command=str)
+
     def __init__(self, out):
         self.out = Path(out)
         self.jobs = {}      # "study/name-s0": what its result.json holds
         self.seeds = {}     # "study/name": {its job: {test: what read_predictions gives}}
+        self.controls = {}  # (network, share of the images, generator or "", kind): name of the arm
+        self.own = {}       # generator that is not of gan.py: measures of its images
         self.damaged = []
         for file in sorted(self.out.glob("*/*/result.json")):
             job = file.parent.relative_to(self.out).as_posix()
             try:
                 self.add(job, file.parent)
-            except (UserError, OSError, LookupError, TypeError, ValueError) as problem:
+            except BROKEN as problem:
                 self.damaged.append(f"{job}: {problem!r}")
 
     def add(self, job, folder):
-        result = jobs.read_json(folder / "result.json")
-        found = dict(metrics={}, counts={}, source={}) | result
-        kinds = dict.fromkeys(("config", "metrics", "counts", "source"), dict)
-        kinds |= dict(seconds=(int, float), command=str)
-        for key, kind in kinds.items():
-            if not isinstance(found.get(key), kind):
+        result = dict(metrics={}, counts={}, source={}, generators={})
+        result |= jobs.read_json(folder / "result.json")
+        for key, kind in self.KINDS.items():
+            if not isinstance(result.get(key), kind):
                 raise UserError(f"result.json is not of this project: {key}")
-        tests = {}
-        if "curves" in result and "leaked" in result:           # a classifier
-            for test in result["metrics"]:
-                tests[test] = metrics.read_predictions(folder, test)
+        config, tests = result["config"], {}
+        name = job.removesuffix(f"-s{config.get('seed')}")
+        if "leaked" in result:                      # a classifier
+            tests = {test: metrics.read_predictions(folder, test) for test in result["metrics"]}
+            if job.startswith("controls/"):
+                self.controls[arm_of(config)] = name.removeprefix("controls/")
+        self.own |= {who: measures for who, measures in result["generators"].items() if measures}
         self.jobs[job] = result
-        self.seeds.setdefault(re.sub(r"-s\d+$", "", job), {})[job] = tests
+        self.seeds.setdefault(name, {})[job] = tests
 
     def names(self, study, patterns):
         """The names of a study that fit: "cnn_real gan_*" -> ["study/cnn_real", "study/gan_AK", ...]."""
@@ -75,14 +96,13 @@ class Results:
     @functools.cache
     def arms(self, name, test="real"):
         """{measure: Arm} of the seeds on one test; {} where it has not run."""
-        seeds = self.seeds.get(name, {}).values()
-        runs = [tests[test] for tests in seeds if test in tests]
+        runs = [tests[test] for tests in self.seeds.get(name, {}).values() if test in tests]
         if not runs:
             return {}
         try:
             return metrics.arms_of(runs)
-        except UserError as problem:
-            self.damaged.append(f"{name}: {problem}")
+        except BROKEN as problem:
+            self.damaged.append(f"{name}: {problem!r}")
             return {}
 
     def accuracies(self, study, names):
@@ -99,8 +119,7 @@ class Results:
 
     def gain(self, study, before, after):
         """metrics.gain in accuracy of jobs named as in papers/*.md; None if one has not run."""
-        before = self.accuracies(study, before)
-        after = self.accuracies(study, after)
+        before, after = self.accuracies(study, before), self.accuracies(study, after)
         if not before or not after:
             return None
         try:
@@ -110,58 +129,69 @@ class Results:
             high = np.mean([arm.values.mean() for arm in after.values()])
             return [high - low, None, None, None]
 
+    def source(self, study):
+        """Where the images of a study come from."""
+        for result in self.of(f"{study}/data"):
+            return str(result["source"].get("stand_in") or result["source"].get("source"))
+        return "unknown images"
+
+
+def arm_of(config):
+    """(network, share, generator, kind) of a classifier of the controls. kind: what was done with the
+    generator's images (shuffle, alone), else the augmentation (none, classical)."""
+    kind = config["augment"]
+    for option in ("shuffle", "alone"):
+        if config[option]:
+            kind = option
+    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kind
+
 
 # ---- One cell
 
-def value(results, study, job, column, row, number):
-    """`column` of the job, as text. row: the first cell of its row, which is the table's number-th."""
+def value(results, study, job, measure, row):
+    """A measure of a job, as text. row: the first cell of its row, such as a class."""
     name, _, test = job.partition("@")
-    seeds = results.of(f"{study}/{name}")
+    seeds, test = results.of(f"{study}/{name}"), test or "real"
     if not seeds:
         return f"not run: {name}"
-    kind, _, label = column.removesuffix(" %").partition(" ")
-    if test and "metrics" in seeds[0] and test not in seeds[0]["metrics"]:
-        return f"no {test} test"
-    if kind in ("output", "parameters"):
-        if row == "total":
-            number = -1
-        _, shape, parameters = seeds[0]["tables"][test][number]
-        if kind == "parameters":
-            return f"{parameters:,}"
-        return " x ".join(map(str, shape)) or "-"
+    first, found = seeds[0], seeds[0]["metrics"]
+    kind, _, label = measure.removesuffix(" %").partition(" ")
     if kind == "images":
-        counts = seeds[0]["counts"].get(label, {})
-        counts = {"Sum": sum(counts.values()), **counts}
-        return f"{counts.get(row, 0):,}"
+        counts = first["counts"].get(label, {})
+        return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
     if kind == "distance":
-        return distance(seeds[0], label)
+        rows = {one["set"]: one for one in first["rows"]}
+        return distance(first["net"], rows[label]) if label in rows else "not scored"
+    if kind in found:                               # a GAN's
+        return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
+    if test not in found:
+        return f"no {test} test"
+    if kind == "called":
+        classes = first["config"]["classes"]
+        return found[test]["confusion"][classes.index(row)][classes.index(label)]
     if kind == "loss":
-        return f"{np.mean([one['metrics'][test or 'real']['loss'] for one in seeds]):.3f}"
+        return f"{np.mean([one['metrics'][test]['loss'] for one in seeds]):.3f}"
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
-    if kind in ("precision", "recall", "f1") and not label:
-        label = row
-    arm = results.arms(f"{study}/{name}", test or "real").get(f"{kind} {label}".strip())
+
+    if kind in ("precision", "recall", "f1"):
+        label = label or row
+    arm = results.arms(f"{study}/{name}", test).get(f"{kind} {label}".strip())
     if arm is None:
-        return f"no {column} here"
+        return f"no {measure} here"
     level = metrics.level(arm)
     if level is None:
         return f"no {label} here" if kind == "recall" else "never predicted"
-    if column.endswith("%"):
-        return percent(level)
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*level)
+    return percent(level) if measure.endswith("%") else "{:.3f} [{:.3f}, {:.3f}]".format(*level)
 
 
 def percent(level):
     return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
 
 
-def distance(scores, label):
-    for row in scores["rows"]:
-        if row["set"] == label:
-            return (f"{scores['net']} {row['distance']:.2f} ± {row['spread']:.2f}, "
-                    f"noise floor {row['floor']:.2f}, KID {row['kid']:.3g}")
-    return "not scored"
+def distance(net, row):
+    return (f"{net} {row['distance']:.2f} ± {row['spread']:.2f}, noise floor {row['floor']:.2f}, "
+            f"KID {row['kid']:.3g}")
 
 
 def points(gain):
@@ -230,8 +260,7 @@ def ticks(low, high):
 
 def line_chart(title, x_label, series):
     """series: [(name, xs, ys), ...]"""
-    xs = np.concatenate([x for _, x, _ in series])
-    ys = np.concatenate([y for _, _, y in series])
+    xs, ys = (np.concatenate([one[k] for one in series]) for k in (1, 2))
     x0, x1 = xs.min(), max(xs.max(), xs.min() + 1e-2)
     y0, y1 = ys.min(), max(ys.max(), ys.min() + 1e-3)
 
@@ -288,9 +317,10 @@ class Page:
     def add(self, words):
         self.blocks.append(words)
 
-    def table(self, header, rows):
+    def table(self, rows):
+        """rows: [{column: cell}, ...]"""
         lines = []
-        for row in (header, ["---"] * len(header), *rows):
+        for row in (rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)):
             cells = [re.sub(r"[|<>\n]", " ", str(cell)) for cell in row]
             lines.append(f"| {' | '.join(cells)} |")
         self.add("\n".join(lines))
@@ -299,7 +329,6 @@ class Page:
         """A row of [(caption, chart as SVG or path of a PNG), ...]."""
         lines = []
         for caption, picture in shown:
-            caption = re.sub(r"[\[\]<>\n]", " ", caption)
             if isinstance(picture, str):
                 self.charts += 1
                 path = self.results.out / f"charts/{self.charts:03d}.svg"
@@ -307,6 +336,7 @@ class Page:
                     file.write(picture.encode())
                 picture = path
             if picture.exists():
+                caption = re.sub(r"[\[\]<>\n]", " ", caption)
                 lines.append(f"![{caption}]({picture.relative_to(self.results.out).as_posix()})")
         self.add("\n".join(lines))
 
@@ -322,44 +352,41 @@ def steps(result, folder, name):
 
 def losses(result, folder, name):
     """What a GAN's step returned, averaged over windows of steps."""
-    curves = result["curves"]
-    series = []
+    curves, series = dict(result["curves"]), []
+    window = curves.pop("window")
     for key, ys in curves.items():
-        if key not in ("window", "diversity", "penalty"):
-            series.append((key, np.arange(1, len(ys) + 1) * curves["window"], ys))
+        if key != "penalty":
+            series.append((key, np.arange(1, len(ys) + 1) * window, ys))
     return [(caption_of(result, name), line_chart(name, "step", series))]
 
 
 def training(result, folder, name):
     shown = []
-    for key, unit, scale in (("accuracy", " in %", 100), ("loss", "", 1)):
+    for key in ("accuracy", "loss"):
         series = []
         for part, of_part in (("training", key), ("validation", f"val_{key}")):
-            ys = np.multiply(result["curves"][of_part], scale)
+            ys = result["curves"][of_part]
             series.append((part, np.arange(1, len(ys) + 1), ys))
-        chart = line_chart(f"{name}: {key}{unit}", "look at the validation part", series)
-        shown.append((name, chart))
+        shown.append((name, line_chart(f"{name}: {key}", "look at the validation part", series)))
     return shown
 
 
 def roc(result, folder, name):
-    labels, chances, _, classes = metrics.read_predictions(folder)
-    series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, chances[:, 1]))]
+    labels, probabilities, _, classes = metrics.read_predictions(folder)
+    series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
     return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
 
 
 def distance_curves(result, folder, name):
     """Distance beside its noise floor, and Inception score, over the steps of a GAN."""
-    rows = result["rows"]
-    at = [int(row["set"]) for row in rows]
-
-    def line(title, key):
-        return title, at, [row[key] for row in rows]
-
-    distances = [line("distance", "distance"), line("noise floor", "floor")]
-    scores = [line("Inception score", "inception_score")]
-    return [(name, line_chart(result["net"], "step", distances)),
-            (name, line_chart("Inception score", "step", scores))]
+    shown = []
+    for keys in (("distance", "floor"), ("inception_score",)):
+        series = []
+        for key in keys:
+            points = [(int(row["set"]), row[key]) for row in result["rows"]]
+            series.append((key.replace("_", " "), *zip(*points)))
+        shown.append((name, line_chart(result["net"], "step", series)))
+    return shown
 
 
 FIGURES = {"steps": [steps], "gan": [losses], "training": [training], "roc": [roc],
@@ -381,45 +408,46 @@ def pictures_of(results, kind, names):
 
 def caption_of(result, name):
     """With the steps and the diversity of a GAN."""
-    found = result.get("metrics", {})
+    found = result["metrics"]
     if "diversity" not in found:
         return name
     alarm = ", COLLAPSED" if found["collapsed"] else ""
-    return f"{name}: {result['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
+    return f"{name}: {result['config']['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
 
 
 def dose(results, names):
     """Accuracy over the number at the end of the names, a line for each kind of name."""
     lines = {}
-    for name in filter(results.arms, names):
+    for name in names:
         kind, _, number = name.split("/")[1].rpartition("_")
         accuracy = results.arms(name)["accuracy"].values.mean()
         lines.setdefault(kind, []).append((float(number), 100 * accuracy))
     series = [(kind, *zip(*sorted(line))) for kind, line in lines.items()]
-    if not series:
-        return []
-    return [("accuracy in %", line_chart("accuracy in %", "number in the job's name", series))]
+    chart = line_chart("accuracy in %", "number in the job's name", series)
+    return [("accuracy in %", chart)]
 
 
-def confusion_table(page, name, result):
+def confusion(results, study, name, test):
+    """Of the first seed: a row per true class, a column for what it was called."""
+    result, rows = results.of(f"{study}/{name}")[0], []
     classes = result["config"]["classes"]
-    matrix = result["metrics"]["real"]["confusion"]
-    header = [f"{name}: truth", *(f"called {one}" for one in classes)]
-    page.table(header, [[truth, *row] for truth, row in zip(classes, matrix)])
+    for truth, called in zip(classes, result["metrics"][test]["confusion"]):
+        rows.append({name: truth} | {f"called {one}": n for one, n in zip(classes, called)})
+    return rows
 
 
-def count_table(page, name, result):
-    """The images of each class and part."""
-    parts = result["counts"]
-    if "train" not in parts:                        # a classifier's: its training images
-        parts = {"train": parts}
-    rows = []
-    for label in parts["train"]:
-        rows.append([label, *(counts.get(label, 0) for counts in parts.values())])
-    page.table([name, *parts], rows)
+def counts(results, study, name, test):
+    """The images of each class, by part; of a classifier, also by where its training images are from."""
+    parts = results.of(f"{study}/{name}")[0]["counts"]
+    if "train" not in parts:
+        of_data = results.of(f"{study}/data")[0]["counts"]
+        added = Counter(parts) - Counter(of_data["train"])
+        parts = {"train, real": of_data["train"], "train, GAN": added, "test": of_data["test"]}
+    first, *_ = parts.values()
+    return [{name: label} | {part: parts[part].get(label, 0) for part in parts} for label in first]
 
 
-TABLES = {"confusion": confusion_table, "counts": count_table}
+TABLES = {"confusion": confusion, "counts": counts}
 
 
 # ---- A paper
@@ -428,106 +456,141 @@ def cells_of(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def paper_section(page, study, judged):
-    """papers/STUDY.md with its tables filled, up to the notes, which stay in the file."""
-    paper = PAPERS[study].read_text(encoding="utf-8")
-    paper = paper.partition("## Stated, silent, changed")[0]
+@functools.cache
+def read_paper(study):
+    """papers/STUDY.md up to the notes, which stay in the file: [text or rows of a table, ...]."""
+    blocks = []
+    paper = PAPERS[study].read_text(encoding="utf-8").partition("## Stated, silent, changed")[0]
     for block in paper.strip().split("\n\n"):
-        if not block.startswith("|"):
-            page.add(re.sub("^#", "##", block))
-            continue
-        header, _, *rows = map(cells_of, block.splitlines())
-        for row in rows:
-            if len(row) != len(header):
-                raise UserError(f"{PAPERS[study]}: {len(row)} cells below {len(header)}: {row}")
-        if header[0] == "claim":
-            claims(page, study, rows, judged)
-        elif header[0] == "figure":
-            for row in rows:
-                figure(page, study, *row)
-        elif "measure" in header:
-            fill_beside(page, study, header, rows)
-        elif "job" in header or "clean" in header:
-            fill_below(page, study, header, rows)
-        else:
-            page.table(header, rows)
-    page.add(f"What the paper states, leaves silent, and what was changed: papers/{PAPERS[study].name}")
+        if block.startswith("|"):
+            header, _, *rows = map(cells_of, block.splitlines())
+            if {len(row) for row in rows} != {len(header)}:
+                raise UserError(f"{PAPERS[study]}: a row has more or fewer cells than {header}")
+            block = [dict(zip(header, row)) for row in rows]
+        blocks.append(block)
+    return blocks
 
 
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 
 
-def fill_beside(page, study, header, rows):
+def paper_section(page, study, judged):
+    """A paper's text with its tables filled. What cannot be shown is named and left out."""
+    for block in read_paper(study):
+        if isinstance(block, str):
+            page.add(re.sub("^#", "##", block))
+            continue
+        try:
+            fill(page, study, block, judged)
+        except BROKEN as problem:
+            page.add(f"Left out, its jobs' results are damaged: {problem!r}")
+    page.add(f"What the paper states, leaves silent, and what was changed: papers/{PAPERS[study].name}")
+    gan_table(page, study)
+
+
+def fill(page, study, rows, judged):
+    first, *others = rows[0]
+    if first == "claim":
+        rows = claims_of(page.results, study)
+        if not judged:
+            rows = [{column: row[column] for column in row if column != "verdict"} for row in rows]
+    elif first == "layer":
+        rows = layers(page.results, study, rows)
+    elif "measure" in others:
+        rows = ours_beside(page.results, study, first, rows)
+    elif OURS.keys() & set(others):
+        rows = ours_below(page.results, study, first, rows)
+    if first != "figure":
+        return page.table(rows)
+    for row in rows:
+        figure(page, study, *row.values())
+
+
+def layers(results, study, rows):
+    """The layers of a network, ours beside the printed ones, in their order; the total comes last."""
+    name, _, network = rows[0]["job"].partition("@")
+    ours = [["", [f"not run: {name}"], 0]] * len(rows)
+    for result in results.of(f"{study}/{name}"):
+        ours = result["tables"][network]
+    filled = []
+    for row, (_, shape, parameters) in zip(rows, ours, strict=True):
+        filled.append({
+            "layer": row["layer"],
+            "output, printed": row["output"],
+            "ours": " x ".join(map(str, shape)) or "-",
+            "parameters, printed": row["parameters"],
+            "our parameters": f"{parameters:,}"})
+    return filled
+
+
+def ours_beside(results, study, first, rows):
     """A table of single values, ours in further columns."""
-    protocols = [name for name in OURS if name in header]
     filled = []
-    for number, row in enumerate(rows):
-        cell = dict(zip(header, row))
-        line = [row[0], cell["measure"], cell["value"]]
-        for name in protocols:
-            line.append(value(page.results, study, cell[name], cell["measure"], row[0], number))
+    for row in rows:
+        line = {first: row[first], "measure": row["measure"], "printed": row["value"]}
+        for name in filter(row.__contains__, OURS):
+            line[OURS[name]] = value(results, study, row[name], row["measure"], row[first])
         filled.append(line)
-    page.table([header[0], "measure", "printed", *(OURS[name] for name in protocols)], filled)
+    return filled
 
 
-def fill_below(page, study, header, rows):
+def ours_below(results, study, first, rows):
     """A table with a column per measure, ours in rows below the printed one."""
-    columns = [name for name in header[1:] if name not in OURS]
+    columns = [name for name in rows[0] if name not in {first, *OURS}]
     filled = []
-    for number, row in enumerate(rows):
-        cell = dict(zip(header, row))
-        printed = [cell[column] for column in columns]
-        if set(printed) - {"-", "not printed"}:
-            filled.append([row[0], "printed", *printed])
-        for name in OURS:
-            if cell.get(name, "-") == "-":
-                continue
-            line = [row[0], OURS[name]]
-            for column in columns:
-                line.append(value(page.results, study, cell[name], column, row[0], number))
-            filled.append(line)
-    page.table([header[0], "", *columns], filled)
+    for row in rows:
+        printed = {column: row[column] for column in columns}
+        if set(printed.values()) - {"-", "not printed"}:
+            filled.append({first: row[first], "": "printed"} | printed)
+        for name, words in OURS.items():
+            if row.get(name, "-") != "-":
+                filled.append({first: row[first], "": words})
+                for column in columns:
+                    filled[-1][column] = value(results, study, row[name], column, row[first])
+    return filled
 
 
 def figure(page, study, number, title, kind, patterns):
-    results = page.results
-    names = results.names(study, patterns)
-    if number != "ours":
-        title = f"Figure {number}. {title}"
-    page.add(f"**{title}**")
+    patterns, _, test = patterns.partition("@")
+    names = page.results.names(study, patterns)
+    page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
     if not names:
         page.add(f"not run: {patterns}")
     elif kind in TABLES:
         for name in names:
-            TABLES[kind](page, name.split("/")[1], results.of(name)[0])
+            page.table(TABLES[kind](page.results, study, name.split("/")[1], test or "real"))
     elif kind == "dose":
-        page.pictures(dose(results, names))
+        page.pictures(dose(page.results, names))
     else:
-        page.pictures(pictures_of(results, kind, names))
+        page.pictures(pictures_of(page.results, kind, names))
 
 
-def claims(page, study, rows, judged):
-    """What became of each claim, on real test images; as printed: by the paper's own protocol."""
-    results = page.results
-    gains = []
-    for _, _, before, after, *_ in rows:
-        gain = results.gain(study, before, after)
-        arms = results.arms(f"{study}/{after}")
-        if before == "-" and arms:                  # not a gain but an accuracy
+def claims_of(results, study):
+    """[{claim, printed, ours, ..., verdict}, ...]: what became of each on real test images; and by the
+    paper's own protocol."""
+    rows, gains = [], []
+    for block in read_paper(study):
+        if isinstance(block, list) and "claim" in block[0]:
+            rows += block
+    for row in rows:
+        gain = results.gain(study, row["before"], row["after"])
+        arms = results.arms(f"{study}/{row['after']}")
+        if row["before"] == "-" and arms:           # not a gain but an accuracy
             gain = [*metrics.level(arms["accuracy"]), None]
         gains.append(gain)
-    ps = metrics.holm([gain and gain[3] for gain in gains])
-    shown = []
-    for (claim, printed, before, _, *own), gain, p in zip(rows, gains, ps):
-        clean, as_printed = points(gain), "-"
-        if before == "-" and gain:
+
+    found = []
+    corrected = metrics.holm([gain and gain[3] for gain in gains])
+    for row, gain, p in zip(rows, gains, corrected):
+        before, after = row["before, as printed"], row["after, as printed"]
+        as_printed = points(results.gain(study, before, after)) if before != "-" else "-"
+        clean = points(gain)
+        if row["before"] == "-" and gain:
             clean = f"{percent(gain[:3])} %"
-        if own and own[0] != "-":
-            as_printed = points(results.gain(study, *own))
-        shown.append([claim, printed, clean, as_printed, verdict(printed, gain, p)])
-    header = ["claim", "printed", "ours, clean", "ours, as printed", "verdict"]
-    columns = 5 if judged else 4
-    page.table(header[:columns], [row[:columns] for row in shown])
+        found.append({
+            "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
+            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)})
+    return found
 
 
 # ---- The controls
@@ -537,102 +600,69 @@ TITLES = {"wgan_gp": "WGAN-GP", "dcgan_cls": "DCGAN (001)", "dermagan": "DCGAN (
 NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
 
 
-def worth_of(results, net, gans):
+def generators_of(results, net="cnn"):
+    """{generator whose images stand in the controls: its title}; one's own come first."""
+    found = {generator for model, _, generator, _ in results.controls if generator and model == net}
+    order = sorted(found, key=lambda generator: (generator not in results.own, generator))
+    return {generator: TITLES.get(generator, generator) for generator in order}
+
+
+def sizes_of(results, net):
+    """The shares that were trained with and without as many further real images, rising."""
+    shares = {share for model, share, *arm in results.controls if model == net and arm == ["", "none"]}
+    return sorted(share for share in shares if 2 * share in shares)
+
+
+def worth_of(results, net, generators):
     """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes that have run."""
-    arms = {}
-    triples = []
-    for name in results.names("controls", f"{net}_[0-9]*_real"):
-        size = int(name.split("_")[-2])
-        for gan in gans:
-            triple = [name, f"controls/{net}_{size}_{gan}", f"controls/{net}_{2 * size}_real"]
-            found = [results.arms(one) for one in triple]
+    arms, triples = {}, []
+    for share in sizes_of(results, net):
+        for generator in generators:
+            keys = (net, share, "", "none"), (net, share, generator, "none"), (net, 2 * share, "", "none")
+            triple = [f"controls/{results.controls.get(key)}" for key in keys]
+            found = [results.arms(name) for name in triple]
             if all(found):
                 triples.append(triple)
-                arms |= {one: measures["accuracy"] for one, measures in zip(triple, found)}
+                arms |= {name: measures["accuracy"] for name, measures in zip(triple, found)}
     if not triples:
         return None
     real, with_gan, with_real = zip(*triples)
-    fake = metrics.gain(arms, real, with_gan)
-    more = metrics.gain(arms, real, with_real)
-    return metrics.worth(arms, triples), fake, more
-
-
-def gans_added(results, net="cnn"):
-    """{GAN of the controls: its title}: what stands in NET_SIZE_GAN and is no other arm."""
-    found = {}
-    for name in results.names("controls", f"{net}_*_alone"):
-        for gan in re.findall(r"_\d+_(.*)_alone$", name):
-            found[gan] = TITLES.get(gan, gan)
-    return found
+    return metrics.worth(arms, triples), metrics.gain(arms, real, with_gan), metrics.gain(arms, real, with_real)
 
 
 def answer(results):
-    """The first sentence of the page."""
-    found = worth_of(results, "cnn", gans_added(results))
+    """The first sentences of the page: of each generator of one's own by name, then of our GANs."""
+    generators = generators_of(results)
+    ours = [name for name in generators if name not in results.own]
+    said = []
+    for name in [name for name in generators if name in results.own]:
+        state = state_of(results.own[name]).replace("alive", "")
+        said.append(sentence(results, [name], f"images of {name}{state and f' ({state})'}"))
+    if ours or not said:
+        said.append(sentence(results, ours, "GAN images"))
+    return " ".join(said)
+
+
+def sentence(results, generators, images):
+    found = worth_of(results, "cnn", generators)
     if not found:
-        return "What one GAN image is worth was not measured here: bash run_all.sh controls"
-    (x, low, high), fake, more = found
-    what = "photograph"
-    if "drawn" in source_of(results):
-        what = "drawn lesion"
+        return f"What {images} are worth was not measured here: bash run_all.sh controls"
+    (x, low, high), generated, more = found
+    what = "drawn lesion" if "drawn" in results.source("controls") else "photograph"
     if not np.isfinite(low):
-        return (f"What one GAN image is worth cannot be told here: as many further real {what}s changed the "
+        return (f"What {images} are worth cannot be told here: as many further real {what}s changed the "
                 f"accuracy by {points(more)}, which is not clear of zero.")
-    said = "Here GAN images did not help"
-    if low > 0:
-        said = "Here GAN images helped"
-    return (f"{said}: one was worth {x:.2f} of a further real {what} (95 % interval {low:.2f} to {high:.2f}). "
-            f"Doubling the training set with GAN images changed a small CNN's accuracy by {points(fake)}, "
-            f"with as many further real {what}s by {points(more)}.")
+    helped = "helped" if low > 0 else "did not help"
+    return (f"Here {images} {helped}: one was worth {x:.2f} of a further real {what} (95 % interval "
+            f"{low:.2f} to {high:.2f}). Doubling the training set with them changed a small CNN's accuracy "
+            f"by {points(generated)}, with as many further real {what}s by {points(more)}.")
 
 
-def source_of(results):
-    """Where the images of the controls come from; without controls, those of another study."""
-    for study in ("controls", *PAPERS):
-        for result in results.of(f"{study}/data"):
-            return str(result["source"]["source"])
-    return "unknown images"
-
-
-def first_screen(page, scale):
-    results = page.results
-    page.add("# Do GAN images help a skin-lesion classifier?")
-    page.add(answer(results))
-    worths = {}
-    for gan, title in gans_added(results).items():
-        found = worth_of(results, "cnn", [gan])
-        if found and np.isfinite(found[0][1]):
-            worths[title] = found[0]
-    if worths:
-        caption = "What one GAN image is worth, in further real images: 0 nothing, 1 as much as a real one"
-        page.pictures([(caption, interval_chart("worth of one GAN image", worths))])
-    first_pictures(page)
-    seconds = sum(result["seconds"] for result in results.jobs.values())
-    sources = set()
-    for result in results.jobs.values():
-        if "source" in result:
-            sources.add(str(result["source"].get("stand_in") or result["source"]["source"]))
-    page.add(f"Scale {scale}. Images: {'; '.join(sorted(sources))}. {len(results.jobs)} jobs, "
-             f"{jobs.readable_time(seconds)} of work. Written {time.strftime('%Y-%m-%d %H:%M')}.")
-    if scale == "quick":
-        page.add("Quick scale: narrow networks, few steps. The controls answer for these images; the papers' "
-                 "tables below are a rehearsal, and none of their numbers can be compared with a printed one.")
-    if "drawn" in source_of(results):
-        page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with DIR/benign "
-                 "and DIR/malignant")
-
-
-def first_pictures(page):
-    """Real images above those of two GANs, from the first study that has both."""
-    results = page.results
-    for study in ("controls", *PAPERS):
-        data = results.names(study, "data")
-        gans = gans_of(results, study)[:2]
-        if data and gans:
-            [(_, real)] = pictures_of(results, "grid", data)[:1]
-            page.pictures([(f"real: {source_of(results)}, a row per class", real)])
-            page.pictures(pictures_of(results, "grid", gans))
-            return
+def state_of(measures):
+    if measures["collapsed"]:
+        return "COLLAPSED, its rows count as failed"
+    copied = measures.get("closer_to_train", [0, 0, 0])[1] > COPIES
+    return "COPIES its training images" if copied else "alive"
 
 
 def controls_section(page):
@@ -640,77 +670,136 @@ def controls_section(page):
     page.add("## The controls: what is one GAN image worth?")
     sizes = []
     for result in results.of("controls/data"):
-        for part, counts in result["counts"].items():
-            sizes.append(f"{part} {sum(counts.values())}")
+        sizes = [f"{part} {sum(counts.values())}" for part, counts in result["counts"].items()]
     page.add(f"Images: {', '.join(sizes)}. Half of the training part is held back, to show what further "
-             "real images would give; sizes are shares of the other half. A GAN is trained on the images "
-             "that the classifier beside it has. All arms of a classifier make equally many steps, are "
-             "tested on the same real images, and add as many images as there are real ones. Shuffled: GAN "
-             "images under permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
+             "real images would give. A GAN is trained on the images that the classifier beside it has. "
+             "All arms of a classifier make equally many steps, are tested on the same real images, and add "
+             "as many images as there are real ones. Shuffled: GAN images under permuted labels, a placebo. "
+             "Intervals: 95 %, over test lesions and seeds.")
     for net in NETS:
-        controls_table(page, net)
+        if sizes_of(results, net):
+            controls_table(page, net)
     gan_table(page, "controls")
 
 
 def controls_table(page, net):
     """A row for each way to double the training set, a column for each size."""
-    results = page.results
-    names = results.names("controls", f"{net}_*_real")
-    sizes = [int(size) for size in re.findall(r"_(\d+)_real\b", " ".join(names))]
-    sizes = sorted(size for size in sizes if 2 * size in sizes)
-    if not sizes:
-        return
-    added = {"real": "as many further real images", "classical": "classical augmentation",
-             "copies": "copies of the same images"}
-    for gan, title in gans_added(results, net).items():
-        added[gan] = f"{title} images"
-        added[f"{gan}_shuffled"] = f"{title}, labels shuffled"
-        added[f"{gan}_alone"] = f"{title} alone"
-
-    header, nothing = ["added"], ["nothing: accuracy in %"]
-    for size in sizes:
-        real = f"{net}_{size}_real"
+    results, controls = page.results, page.results.controls
+    arms = {"as many further real images": (2, "", "none"), "classical augmentation": (1, "", "classical")}
+    for generator, title in generators_of(results, net).items():
+        arms[f"{title} images"] = 1, generator, "none"
+        arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
+        arms[f"{title} alone"] = 1, generator, "alone"
+    rows = [{"added": "nothing: accuracy in %"}, *({"added": words} for words in arms)]
+    for share in sizes_of(results, net):
+        real = controls[net, share, "", "none"]
         images = sum(results.of(f"controls/{real}")[0]["counts"].values())
-        header.append(f"{images} real images")
-        nothing.append(value(results, "controls", real, "accuracy %", "", 0))
-    rows = [nothing]
-    for arm, words in added.items():
-        gains = []
-        for size in sizes:
-            of = 2 * size if arm == "real" else size
-            gains.append(results.gain("controls", f"{net}_{size}_real", f"{net}_{of}_{arm}"))
-        if any(gains):
-            rows.append([words, *map(points, gains)])
+        column = f"{images} real images"
+        rows[0][column] = value(results, "controls", real, "accuracy %", "")
+        for row, (times, *arm) in zip(rows[1:], arms.values()):
+            other = controls.get((net, times * share, *arm), "")
+            row[column] = points(results.gain("controls", real, other))
     page.add(f"### {NETS[net]}: gain in accuracy over the real images alone")
-    page.table(header, rows)
+    page.table([row for row in rows if set(row.values()) != {row["added"], "not run"}])
 
 
 def gans_of(results, study):
-    names = results.names(study, "*")
-    return [name for name in names if "diversity" in results.of(name)[0].get("metrics", {})]
+    return [name for name in results.names(study, "*") if "diversity" in results.of(name)[0]["metrics"]]
 
 
 def gan_table(page, study):
-    """How each GAN of the study ended, and whether it copies."""
-    rows = []
-    for name in gans_of(page.results, study):
-        result = min(page.results.of(name), key=lambda one: one["metrics"]["diversity"])
-        found = result["metrics"]
+    """How each GAN of the study ended, and whether it copies; in the controls also one's own generators."""
+    results, found, rows = page.results, {}, []
+    if study == "controls":
+        found = {name: ("-", measures) for name, measures in results.own.items()}
+    for name in gans_of(results, study):
+        measures = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
+        worst = max(measures, key=lambda one: one["metrics"]["collapsed"])      # else the least diverse
+        found[name.split("/")[1]] = worst["config"]["steps"], worst["metrics"]
+    for name, (steps, measures) in found.items():
         distance = copies = "-"
-        if "fd_8x8_distance" in found:
-            distance = f"{found['fd_8x8_distance']:.3f} ({found['fd_8x8_floor']:.3f})"
-        if "closer_to_train" in found:
-            copies = "{:.2f} [{:.2f}, {:.2f}]".format(*found["closer_to_train"])
-        state = "COLLAPSED: its rows count as failed" if found["collapsed"] else "alive"
-        rows.append([name.split("/")[1], result["steps"], f"{found['diversity']:.2f}", distance, copies, state])
+        if "fd_8x8_distance" in measures:
+            distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+        if "closer_to_train" in measures:
+            copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
+        rows.append({
+            "GAN": name, "steps": steps,
+            "diversity": f"{measures['diversity']:.2f}",
+            "distinctness": f"{measures['distinctness']:.2f}",
+            "FD-8x8 (noise floor)": distance, "nearer to training images": copies,
+            "state": state_of(measures)})
     if not rows:
         return
     page.add("### The GANs")
-    page.table(["GAN", "steps", "diversity", "FD-8x8 (noise floor)", "nearer to training images", "state"], rows)
-    page.add("Of several seeds the least diverse. Diversity: mean distance between two samples, each less its "
-             "mean colour, over that between two real images; below 0.4 is collapsed. FD-8x8: Frechet distance "
-             "in mean colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN images whose "
-             "nearest real image is one that the GAN saw; 0.5 without copying.")
+    page.table(rows)
+    page.add("Of several seeds the worst. Diversity: mean distance between two samples, each less its mean "
+             f"colour, over that between two real images; below {metrics.COLLAPSED} it has collapsed. "
+             f"Distinctness: the same for a sample and its nearest other one; below {metrics.DISTINCT} a few "
+             "pictures come again and again. FD-8x8: Frechet distance in mean colours of an 8 x 8 grid, no "
+             "FID. Nearer to training images: share of GAN images whose nearest real image is one that the "
+             "GAN saw; 0.5 without copying.")
+
+
+# ---- The first screen, and the last
+
+def first_screen(page, scale):
+    results = page.results
+    page.add("# Do GAN images help a skin-lesion classifier?")
+    page.add(answer(results))
+    worths = {}
+    for generator, title in generators_of(results).items():
+        found = worth_of(results, "cnn", [generator])
+        if found and np.isfinite(found[0][1]):
+            worths[title] = found[0]
+    if worths:
+        caption = "What one GAN image is worth, in further real images: 0 nothing, 1 as much as a real one"
+        page.pictures([(caption, interval_chart("worth of one GAN image", worths))])
+    if scale == "quick":
+        page.add("Quick scale: narrow networks, few steps. The controls answer for these images; the papers' "
+                 "tables below are a rehearsal, and none of their numbers can be compared with a printed one.")
+    else:
+        all_claims(page)
+    for study in ("controls", *PAPERS):             # real images above those of two GANs
+        data, gans = results.names(study, "data"), gans_of(results, study)[:2]
+        if data and gans:
+            [(_, real)] = pictures_of(results, "grid", data)
+            page.pictures([(f"real: {results.source(study)}, a row per class", real)])
+            page.pictures(pictures_of(results, "grid", gans))
+            break
+    if "drawn" in results.source("controls"):
+        page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with DIR/benign "
+                 "and DIR/malignant")
+
+
+def all_claims(page):
+    """One table of what the papers claim and what became of it."""
+    rows = []
+    for study in PAPERS:
+        if page.results.names(study, "*"):
+            for row in claims_of(page.results, study):
+                del row["ours, as printed"]
+                rows.append({"paper": PAPERS[study].stem[:3]} | row)
+    if rows:
+        page.table(rows)
+
+
+def how_it_was_made(page, config):
+    """The command, the commits, the seconds of each study."""
+    results, rows = page.results, []
+    command = f"bash run_all.sh --scale {config['scale']}"
+    if config["data"] != "drawn lesions":
+        command += " --data DIR"
+    if results.own:
+        command += " --synthetic MINE"
+    commits = {str(result.get("commit")) for result in results.jobs.values()}
+    page.add("## How this was made")
+    page.add(f"`{command}`; commit {', '.join(sorted(commits))}; written {time.strftime('%Y-%m-%d %H:%M')}.")
+    for study in (*PAPERS, "controls"):
+        seconds = [one["seconds"] for job, one in results.jobs.items() if job.startswith(f"{study}/")]
+        if seconds:
+            rows.append({"study": study, "images": results.source(study), "jobs": len(seconds),
+                         "seconds, added up": f"{sum(seconds):,.0f}"})
+    page.table(rows)
 
 
 # ---- From Markdown to HTML
@@ -743,7 +832,8 @@ def to_html(block, out):
     if block in ("", FOLD, "</details>"):
         return block
     if block.startswith("|"):
-        return table_html(lines)
+        rows = [cells_html(lines[0], "th"), *(cells_html(line, "td") for line in lines[2:])]
+        return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
     if block.startswith("!["):
         pictures = [picture_html(line, out) for line in lines]
         return f'<div class="row">{"".join(pictures)}</div>'
@@ -756,69 +846,119 @@ def to_html(block, out):
     return f"<p>{inline(' '.join(lines))}</p>"
 
 
-def table_html(lines):
-    rows = []
-    tag = "th"
-    for line in [lines[0], *lines[2:]]:
-        cells = [f"<{tag}>{inline(cell)}</{tag}>" for cell in cells_of(line)]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-        tag = "td"
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+def cells_html(line, tag):
+    cells = [f"<{tag}>{inline(cell)}</{tag}>" for cell in cells_of(line)]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def caption_and_path(line):
+    return re.fullmatch(r"!\[(.*)\]\((.*)\)", line).groups()
 
 
 def picture_html(line, out):
-    """A line ![caption](path): a chart as it is, a PNG as JPEG of at most 1040 px, a fifth of its size."""
-    caption, path = re.fullmatch(r"!\[(.*)\]\((.*)\)", line).groups()
+    """A line ![caption](path): a chart as it is, a PNG as JPEG."""
+    caption, path = caption_and_path(line)
     caption = html.escape(caption)
     if path.endswith(".svg"):
         picture = (out / path).read_text()
     else:
-        buffer = io.BytesIO()
-        with contextlib.suppress(OSError):          # a damaged picture stays empty
-            picture = Image.open(out / path).convert("RGB")
-            picture.thumbnail((1040, 1040))
-            picture.save(buffer, "JPEG", quality=85)
-        code = base64.b64encode(buffer.getvalue()).decode()
+        code = base64.b64encode(jpeg(out / path, 1040)).decode()
         picture = f'<img alt="{caption}" src="data:image/jpeg;base64,{code}">'
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
-def write(out):
-    """report.md and report.html of the finished jobs in `out`. Returns the sentence of the answer."""
+def jpeg(path, width, top=0):
+    """A picture without its first `top` lines, at most that wide, as JPEG: a fifth of a PNG's size."""
+    buffer = io.BytesIO()
+    with contextlib.suppress(OSError):              # a damaged picture stays empty
+        picture = Image.open(path).convert("RGB")
+        picture = picture.crop((0, top, *picture.size))
+        picture.thumbnail((width, width))
+        picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+# ---- For the repository
+
+def write_docs(page, scale, folder):
+    """docs/SCALE.md; its charts, and GAN images as JPEG, in docs/SCALE/. No photographs, and no commands
+    of single jobs, which hold paths of this machine."""
+    pictures = Path(folder) / scale
+    for old in [*pictures.glob("*.svg"), *pictures.glob("*.jpg")]:
+        old.unlink()
+    blocks = []
+    for block in page.blocks[:page.blocks.index(FOLD)]:
+        if block.startswith("!["):
+            block = docs_pictures(page.results, block.splitlines(), pictures)
+        blocks.append(block)
+    with jobs.replacing(pictures.with_suffix(".md")) as file:
+        file.write("\n\n".join(filter(None, blocks)).encode())
+
+
+def docs_pictures(results, lines, folder):
+    """The same pictures as files in `folder`, with captions, and a line on the origin of GAN images."""
+    shown, origin = [], ""
+    for caption, path in map(caption_and_path, lines):
+        file, job = results.out / path, results.jobs.get(path.rpartition("/")[0])
+        name, raw = f"{file.stem}.svg", file.read_bytes()
+        if job:
+            source, top = results.source(path.split("/")[0]), 0
+            if "diversity" in job["metrics"]:
+                origin = f"*GAN images trained on {source}*"
+            elif "drawn" not in source:
+                continue                            # photographs
+            if "source" in job["config"] and file.name == "grid.png":
+                top = Image.open(file).height // 2  # what the CycleGAN has translated
+            name, raw = f"{path[:-4].replace('/', '-')}.jpg", jpeg(file, 520, top)
+        with jobs.replacing(folder / name) as opened:
+            opened.write(raw)
+        shown.append(f"![{caption}]({folder.name}/{name})\\\n{caption}\n")
+    if "ham10000" in origin.lower():
+        origin += "*; HAM10000 is CC BY-NC 4.0*"
+    return "\n".join([*shown, origin]).strip()
+
+
+# ---- Command line
+
+def write(out, docs=None):
+    """report.md and report.html of the finished jobs in `out`. Returns the sentences of the answer."""
     results = Results(out)
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
-    scale = "unknown"
-    with contextlib.suppress(OSError, LookupError, UserError):      # missing or damaged
-        scale = jobs.read_json(results.out / "config.json")["scale"]
-    page = Page(results)
+    config = dict(scale="unknown", data="unknown")
+    with contextlib.suppress(UserError):            # missing or damaged
+        config |= jobs.read_json(results.out / "config.json")
+    page, scale = Page(results), str(config["scale"])
     first_screen(page, scale)
     if results.names("controls", "*"):
         controls_section(page)
     for study in PAPERS:
         if results.names(study, "*"):
             paper_section(page, study, judged=scale != "quick")
-            gan_table(page, study)
     for problem in results.damaged:
         page.add(f"Left out, damaged: {' '.join(problem.split())}")
+    how_it_was_made(page, config)
     page.add(FOLD)
-    rows = [[job, one["seconds"], f"`{one['command']}`"] for job, one in results.jobs.items()]
-    page.table(["job", "seconds", "command"], rows)
+    page.table([{"job": job, "seconds": result["seconds"], "command": f"`{result['command']}`"}
+                for job, result in results.jobs.items()])
     page.add("</details>")
-    with jobs.replacing(results.out / "report.md") as file:
-        file.write("\n\n".join(page.blocks).encode())
+
     body = [to_html(block, results.out) for block in page.blocks]
-    with jobs.replacing(results.out / "report.html") as file:
-        file.write("\n".join([HEAD, *body]).encode())
+    for name, blocks in (("report.md", page.blocks), ("report.html", [HEAD, *body])):
+        with jobs.replacing(results.out / name) as file:
+            file.write("\n\n".join(blocks).encode())
+    if docs:
+        write_docs(page, scale, docs)
     return answer(results)
 
 
 def main():
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return
-    said = write(sys.argv[1])
-    print(f"report: {Path(sys.argv[1]) / 'report.html'}")
+    parser = jobs.Parser(prog="report.py", description=__doc__)
+    parser.add_argument("out", help="results folder")
+    parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
+    args = parser.parse_args()
+    said = write(args.out, args.docs)
+    print(f"report: {Path(args.out) / 'report.html'}")
     print(said)
 
 

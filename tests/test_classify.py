@@ -1,255 +1,452 @@
-"""Classifiers have the papers' parameter counts, see only what they may, and go on exactly."""
+"""Classifiers are built, trained, tested and used as their papers, or plain textbooks, have it."""
+import copy
 import csv
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import result_of
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
+from torchvision import models
 
 import classify
 import data
 import gan
+import jobs
+import metrics
 
-TINY = ["--steps", 4, "--batch", 8]
-
-
-def parameters(net):
-    return sum(weight.numel() for weight in net.parameters())
-
-
-def build(name, classes, **options):
-    config = {key: value for key, (value, _) in classify.NETWORKS[name].recipe.items()}
-    return classify.NETWORKS[name].build(config | dict(n_classes=classes, weights="none") | options)
-
-
-@pytest.mark.parametrize("name, classes, count", [
-    ("resnet18", 2, 11_177_538), ("mobilenet", 2, 3_209_026), ("trunk", 2, 4_324_738),
-    ("derma_cnn", 4, 521_758), ("inception", 2, 24_348_900)])
-def test_parameter_counts(name, classes, count):
-    assert parameters(build(name, classes)) == count
-
-
-@pytest.mark.parametrize("name, keras", [
-    ("vgg16", 15_272_644), ("mobilenet_flat", 4_311_108), ("mobilenet_v2", 3_602_372)])
-def test_paper_003s_networks_have_keras_counts(name, keras):
-    """Keras counts BatchNorm's running statistics too, and its ResNet has biases that torchvision's lacks."""
-    net = build(name, 4)
-    buffers = sum(buffer.numel() for key, buffer in net.named_buffers() if key.endswith(("mean", "var")))
-    assert parameters(net) + buffers == keras
+RECIPE = "size optimizer lr beta1 beta2 epochs batch augment schedule frozen_epochs".split()
+STATED = {      # a second time: classes and the parameters for so many; the recipe, then its other keys
+    "cnn": (2, 1_142_210, "64 adam 0.001 0.9 0.999 50.0 32 none constant 0.0"),
+    "mobilenet": (2, 3_209_026, "64 adam 0.001 0.9 0.999 50.0 64 none constant 0.0"),
+    "resnet18": (2, 11_177_538, "64 adam 0.001 0.9 0.999 100.0 32 none constant 0.0"),
+    "trunk": (2, 4_324_738, "64 adam 0.0002 0.5 0.999 25.0 128 paper001 constant 0.0 width=64"),
+    "resnet50": (8, 23_508_032 + 2_110_464, "256 adamw 0.0 0.9 0.99 11.0 64 fastai 1cycle 1.0 "
+                 "weights=IMAGENET1K_V1 width=64"),
+    "derma_cnn": (4, 521_758, "64 adam 0.0002 0.5 0.999 100.0 64 classical constant 0.0 dropout=0.2"),
+    "inception": (2, 24_348_900, "299 adagrad 0.001 0.9 0.999 20.0 128 flips constant 0.0 weights=IMAGENET1K_V1")}
+FLAT = dict(    # maps of the body; parameters as Keras counts, whose ResNet-50 has 26,560 biases more
+    vgg16=(2048, 15_272_644), vgg19=(2048, 20_582_340), resnet50_flat=(8192, 25_691_972),
+    mobilenet_flat=(4096, 4_311_108), mobilenet_v2=(5120, 3_602_372))
+for key, (_, count) in FLAT.items():
+    STATED[key] = 4, count, "64 adam 0.0002 0.5 0.999 100.0 64 classical constant inf weights=IMAGENET1K_V1"
+RANGES = {      # degrees, then fractions; a mirror image half of the time is in all
+    "classical": dict(rotate=180, zoom=0.1, shift=0.05, shear=0, brightness=0.1),
+    "paper001": dict(rotate=180, zoom=0, shift=0, shear=10, brightness=0),
+    "fastai": dict(rotate=10, zoom=0.1, shift=0, shear=0, brightness=0.2),
+    "flips": dict(rotate=180, zoom=0, shift=0, shear=0, brightness=0)}
+CLASSES = ["red", "blue", "green"]      # not by alphabet
 
 
-def test_fastais_head_and_paper_002s_network():
-    net = build("resnet50", 8)
-    assert parameters(net.head) == 2_110_464 and parameters(net.body) == 23_508_032
+# ---- Recipes and networks
+
+def howard():
+    """Table 1 of the MobileNets paper: a convolution, then 13 times depthwise and pointwise."""
+    wide, strides = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024], [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    net, maps = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(True)], 32
+    for more, stride in zip(wide, strides):
+        depthwise = nn.Conv2d(maps, maps, 3, stride, 1, groups=maps, bias=False)
+        net += [depthwise, nn.BatchNorm2d(maps), nn.ReLU(True)]
+        net += [nn.Conv2d(maps, more, 1, bias=False), nn.BatchNorm2d(more), nn.ReLU(True)]
+        maps = more
+    return net
 
 
-@pytest.mark.parametrize("name", classify.NETWORKS)
-def test_every_network_gives_logits_and_names_the_source_of_every_number(name):
-    size = dict(inception=80).get(name, 64)
-    options = dict(width=8) if name in ("trunk", "resnet50") else {}
-    net = build(name, 3, size=size, **options).eval()
-    with torch.no_grad():
-        assert net(torch.randn(2, 3, size, size)).shape == (2, 3)
-    assert all(source for _, source in classify.NETWORKS[name].recipe.values())
+def papers_layers(name):
+    """As the paper or torchvision has them, of three classes."""
+    conv, relu, linear, drop, flat = nn.Conv2d, nn.ReLU(), nn.Linear, nn.Dropout, nn.Flatten()
+    dense = [relu, linear(256, 128), relu, drop(0.2), linear(128, 3)]
+    if name in FLAT or name == "resnet50":
+        body = howard()
+        if name != "mobilenet_flat":
+            theirs = models.get_model(name.removesuffix("_flat"), weights=None)
+            body = [theirs.features] if hasattr(theirs, "features") else list(theirs.children())[:-2]
+        fastais = [classify.MaxAndMean(), nn.BatchNorm1d(4096), drop(0.25), linear(4096, 512, False), relu,
+                   nn.BatchNorm1d(512), drop(0.5), linear(512, 3, False)]
+        return [*body, *(fastais if name == "resnet50" else [flat, linear(FLAT[name][0], 256), *dense])]
+    first, second, third = [[conv(*maps, 3, 1, 1), nn.MaxPool2d(2), relu] for maps in ((3, 32), (32, 64), (64, 128))]
+    return dict(
+        cnn=[*first, *second, *third, flat, linear(8192, 128), relu, linear(128, 3)],
+        mobilenet=[*howard(), nn.AdaptiveAvgPool2d(1), flat, linear(1024, 3)],
+        derma_cnn=[conv(3, 60, 1), nn.MaxPool2d(2), relu, conv(60, 50, 3), nn.MaxPool2d(5), relu, flat,
+                   linear(1800, 256), relu, drop(0.2), *dense[1:]],
+        trunk=[gan.dcgan_discriminator(64, 3)], resnet18=[models.resnet18(num_classes=3)],
+        inception=[models.inception_v3(num_classes=3, init_weights=False)])[name]
 
 
-def test_the_trunk_is_the_dcgans_discriminator():
-    old, new = gan.dcgan_discriminator(4), build("trunk", 2, width=4)
-    new[:-1].load_state_dict(old[:-2].state_dict())
-    x = torch.randn(3, 3, 64, 64)
-    assert torch.equal(old[:-2].eval()(x), new[:-1].eval()(x))
+@pytest.mark.filterwarnings("ignore")       # torchvision's of Inception's initial weights
+@pytest.mark.parametrize("name", STATED)
+def test_a_network_has_the_papers_recipe_and_layers_and_takes_the_weights_that_are_named(monkeypatch, name):
+    (classes, count, words), entry = STATED[name], classify.NETWORKS[name]
+    stated = dict(zip(RECIPE, words.split())) | dict(word.split("=") for word in words.split()[len(RECIPE):])
+    assert {key: str(value) for key, (value, source) in entry.recipe.items() if source} == stated
+    config = {key: value for key, (value, _) in entry.recipe.items()} | dict(classes=CLASSES)
+    with torch.device("meta"):                          # takes neither time nor memory
+        counted, papers = entry.build(config | dict(weights="none", classes=CLASSES[:1] * classes)), papers_layers(name)
+        get_model, asked = models.get_model, []
+
+        def published(name, weights):
+            asked.append(weights)
+            net = get_model(name, weights=None)
+            net.transform_input = True                  # as Inception has it with weights
+            return net
+
+        monkeypatch.setattr(models, "get_model", published)
+        monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: asked.append("IMAGENET1K_V1") or {})
+        net = entry.build(config)
+    keras = [buffer for key, buffer in counted.named_buffers() if "running" in key and name in FLAT]
+    assert sum(weight.numel() for weight in [*counted.parameters(), *keras]) == count
+    assert asked == ["IMAGENET1K_V1"] * ("weights" in config) and not getattr(net, "transform_input", False)
+    if name in FLAT or name == "resnet50":
+        grey, means = torch.full((1, 3, 1, 1), 2 * 0.485 - 1), np.array([0.485, 0.456, 0.406])
+        normal = (0.485 - means) / [0.229, 0.224, 0.225]
+        assert net.colours(grey).flatten().tolist() == pytest.approx(normal, abs=1e-5)
+        papers = [net.colours, *papers]
+    ours, papers = [[str(layer) for part in parts for layer in part.modules() if not list(layer.children())]
+                    for parts in ([net], papers)]
+    assert ours == papers and entry.norm_learns == (name == "resnet50")
 
 
-def test_imagenet_networks_get_imagenets_colours():
-    net = classify.for_imagenet(nn.Identity(), nn.Identity())
-    grey = torch.full((1, 3, 2, 2), 2 * 0.485 - 1)
-    assert net(grey)[0, :, 0, 0].tolist() == pytest.approx(
-        [0, (0.485 - 0.456) / 0.224, (0.485 - 0.406) / 0.225], abs=1e-5)
+@pytest.mark.parametrize("name", STATED)
+def test_a_step_of_every_network_mixes_no_devices(monkeypatch, name):
+    """All tensors on a foreign device, at the paper's size: what can be proven of a GPU without one."""
+    kinds, meta, recipe = [], torch.device("meta"), classify.NETWORKS[name].recipe
+    monkeypatch.setattr(torch, "autocast", lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
+    config = {key: value for key, (value, _) in recipe.items()} | dict(batch=4, weights="none", precision="bf16")
+    images = painted([0, 1, 2, 0], "meta", side=config["size"])
+    with torch.device("cpu") if name == "cnn" else meta:            # build carries the cnn there
+        m = classify.build(config | dict(model=name, classes=CLASSES, seed=0), images, None, meta)
+    m.optimizer.step = lambda: None                     # torch's fused ones know real devices alone
+    classify.freeze(m, False)
+    values = classify.train_step(m, 0.1, 0.9)
+    assert values.shape == (2,) and {values.device.type, *kinds} == {"meta"}
+    assert all(weight.grad.is_meta for weight in m.net.parameters())
+    with pytest.raises(NotImplementedError, match="out of meta"):       # the last line alone fetches
+        classify.class_probabilities(m.net, images.images, meta)
 
 
-# ---- Schedules
+# ---- Training, beside a textbook's
 
-def test_one_cycle_is_fastais():
-    rates = classify.one_cycle(40, 1.0)
-    lrs, momenta = zip(*rates)
-    assert lrs[0] == pytest.approx(1 / 25) and max(lrs) == pytest.approx(1.0) == lrs[10]
-    assert momenta[0] == pytest.approx(.95) and momenta[10] == pytest.approx(.85)
+def painted(labels, name, part="", side=32, seed=0, **info):
+    """Noisy pictures in the colour of their class, two of a lesion."""
+    labels, rng = np.array(labels), np.random.default_rng(seed)
+    images = 150 * np.eye(3, dtype=int)[[0, 2, 1]][labels][:, None, None] + rng.integers(0, 50, (len(labels), side, side, 3))
+    ids, lesions = [[f"{name}/{k // views:03d}.png" for k in range(len(labels))] for views in (1, 2)]
+    split = np.full(len(labels), part, "U5")
+    return data.ImageSet(np.uint8(images), labels, CLASSES, np.array(ids), np.array(lesions), split, info)
 
-    optimizer = torch.optim.Adam([torch.zeros(1)])
-    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=41, pct_start=11 / 41, div_factor=25,
-                                                 final_div_factor=4000, base_momentum=.85, max_momentum=.95)
-    for lr, momentum in rates:
-        group = optimizer.param_groups[0]
-        assert (lr, momentum) == pytest.approx((group["lr"], group["betas"][0]), abs=1e-12)
+
+def tiny_training(monkeypatch, norm_learns=False, **options):
+    """A Training of a small network in which train and eval mode differ."""
+    def make(config):
+        net = nn.Sequential()
+        net.conv, net.norm, net.relu, net.flat = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+        net.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(144, 3))
+        if "second" in config:                          # a second head in training, as Inception's
+            net.register_forward_hook(lambda net, _, y: (y, 2 * y.flip(1)) if net.training else y)
+        return net
+
+    monkeypatch.setitem(classify.NETWORKS, "tiny", classify.Network({}, make, norm_learns))
+    config = dict(model="tiny", seed=3, batch=4, lr=0.004, beta1=0.7, beta2=0.97, steps=5, augment="none",
+                  precision="float32", optimizer="adam", schedule="constant", frozen_steps=0) | options
+    images = painted([0, 1, 2, 2, 1, 0, 0, 2, 1, 1], "tiny", side=8)
+    images.images[:] = np.random.default_rng(1).integers(0, 256, images.images.shape)
+    torch.manual_seed(7)
+    return classify.build(config, images, None, torch.device("cpu"))
+
+
+def fastai(steps, top):
+    """fit_one_cycle: cosine up in a quarter from top / 25, down to top / 1e5; momentum the other way."""
+    at = np.arange(steps) / max(steps, 1)
+    height = (1 + np.cos(np.pi * np.where(at < 0.25, 1 - at / 0.25, (at - 0.25) / 0.75))) / 2
+    low = np.where(at < 0.25, top / 25, top / 1e5)
+    return list(zip(low + (top - low) * height, 0.95 - 0.1 * height))
+
+
+def textbook(net, config, norm_learns, batches):
+    """The same training, written out plainly."""
+    weights, betas, frozen = list(net.parameters()), (config["beta1"], config["beta2"]), config["frozen_steps"]
+    matrices, vectors = [w for w in weights if w.ndim > 1], [w for w in weights if w.ndim < 2]
+    groups = [dict(params=matrices, weight_decay=0.01), dict(params=vectors, weight_decay=0)]
+    optimizer = dict(adam=torch.optim.Adam(weights), sgd=torch.optim.SGD(weights, momentum=betas[0]),
+                     adagrad=torch.optim.Adagrad(weights), adamw=torch.optim.AdamW(groups, eps=1e-5))[config["optimizer"]]
+    rates = [(config["lr"], betas[0])] * 5
+    if config["schedule"] == "1cycle":
+        rates = fastai(frozen, config["lr"]) + fastai(5 - frozen, config["lr"])
+    for step, (rate, momentum) in enumerate(rates):
+        net.norm.train(step >= frozen or norm_learns)
+        for name, weight in net.named_parameters():
+            weight.requires_grad_(step >= frozen or name.startswith(("head", "norm")[:1 + norm_learns]))
+        for group in optimizer.param_groups:
+            group |= dict(lr=rate, betas=(momentum, betas[1]))
+        pixels, truth = batches.next()
+        x = pixels / 127.5 - 1
+        if config["augment"] != "none":
+            x = data.augment(x, **RANGES[config["augment"]])
+        with torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
+            logits = net(x)
+        main, second = logits if "second" in config else (logits, logits)
+        loss = F.cross_entropy(main.float(), truth) + 0.4 * ("second" in config) * F.cross_entropy(second.float(), truth)
+        optimizer.zero_grad()
+        loss.backward()
         optimizer.step()
-        torchs.step()
-
-    def fastai(at):
-        if at < .25:
-            return 1 + (1 / 25 - 1) * (1 + np.cos(np.pi * at / .25)) / 2
-        return 1e-5 + (1 - 1e-5) * (1 + np.cos(np.pi * (at - .25) / .75)) / 2
-
-    assert lrs == pytest.approx([fastai(k / 40) for k in range(40)], abs=1e-6)
-    assert classify.one_cycle(0, 1.0) == [] and len(classify.one_cycle(1, 1.0)) == 1
 
 
-def test_the_lr_finder_finds_a_rate_that_works_is_not_fooled_by_luck_and_changes_nothing(tmp_path, done, prepared):
-    train = ["classify", "train", "resnet50", "--data", prepared, "--size", 32, "--width", 8, "--weights", "none", *TINY]
-    done(*train, "--out", tmp_path / "found")
-    found = result_of(tmp_path / "found")["lr_finder"]
-    assert 5e-8 < found["chosen"] < 0.5 and len(found["lrs"]) == len(found["losses"])
-    lowest = 10 + int(np.argmin(found["losses"][10:]))
-    assert found["chosen"] == pytest.approx(found["lrs"][lowest] / 10)
-    done(*train, "--lr-of", tmp_path / "found", "--out", tmp_path / "taken")
-    assert result_of(tmp_path / "taken")["config"]["lr"] == found["chosen"]
-    a, b = (list(csv.reader(open(tmp_path / name / "predictions.csv"))) for name in ("found", "taken"))
-    assert a == b
+@pytest.mark.parametrize("norm_learns, options", [
+    (False, dict(augment="classical")), (False, dict(augment="paper001", optimizer="sgd", frozen_steps=2)),
+    (True, dict(augment="fastai", optimizer="adamw", schedule="1cycle", frozen_steps=2)),
+    (False, dict(augment="flips", optimizer="adagrad", second=True)),
+    (False, dict(schedule="1cycle", frozen_steps=3)), (False, dict(precision="bf16", optimizer="sgd", lr=0.1)),
+    (True, dict(frozen_steps=5, optimizer="sgd", schedule="1cycle"))])
+def test_a_training_is_the_textbooks_whatever_is_tested_meanwhile(monkeypatch, tmp_path, norm_learns, options):
+    m = tiny_training(monkeypatch, norm_learns, **options)
+    plain, batches, val = copy.deepcopy(m.net), copy.copy(m.batches), painted([0, 1, 2, 1] * 70, "val", side=8)
+    torch.manual_seed(5)
+    classify.loop(m, tmp_path, classify.train_step, val, 0, range(5))      # tests after every other step
+    torch.manual_seed(5)
+    textbook(plain, m.config, norm_learns, batches)
+    for (name, ours), theirs in zip(m.net.state_dict().items(), plain.state_dict().values()):
+        assert torch.allclose(ours.double(), theirs.double(), rtol=0, atol=2e-6), name
+    logits = plain.eval()(torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1)
+    loss = F.cross_entropy(logits, torch.tensor(val.labels)).item()
+    assert m.record["curves"]["val_loss"][2:] == [pytest.approx(loss, abs=1e-5)] and m.batches.seed == 3
 
 
-# ---- What a training sees
-
-@pytest.mark.parametrize("name, options", [
-    ("cnn", ["--augment", "classical", "--schedule", "1cycle"]), ("mobilenet", ["--precision", "bf16"]),
-    ("resnet50", ["--size", 32, "--width", 8, "--weights", "none"])])
-def test_two_and_two_steps_are_four(tmp_path, done, prepared, name, options):
-    train = ["classify", "train", name, "--data", prepared, *TINY, *options, "--keep"]
-    done(*train, "--out", tmp_path / "whole")
-    done(*train, "--out", tmp_path / "parts", "--stop-after", 2)
-    done(*train, "--out", tmp_path / "parts")
-    assert result_of(tmp_path / "whole") == result_of(tmp_path / "parts")
-
-
-def test_a_small_network_learns(tmp_path, done, prepared):
-    out = done("classify", "train", "cnn", "--data", prepared, "--steps", 60, "--batch", 16, "--out", tmp_path / "job")
-    result = result_of(tmp_path / "job")
-    assert result["curves"]["accuracy"][-1] > 0.8 and "balanced" in out
+def test_one_cycle_is_fastais_and_the_lr_finder_takes_the_lowest_smoothed_loss(monkeypatch):
+    for steps in (40, 7, 1, 0):
+        assert np.array(classify.one_cycle(steps, 0.5)) == pytest.approx(np.array(fastai(steps, 0.5)), abs=1e-9)
+    m, lrs, asked = tiny_training(monkeypatch, lr=0.0), np.geomspace(1e-7, 10, 100), []
+    script = [0.9, *[3.0] * 9, *[1.2] * 30, *[2.5] * 30, *[500.0] * 30]     # the first tenth is luck
+    monkeypatch.setattr(classify, "train_step", lambda *args: asked.append(args[1:]) or (script[len(asked) - 1], 0))
+    smoothed = [np.average(script[:k + 1], weights=0.98 ** np.arange(k, -1, -1)) for k in range(100)]
+    stop = next(k for k in range(100) if smoothed[k] > 4 * min(smoothed[:k + 1]))
+    lowest = 10 + np.argmin(smoothed[10:stop])
+    assert classify.learning_rates(m) == [(pytest.approx(lrs[lowest] / 10), 0.7)] * 5
+    assert asked == [(pytest.approx(rate), 0.7) for rate in lrs[:stop + 1]]
+    script, asked[:], m.record["lr_finder"] = [1.0] + [float("nan")] * 9, [], {}
+    with pytest.raises(jobs.UserError, match="give --lr"):
+        classify.learning_rates(m)
 
 
-def test_a_test_part_that_lacks_a_class_is_said_and_not_fatal(tmp_path, done, lesions):
-    lacks = lesions.take((lesions.split != "test") | (lesions.labels == 0))
-    lacks.save(tmp_path / "lacks.npy")
-    said = done("classify", "train", "cnn", "--data", tmp_path / "lacks.npy", "--out", tmp_path / "net", *TINY)
-    assert "balanced undefined: a class is missing" in said
+# ---- Sets whose answer is known
+
+TINY = ["cnn", "--steps", 4, "--batch", 8, "--size", 16]
 
 
-def test_images_of_a_gan_are_added_held_back_and_shuffled(tmp_path, done, prepared, lesions, made):
-    train = ["classify", "train", "cnn", "--data", prepared, *TINY, "--synthetic", made["benign"], made["malignant"]]
-    real = lesions.part("train").counts()
-    done(*train, "--mixed-test", 4, 6, "--use", 1, "--of", 2, "--out", tmp_path / "mixed")
-    result = result_of(tmp_path / "mixed")
-    assert result["counts"] == dict(benign=real["benign"] + 10, malignant=real["malignant"] + 9)
-    assert result["metrics"]["mixed"]["n"] == result["metrics"]["real"]["n"] + 10 and result["leaked"] == 0
-    done(*train, "--alone", "--shuffle", "--seed", 3, "--out", tmp_path / "placebo")
-    assert result_of(tmp_path / "placebo")["counts"] == dict(benign=24, malignant=24)
-    done("classify", "train", "cnn", "--data", prepared, *TINY, "--copies", 1, "--share", 0.5, "--out", tmp_path / "copies")
-    half = lesions.part("train").share(0.5).counts()
-    assert result_of(tmp_path / "copies")["counts"] == {name: 2 * n for name, n in half.items()}
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """(image set whose classes anyone can tell, its file); the first image is of the last class."""
+    parts = [painted(np.repeat([2, 0, 1], counts), part, part, seed=len(part), dataset="colours")
+             for part, counts in (("train", (8, 12, 20)), ("val", (3, 2, 4)), ("test", (4, 5, 3)))]
+    file = tmp_path_factory.mktemp("colours") / "images.npy"
+    data.mix(parts).save(file)
+    return data.load(file), file
 
 
-def test_a_gan_that_saw_test_images_is_refused_by_pixels_and_by_name(tmp_path, done, refused, prepared, lesions):
-    gan_job = ["gan", "train", "dcgan_cls", "--width", 4, "--steps", 1, "--batch", 8, "--class", "benign"]
-    done(*gan_job, "--data", prepared, "--leak", "--out", tmp_path / "leaky")
-    train = ["classify", "train", "cnn", "--data", prepared, *TINY]
-    refused(["--allow-leak"], *train, "--synthetic", tmp_path / "leaky", "--out", tmp_path / "job")
-    done(*train, "--synthetic", tmp_path / "leaky", "--allow-leak", "--out", tmp_path / "allowed")
-    held_out = lesions.split != "train"
-    assert result_of(tmp_path / "allowed")["leaked"] == (held_out & (lesions.labels == 0)).sum()
+@pytest.fixture
+def train(monkeypatch, tmp_path, done, colours):
+    """train(job, net, option, ...): what a training learned from, said and left."""
+    def call(job, *options):
+        seen, build, folder = [], classify.build, tmp_path / job
+        monkeypatch.setattr(classify, "build", lambda *args: seen.append(args[1]) or build(*args))
+        said = done("classify", "train", options[0], "--data", colours[1], *options[1:], "--out", folder)
+        state = torch.load(folder / "model.pt", weights_only=True)["net"] if (folder / "model.pt").exists() else {}
+        rows = list(csv.reader(open(folder / "predictions.csv")))
+        result = jobs.read_json(folder / "result.json")
+        return SimpleNamespace(folder=folder, said=said, images=seen[-1], state=state, rows=rows, **result)
 
-    renamed = data.replace(lesions, ids=np.array([f"x{k}" for k in range(len(lesions))]),
-                           split=np.full(len(lesions), "", "U5"))
-    renamed.save(tmp_path / "renamed.npy")                      # the same pixels under other names
-    done(*gan_job, "--data", tmp_path / "renamed.npy", "--out", tmp_path / "other")
-    refused(["would be flattered"], *train, "--synthetic", tmp_path / "other", "--out", tmp_path / "job")
-    touched = data.replace(renamed, ids=lesions.ids, images=lesions.images // 2)
-    touched.save(tmp_path / "touched.npy")                      # other pixels under the same names
-    done(*gan_job, "--data", tmp_path / "touched.npy", "--out", tmp_path / "named")
-    refused(["would be flattered"], *train, "--synthetic", tmp_path / "named", "--out", tmp_path / "job")
+    return call
 
 
-def test_test_images_passed_off_as_synthetic_are_refused(tmp_path, refused, prepared, lesions):
-    stolen = lesions.part("test").of_class("benign")
-    data.replace(stolen, split=np.full(len(stolen), "", "U5"), info={}).save(tmp_path / "stolen.npy")
-    refused(["would be flattered"], "classify", "train", "cnn", "--data", prepared, *TINY,
-            "--synthetic", tmp_path / "stolen.npy", "--out", tmp_path / "job")
+def at(images, *sizes):
+    for size in sizes:
+        images = data.resized(images, size)
+    return images
 
 
-def test_a_placebo_has_its_labels_permuted_and_through_a_size_all_are_blurred(monkeypatch, tmp_path, done, prepared, made):
-    seen, batches = [], data.Batches
-
-    def note(images, *rest):
-        seen.append(images)
-        return batches(images, *rest)
-
-    monkeypatch.setattr(data, "Batches", note)
-    train = ["classify", "train", "cnn", "--data", prepared, *TINY, "--synthetic", made["benign"], made["malignant"]]
-    done(*train, "--alone", "--shuffle", "--out", tmp_path / "placebo")
-    truth = np.array([0] * 24 + [1] * 24)
-    assert sorted(seen[0].labels) == sorted(truth) and 12 < (seen[0].labels != truth).sum() < 36
-    done("classify", "train", "cnn", "--data", prepared, *TINY, "--through", 16, "--out", tmp_path / "blurred")
-    small = data.resized(data.resized(data.load(prepared).part("train"), 16), 64)
-    assert (seen[1].images == small.images).all()
-    data.resized(small, 16).save(tmp_path / "small.npy")        # as a GAN's: not enlarged before it is blurred
-    made = classify.at_size(data.load(tmp_path / "small.npy"), SimpleNamespace(size=64, through=16))
-    assert (made.images == data.resized(data.resized(small, 16), 64).images).all()
+def by_hand(state, images):
+    """[what a cnn's last layer sees, probabilities] of an image set."""
+    x = torch.tensor(images.images).permute(0, 3, 1, 2) / 127.5 - 1
+    for k in "036":
+        x = F.max_pool2d(F.conv2d(x, state[f"{k}.weight"], state[f"{k}.bias"], padding=1).relu(), 2)
+    hidden = F.linear(x.flatten(1), state["10.weight"], state["10.bias"]).relu()
+    return [hidden.numpy(), F.linear(hidden, state["12.weight"], state["12.bias"]).softmax(1).numpy()]
 
 
-def test_predictions_csv_holds_truth_lesion_and_chances_of_every_test_image(tmp_path, done, prepared, lesions):
-    done("classify", "train", "cnn", "--data", prepared, *TINY, "--out", tmp_path / "job")
-    header, *rows = csv.reader(open(tmp_path / "job" / "predictions.csv"))
-    test = lesions.part("test")
-    assert header == ["test", "image", "lesion", "label", *test.classes] and len(rows) == len(test)
-    assert [row[1] for row in rows] == list(test.ids) and [row[2] for row in rows] == list(test.groups)
-    assert [row[3] for row in rows] == [test.classes[k] for k in test.labels]
-    assert all(sum(map(float, row[4:])) == pytest.approx(1) for row in rows)
+def test_a_known_set_is_trained_on_tested_predicted_ranked_and_scored(monkeypatch, tmp_path, done, refused, train, colours):
+    (whole, file), test = colours, colours[0].part("test")
+    job = train("job", *TINY, "--lr", 2e-4, "--steps", 150, "--batch", 20, "--through", 8, "--seed", 4)
+    rows = [["real", *row] for row in zip(test.ids, test.groups, np.array(CLASSES)[test.labels])]
+    values = np.array([row[4:] for row in job.rows[1:]], float)
+    assert job.metrics["real"]["confusion"] == np.diag([5, 3, 4]).tolist() and len(job.curves["loss"]) == 50
+    assert "accuracy 1.000 (always the larger class: 0.417), balanced 1.000, n 12" in job.said
+    assert "of blue found: 1.000" in job.said and job.counts == dict(red=12, blue=20, green=8)
+    assert [row[:4] for row in job.rows] == [["test", "image", "lesion", "label"], *rows] and job.rows[0][4:] == CLASSES
+    assert values == pytest.approx(by_hand(job.state, at(test, 8, 16))[1], abs=1e-5)
+
+    files = [tmp_path / "red.webp", tmp_path / "deep/blue.PNG", tmp_path / "deep/er/green.jpg"]
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for path, k in zip([*files, tmp_path / "deep/notes.gif"], (4, -1, 0, 0)):
+        Image.fromarray(test.images[k]).resize((100, 70)).save(path)
+    said = done("classify", "predict", job.folder, files[0], tmp_path / "deep", "--csv", tmp_path / "out.csv")
+    header, *rows = csv.reader(open(tmp_path / "out.csv"))
+    photos = data.replace(test, images=np.stack([data.decode(path.read_bytes(), 8) for path in files]))
+    assert [header, *(row[:2] for row in rows)] == [["image", "called", *CLASSES], *([str(p), p.stem] for p in files)]
+    assert np.array([row[2:] for row in rows], float) == pytest.approx(by_hand(job.state, at(photos, 16))[1], abs=1e-5)
+    assert all(f"{path}: {path.stem} " in said for path in files) and "not a diagnosis" in said
+    refused(["holds no images"], "classify", "predict", job.folder, job.folder)
+
+    shades, best = painted([0, 1, 0, 0, 2, 0, 0], "shades", "train"), [2, 5, 6, 0, 3]
+    shades.images[[0, 2, 3, 5, 6], :, :, 2] = np.array([200, 110, 255, 140, 170])[:, None, None]    # of blue
+    data.mix([shades, test]).save(tmp_path / "shades.npy")
+    rank = ["rank", job.folder, "--class", "red", "--data", tmp_path / "shades.npy", "--out", tmp_path / "ranked"]
+    done("classify", *rank)
+    sure = by_hand(job.state, at(shades.take(best), 8, 16))[1][:, 0]
+    assert (np.diff(sure) < -1e-3).all()
+    assert jobs.read_json(tmp_path / "ranked/result.json")["probability"] == pytest.approx(sure, abs=1e-5)
+    assert data.load(tmp_path / "ranked").fingerprint() == shades.take(best).fingerprint()
+
+    drawn, calls, distances = painted([1] * 9, "drawn", side=24, seed=9), [], metrics.distances
+    drawn.save(tmp_path / "gan/snapshots/000005.npy")
+    monkeypatch.setattr(metrics, "distances", lambda *args: calls.append(args) or distances(*args))
+    done("classify", "score", job.folder, file, "--over-steps", tmp_path / "gan", "--data", file, "--class", "blue",
+         "--seed", 6, "--out", tmp_path / "score")
+    score, (_, (x, y, probabilities, seed)) = jobs.read_json(tmp_path / "score/result.json"), calls
+    assert score["net"] == "FD-cnn" and [(row["set"], row["n"]) for row in score["rows"]] == [("images", 9), ("000005", 9)]
+    blue = by_hand(job.state, at(whole.part("train").of_class("blue"), 24, 8, 16))[0]
+    for ours, theirs in zip((x, y, probabilities), (blue, *by_hand(job.state, at(drawn, 8, 16)))):
+        assert seed == 6 and np.sort(ours, 0) == pytest.approx(np.sort(theirs, 0), abs=1e-5)
 
 
-# ---- Starting from a GAN, resting bases
+# ---- What a training may see
 
-def test_a_probe_trains_the_head_alone_and_a_pretrained_trunk_starts_as_the_discriminator(tmp_path, done, prepared, made):
-    train = ["classify", "train", "trunk", "--data", prepared, "--width", 4, *TINY, "--from", made["benign"], "--keep"]
-    done(*train, "--probe", "--out", tmp_path / "probe")
-    saved, _ = gan.load_run(made["benign"])
-    probe = torch.load(tmp_path / "probe" / "model.pt", weights_only=True)["net"]
-    body = [name for name in probe if not name.startswith("12.")]
-    assert all(torch.equal(probe[name], saved["discriminator"][name]) for name in body)
-    done(*train, "--out", tmp_path / "whole")
-    whole = torch.load(tmp_path / "whole" / "model.pt", weights_only=True)["net"]
-    assert not torch.equal(whole["0.weight"], saved["discriminator"]["0.weight"])
+def test_synthetic_images_are_added_held_back_shuffled_judged_and_named(tmp_path, train, colours):
+    real, test = [colours[0].part(name) for name in ("train", "test")]
+    a = painted([0] * 24, "a", side=16, digests=[], generator="dcgan_cls")
+    b = painted([2, 1] * 8, "b", side=16, digests=[], generator="acgan")
+    c = painted([1] * 5, "c", side=16, digests=[], generator="dcgan_cls")
+    for name, images in dict(a=a, b=b, c=c).items():
+        images.save(tmp_path / f"{name}.npy")
+    add = [*TINY, "--synthetic", *(tmp_path / f"{name}.npy" for name in "abc")]
+    job = train("mixed", *add, "--use", "1/4", "--mixed-test", 4, 2, 0, "--share", "1/2", "--through", 8)
+    parts = [real.share(0.5), a.take(slice(5)), b.take(slice(4)), c.take(slice(1))]
+    held = [test, a.take(slice(20, 24)), b.take(slice(14, 16))]
+    learned, test_, mixed = [data.mix([at(one, 8, 16) for one in sets]) for sets in (parts, [test], held)]
+    assert job.images.fingerprint() == job.config["train"] == learned.fingerprint()
+    assert job.config["tests"] == dict(real=test_.fingerprint(), mixed=mixed.fingerprint())
+    assert [row[1] for row in job.rows[1:]] == [*test.ids, *mixed.ids] and job.metrics["mixed"]["n"] == 18
+    assert job.config | dict(synthetic=["acgan", "dcgan_cls"], share="1/2", use="1/4", shuffle=False) == job.config
+    assert job.generators == dict(dcgan_cls={}, acgan={})
+
+    everything = data.mix([at(one, 16) for one in (real, a, b, c)])
+    placebos = [train(f"placebo{seed}", *add, "--shuffle", "--seed", seed).images for seed in (0, 1)]
+    assert len({tuple(images.labels) for images in (everything, *placebos)}) == 3
+    for images in placebos:
+        assert (images.labels[:40] == real.labels).all() and images.counts() == everything.counts()
+        assert (images.images == everything.images).all()
+    alone = train("alone", *add, "--alone")
+    assert alone.images.fingerprint() == data.mix([a, b, c]).fingerprint() and list(alone.metrics) == ["real"]
+
+    data.replace(b, info={}).save(tmp_path / "diffusion")           # from here on of one's own generator
+    data.replace(a, info={}).save(tmp_path / "reds")
+    np.savez(tmp_path / "flow.npz", arr_0=c.images)
+    own = [tmp_path / "diffusion", f"red={tmp_path}/reds/red", f"blue={tmp_path}/flow.npz"]
+    job = train("own", *TINY, "--synthetic", *own)
+    assert job.config["synthetic"] == sorted(job.generators) == ["diffusion", "flow.npz", "red"]
+    assert job.counts == dict(red=12 + 24, blue=20 + 8 + 5, green=8 + 8) and job.leaked == 0
+    judged = metrics.judge_generated(data.replace(a, classes=["red"]), at(real, 16), at(test, 16))
+    assert job.generators["red"] == judged and {"diversity", "distinctness", "collapsed", "closer_to_train"} <= judged.keys()
 
 
-def test_a_wrong_width_is_refused(tmp_path, refused, prepared, made):
-    refused(["--width"], "classify", "train", "trunk", "--data", prepared, "--width", 8, *TINY,
-            "--from", made["benign"], "--out", tmp_path / "job")
+def test_leaks_are_told_by_pixels_by_ids_of_the_same_set_and_of_the_start(tmp_path, train, refused, colours, made, lesions):
+    whole, own = colours[0], at(colours[0].part("train"), 8)
+    held, fakes = at(whole.take(whole.split != "train"), 8), painted([1] * 8, "fakes", side=8)     # as the GAN sees them
+    seen, ids = held.digests().tolist(), held.ids.tolist()          # 9 to validate with, 12 to test
+    for k, (images, info, leaked) in enumerate([
+            (fakes, dict(digests=[seen[0], seen[1], seen[12]]), 3), (fakes, dict(digests=own.digests().tolist()), 0),
+            (data.replace(fakes, images=held.images[-8:]), {}, 8),
+            (fakes, dict(digests=seen[:1], seen_ids=dict(colours=ids[3:9])), 7),
+            (data.replace(fakes, ids=held.ids[:8]), dict(digests=[], seen_ids=dict(other=ids)), 0)]):
+        data.replace(images, info=info).save(tmp_path / f"{k}.npy")
+        options = [*TINY, "--synthetic", tmp_path / f"{k}.npy"]
+        if leaked:
+            refused([f"{leaked} validation and test"], "classify", "train", *options, "--data", colours[1], "--out", tmp_path / "no")
+        job = train(f"job{k}", *options, *["--allow-leak"][:leaked])
+        assert job.leaked == leaked and (f"LEAK: its GANs saw {leaked} " in job.said) == (leaked > 0)
+
+    turned = data.replace(lesions, split=np.where(lesions.split == "val", "train", "val"))
+    data.mix([turned, lesions.part("test")]).save(tmp_path / "turned.npy")
+    start = ["trunk", "--data", tmp_path / "turned.npy", *TINY[1:5], "--width", 4, "--from", made["benign"]]
+    leaked = lesions.part("train").counts()["benign"]
+    refused([str(made["benign"]), f"{leaked} validation"], "classify", "train", *start, "--out", tmp_path / "no")
+    assert train("yes", *start, "--allow-leak").leaked == leaked
 
 
-# ---- Finished networks
+# ---- Jobs
 
-def test_predict_rank_and_score(tmp_path, done, refused, prepared, lesions, made):
-    done("classify", "train", "cnn", "--data", prepared, "--steps", 30, "--batch", 16, "--keep", "--out", tmp_path / "job")
-    Image.fromarray(lesions.images[0]).resize((200, 150)).save(tmp_path / "photo.jpg")
-    out = done("classify", "predict", tmp_path / "job", tmp_path / "photo.jpg")
-    assert "benign" in out and "not a diagnosis" in out
-    (tmp_path / "text.jpg").write_text("no picture")
-    refused(["text.jpg"], "classify", "predict", tmp_path / "job", tmp_path / "text.jpg")
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
-    done("classify", "rank", tmp_path / "job", "--data", prepared, "--class", "malignant", "--out", tmp_path / "ranked")
-    sure = json.loads((tmp_path / "ranked" / "result.json").read_text())["probability"]
-    assert sure == sorted(sure, reverse=True) and len(data.load(tmp_path / "ranked")) == len(sure)
 
-    done("classify", "score", tmp_path / "job", made["benign"], "--data", prepared, "--out", tmp_path / "score")
-    result = result_of(tmp_path / "score")
-    row = result["rows"][0]
-    assert result["net"] == "FD-cnn" and row["distance"] > row["floor"] > 0 and row["set"] == "benign"
+def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(tmp_path, train, done, refused, made, prepared):
+    saved = torch.load(made["benign"] / "model.pt", weights_only=True)["discriminator"]
+    start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"], "--epochs", 1]
+    rested = train("rested", *start, "--frozen-epochs", 2)
+    assert rested.config["frozen_steps"] == rested.config["steps"] == len(rested.images) // 8
+    assert all(torch.equal(rested.state[key], saved[key]) for key in rested.state if not key.startswith("12."))
+    other = ["resnet50", "--weights", "none", "--steps", 4, "--batch", 8, "--size", 32, "--width", 8, "--lr", 0.01]
+    nets = dict(start=[*start, "--frozen-epochs", 0.25, "--steps", 4, "--schedule", "1cycle"], resnet=other,
+                finder=[*TINY, "--lr", 0, "--augment", "classical"])
+    for name, net in nets.items():
+        net = [*net, "--data", prepared]
+        done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)
+        a, b = [train(folder + name, *net) for folder in ("", "cut/")]
+        assert same(a.state, b.state) and (a.rows, a.curves, a.lr_finder) == (b.rows, b.curves, b.lr_finder)
+        assert a.config["frozen_steps"] == (name == "start")
+    b = train("taken", *net, "--lr-of", tmp_path / "finder")        # a finder changes nothing else
+    assert a.config["lr"] == 0 and b.config["lr"] == a.lr_finder["chosen"] and same(a.state, b.state)
+    refused(["no lr finder"], "classify", "train", *net, "--lr-of", tmp_path / "taken", "--out", tmp_path / "no")
+    refused(["--width"], "classify", "train", *start, "--width", 8, "--out", tmp_path / "no")
+
+
+def test_published_weights_rest_and_a_finished_network_needs_no_file(monkeypatch, tmp_path, train, done, refused, colours):
+    theirs = classify.mobilenet_v1(1)[:-3].state_dict()
+    files = [{f"other.{key}": value for key, value in theirs.items()}]
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: files.pop())
+    net = ["--data", colours[1], "--size", 32, "--batch", 8, "--epochs", 0.2]
+    job = train("job", "mobilenet_flat", *net)
+    body = {key.removeprefix("body."): value for key, value in job.state.items() if key.startswith("body.")}
+    assert job.config["frozen_steps"] == 1 and same(body, theirs)
+    Image.fromarray(colours[0].images[0]).save(tmp_path / "photo.png")
+    done("classify", "predict", job.folder, tmp_path / "photo.png")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: files.pop()["x"])
+    files.append({})
+    refused(["checkpoints", "--weights none"], "classify", "train", "mobilenet_v2", *net, "--out", tmp_path / "no")
+
+
+def test_the_seed_decides_the_weights_and_what_is_asked_is_kept(tmp_path, train, refused, colours):
+    still = ["derma_cnn", "--steps", 1, "--batch", 8, "--lr", 1e-12, "--size", 32, "--seed"]
+    a, b, c = [train(f"seed{k}", *still, seed).state for k, seed in enumerate((0, 0, 1))]
+    assert same(a, b) and (a["0.weight"] - c["0.weight"]).abs().max() > 0.01
+    whole, lacks = colours[0], tmp_path / "lacks.npy"
+    whole.take((whole.split != "test") | (whole.labels == 0)).save(lacks)
+    job = train("forgotten", "cnn", "--data", lacks, "--dry-run", "--forget", "--size", 16, "--augment", "flips")
+    assert "balanced undefined: a class is missing" in job.said and not job.state and job.cost["step_seconds"] > 0
+    recipe = dict(size=16, optimizer="adam", lr=1e-3, beta1=0.9, beta2=0.999, batch=32, augment="flips", schedule="constant")
+    kept = dict(model="cnn", seed=0, precision="float32", shuffle=False, alone=False, through=None, share="1", use="1",
+                classes=CLASSES, start="none", steps=2, dry_run_of=50, frozen_steps=0, synthetic=[])
+    assert {key: job.config[key] for key in job.config.keys() - {"train", "tests"}} == recipe | kept
+    refused(["--forget"], "classify", "predict", job.folder, __file__)
 
 
 @pytest.mark.parametrize("words, options", [
-    (["--mixed-test"], ["cnn", "--mixed-test", 5]), (["--synthetic"], ["cnn", "--shuffle"]),
-    (["75 px"], ["inception", "--weights", "none"]), (["does not exist"], ["cnn", "--data", "nowhere"]),
-    (["--size"], ["cnn", "--size", 3]), (["--augment"], ["cnn", "--augment", "all"]), (["--schedule"], ["cnn", "--schedule", "cycle"])])
-def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
-    name, *rest = options
-    refused(words, "classify", "train", name, "--data", prepared, "--size", 64, *TINY, *rest, "--out", tmp_path / "job")
+    ("--mixed-test needs", ["cnn", "--mixed-test", 5]), ("--synthetic", ["cnn", "--shuffle"]),
+    ("--synthetic", ["cnn", "--alone"]), ("--synthetic", ["cnn", "--use", "1/2"]),
+    ("75 px", ["inception", "--weights", "none"]), ("does not exist", ["cnn", "--data", "nowhere"]),
+    ("--size", ["cnn", "--size", 3]), ("--augment", ["cnn", "--augment", "all"]),
+    ("--schedule", ["cnn", "--schedule", "cycle"]), ("--weights none", ["resnet50", "--width", 8])])
+def test_bad_options_end_in_one_line(tmp_path, refused, colours, words, options):
+    given = ["--data", colours[1], "--size", 64, *TINY[1:5], *options[1:]]
+    refused([words], "classify", "train", options[0], *given, "--out", tmp_path / "job")
