@@ -705,7 +705,8 @@ def sample_set(name, config, pictures, labels, seen):
 
 # ---- Training
 
-# What decides a GAN's result, besides its recipe and its images. The last two are a CycleGAN's.
+# What decides a GAN's result, besides its images and its recipe, whose epochs become steps. The
+# last two are a CycleGAN's.
 DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
 
 
