@@ -7,8 +7,9 @@
     python data.py check my_photos                               copies, wrong labels, leaks
     python data.py export runs/data --share 1/2 --out half/      PNG for any other generator
 
-Other people's photographs and tables are read in reading.py, strictly and aloud. An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split. On disk:
-images.npy, which numpy maps as it is, with the rest in images.json beside it.
+Other people's photographs and tables are read in reading.py. An image set is uint8 RGB images,
+labels, class names, image ids, lesion ids and a split. On disk: images.npy, which numpy maps as it
+is, with the rest in images.json beside it.
 """
 import argparse
 import collections

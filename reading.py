@@ -320,9 +320,10 @@ def read_tables(folder, files, pictures, named):
         if plain(title) not in titles | {"folder", "none", ""}:
             headers = "; ".join(f"{table.name}: {first_of(table.header)}" for table in tables)
             raise UserError(f"no table of {folder} has a column {title}. {headers}")
-    own = [table for table in tables if Path(table.name).name == "labels.csv" and table.has_label()]
+    own = [table.name for table in tables if table.has_label()
+           and Path(table.name).name.lower() == "labels.csv"]
     for table in tables:
-        if own and table not in own:                # one's own labels win over those of the set
+        if own and table.name not in own:                # one's own labels win over those of the set
             table.columns.pop("label", None)
             table.columns.pop("classes", None)
     return tables
@@ -333,7 +334,8 @@ def class_of(table, row, place, zeros):
     if "label" in table.columns:
         label = row[table.columns["label"][0]]
         if not label:
-            raise UserError(f"{place}: the label is empty. Fill it in, or take the row out")
+            raise UserError(f"{place}: the label is empty. Fill it in, take the row out, or name "
+                            "another column: --columns label=...")
         return label
     ones = []
     for k in table.columns["classes"]:
