@@ -129,6 +129,42 @@ class Page:
     def html(self):
         return "\n".join([HEAD, *(to_html(block, self.out) for block in self.blocks)])
 
+    def publish(self, place, public):
+        """The blocks above FOLD as place.md, their pictures in the folder `place`; SVG and JPEG.
+
+        public: a function of a picture's path: (the path of what may be shown, a line on its
+        origin), or None. Of other paths of this machine only the end stays.
+        """
+        for old in [*place.glob("*.svg"), *place.glob("*.jpg")]:
+            old.unlink()
+        blocks = []
+        for block in self.blocks[:self.blocks.index(FOLD)]:
+            if block.startswith("!["):
+                block = self.publish_pictures(block.splitlines(), place, public)
+            blocks.append(re.sub(FOLDERS, "DIR/", block))
+        with jobs.replacing(place.with_suffix(".md")) as file:
+            file.write("\n\n".join(filter(None, blocks)).encode())
+
+    def publish_pictures(self, lines, place, public):
+        shown, origins = [], []
+        for caption, path in map(caption_and_path, lines):
+            found = public(self.out / path)
+            if not found:
+                continue
+            picture, origin = found
+            name, raw = picture.name, picture.read_bytes()
+            if picture.suffix != ".svg":
+                name = f"{path.removesuffix('.png').replace('/', '-')}.jpg"
+                raw = jpeg(picture, 520)
+            with jobs.replacing(place / name) as file:
+                file.write(raw)
+            shown.append(f"![{caption}]({place.name}/{name})\\\n{caption}\n")
+            origins.append(f"*{origin}.*" if origin else "")
+        return "\n".join([*shown, *dict.fromkeys(origins)]).strip()
+
+
+FOLDERS = r"(?<![\w./:])/(?:[^\s/`|)'\"]+/)+"         # those of an absolute path, not of an address
+
 
 def cells_of(line):
     """The cells of a table's line."""
@@ -140,12 +176,11 @@ def caption_and_path(line):
     return re.fullmatch(r"!\[(.*)\]\((.*)\)", line).groups()
 
 
-def jpeg(path, width, top=0):
-    """A picture below its line `top`, at most `width` wide, as JPEG: a fifth of a PNG's size."""
+def jpeg(path, width):
+    """A picture as JPEG, at most `width` px wide: a fifth of a PNG's size."""
     buffer = io.BytesIO()
     with contextlib.suppress(OSError):              # a damaged picture stays empty
         picture = Image.open(path).convert("RGB")
-        picture = picture.crop((0, top, *picture.size))
         picture.thumbnail((width, width))
         picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -28,12 +28,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import jobs
 import metrics
 from jobs import UserError
-from page import END, FOLD, Page, caption_and_path, cells_of, interval_chart, jpeg, line_chart
+from page import END, FOLD, Page, cells_of, interval_chart, line_chart
 
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
@@ -148,10 +147,8 @@ class Results:
 
 
 def arm_of(config):
-    """(network, share, generator, kind) of a classifier of the controls.
-
-    kind: what was done with the generator's images (shuffle, alone), else the augmentation.
-    """
+    """(network, share, generator, kind) of a classifier of the controls. kind: what was done with
+    the generator's images (shuffle, alone), else the augmentation (none, classical)."""
     kind = config["augment"]
     for option in ("shuffle", "alone"):
         if config[option]:
@@ -407,9 +404,7 @@ def fill(page, results, study, rows, judged):
             figure(page, results, study, *row.values())
         return
     if first == "claim":
-        rows = claims_of(results, study)
-        if not judged:
-            rows = without(rows, "verdict")
+        rows = claims_of(results, study, None if judged else "verdict")
     elif first == "layer":
         rows = layers(results, study, rows)
     elif "measure" in others:
@@ -417,10 +412,6 @@ def fill(page, results, study, rows, judged):
     elif OURS.keys() & set(others):
         rows = ours_below(results, study, first, rows)
     page.table(rows)
-
-
-def without(rows, column):
-    return [{name: row[name] for name in row if name != column} for row in rows]
 
 
 def layers(results, study, rows):
@@ -484,8 +475,8 @@ def figure(page, results, study, number, title, kind, patterns):
         page.pictures(pictures_of(results, kind, names))
 
 
-def claims_of(results, study):
-    """[{claim, printed, ours, ..., verdict}, ...]; ours on real test images, and as printed."""
+def claims_of(results, study, hidden):
+    """[{column: cell}, ...] without the hidden column; ours on real test images, and as printed."""
     rows, gains = [], []
     for block in read_paper(study):
         if isinstance(block, list) and "claim" in block[0]:
@@ -506,9 +497,11 @@ def claims_of(results, study):
         before, after = row["before, as printed"], row["after, as printed"]
         if before != "-":
             as_printed = points(results.gain(study, before, after))
-        found.append({
+        cells = {
             "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
-            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)})
+            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)}
+        cells.pop(hidden, None)
+        found.append(cells)
     return found
 
 
@@ -559,11 +552,10 @@ def answer(results):
     for name in generators_of(results):
         if name in TITLES:
             ours.append(name)
-            continue
-        said.append(sentence(results, [name], f"images of {name}"))
-        state = state_of(results.own.get(name, {}))
-        if state != "alive":
-            said.append(f"But {name}: {state}.")
+        else:
+            said.append(sentence(results, [name], f"images of {name}"))
+            if state_of(results.own.get(name, {})) != "alive":
+                said.append(f"But {name}: {state_of(results.own[name])}.")
     if ours or not said:
         said.append(sentence(results, ours, "GAN images"))
     return " ".join(said)
@@ -593,8 +585,8 @@ def controls_section(page, results):
     page.add(f"Images: {', '.join(sizes)}. Half of the training part is held back, to show what "
              "further real images would give. A GAN is trained on the images that the classifier "
              "beside it has. All arms of a classifier make equally many steps, are tested on the "
-             "same real images, and add as many images as there are real ones. Shuffled: GAN "
-             "images under permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
+             "same real images, and add as many images as there are real ones. Shuffled: under "
+             "permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
     for net in NETS:
         if sizes_of(results, net):
             controls_table(page, results, net)
@@ -637,7 +629,8 @@ def gan_table(page, results, study):
     if study == "controls":
         rows = [gan_row(name, "-", measures) for name, measures in results.own.items()]
     for name in gans_of(results, study):
-        worst = min(results.of(name), key=lambda one: alive_and_diverse(one["metrics"]))
+        seeds = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
+        worst = max(seeds, key=lambda one: one["metrics"]["collapsed"])     # else the least diverse
         rows.append(gan_row(name.split("/")[1], worst["config"]["steps"], worst["metrics"]))
     if not rows:
         return
@@ -649,10 +642,6 @@ def gan_table(page, results, study):
              f"{metrics.DISTINCT} a few pictures come again and again. FD-8x8: Frechet distance in "
              "mean colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN "
              "images whose nearest real image is one that the GAN saw; 0.5 without copying.")
-
-
-def alive_and_diverse(measures):
-    return not measures["collapsed"], measures["diversity"]
 
 
 def gan_row(name, steps, measures):
@@ -714,14 +703,14 @@ def all_claims(page, results):
     rows = []
     for study in PAPERS:
         if results.names(study, "*"):
-            for row in without(claims_of(results, study), "ours, as printed"):
+            for row in claims_of(results, study, "ours, as printed"):
                 rows.append({"paper": PAPERS[study].stem[:3]} | row)
     if rows:
         page.table(rows)
 
 
 def how_it_was_made(page, results, config):
-    """The command, the commits, the seconds of each study."""
+    """The command, the commits, the seconds of each study; every job and its command."""
     rows = []
     command = f"bash run_all.sh --scale {config['scale']}"
     if config["data"] != "drawn lesions":
@@ -740,54 +729,30 @@ def how_it_was_made(page, results, config):
                          "seconds, added up": f"{seconds:,.0f}"})
     page.table(rows)
 
-
-def every_job(page, results):
-    page.add(FOLD)
     rows = []
     for job, result in results.jobs.items():
         rows.append({"job": job, "seconds": result["seconds"], "command": f"`{result['command']}`"})
+    page.add(FOLD)
     page.table(rows)
     page.add(END)
 
 
 # ---- For the repository
 
-def write_docs(page, results, scale, folder):
-    """docs/SCALE.md; charts, and GAN images as JPEG, in docs/SCALE/. No photographs, no paths of
-    this machine, and so no commands of single jobs."""
-    pictures = Path(folder) / scale
-    for old in [*pictures.glob("*.svg"), *pictures.glob("*.jpg")]:
-        old.unlink()
-    blocks = []
-    for block in page.blocks[:page.blocks.index(FOLD)]:
-        if block.startswith("!["):
-            block = docs_pictures(results, block.splitlines(), pictures)
-        blocks.append(re.sub(r"(?<![\w./:])/(?:[^\s/`|)'\"]+/)+", "DIR/", block))
-    with jobs.replacing(pictures.with_suffix(".md")) as file:
-        file.write("\n\n".join(filter(None, blocks)).encode())
-
-
-def docs_pictures(results, lines, folder):
-    """The same pictures as files in `folder`, with captions; and where GAN images are from."""
-    shown, origin = [], ""
-    for caption, path in map(caption_and_path, lines):
-        file, job = results.out / path, path.rpartition("/")[0]
-        name, raw = f"{file.stem}.svg", file.read_bytes()
-        if job in results.jobs:
-            result, study, top = results.jobs[job], job.split("/")[0], 0
-            if "diversity" in result["metrics"]:
-                origin = f"Drawn by GANs that learned {results.source(study)}"
-            elif not results.drawn(study):
-                continue                            # photographs
-            if "source" in result["config"] and file.name == "grid.png":
-                top = Image.open(file).height // 2  # below what it translated
-            name, raw = f"{path[:-4].replace('/', '-')}.jpg", jpeg(file, 520, top)
-        with jobs.replacing(folder / name) as opened:
-            opened.write(raw)
-        shown.append(f"![{caption}]({folder.name}/{name})\\\n{caption}\n")
-    if "ham10000" in origin.lower():
-        origin += " (HAM10000, CC BY-NC 4.0)"
-    return "\n".join([*shown, origin and f"*{origin}.*"]).strip()
+def public(results, path):
+    """(a picture to publish in place of `path`, a line on its origin), or None: photographs."""
+    result = results.jobs.get(path.parent.relative_to(results.out).as_posix())
+    if result is None:                              # a chart
+        return path, ""
+    study = path.parent.parent.name
+    if "diversity" not in result["metrics"]:
+        return (path, "") if results.drawn(study) else None
+    if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
+        path = max(path.parent.glob("grid_*.png"))
+    source = results.source(study)
+    if "ham10000" in source.lower():
+        source = "HAM10000, CC BY-NC 4.0"
+    return path, f"Drawn by GANs that learned {source}"
 
 
 # ---- Command line
@@ -810,13 +775,12 @@ def write(out, docs=None):
     for problem in results.damaged:
         page.add(f"Left out, damaged: {' '.join(problem.split())}")
     how_it_was_made(page, results, config)
-    every_job(page, results)
 
     for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
         with jobs.replacing(results.out / name) as file:
             file.write(words.encode())
     if docs:
-        write_docs(page, results, scale, docs)
+        page.publish(Path(docs) / scale, functools.partial(public, results))
     return answer(results)
 
 
