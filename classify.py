@@ -405,7 +405,7 @@ def count_leaked(source, whole, held_out, args):
 
 # ---- Training
 
-# What decides a classifier's result, besides its recipe and the images.
+# What decides a classifier's result, besides the images and its recipe, whose epochs become steps.
 DECIDES = "model seed precision shuffle alone through".split()
 
 

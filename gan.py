@@ -705,7 +705,8 @@ def sample_set(name, config, pictures, labels, seen):
 
 # ---- Training
 
-# What decides a GAN's result, besides its recipe and its images. The last two are a CycleGAN's.
+# What decides a GAN's result, besides its images and its recipe, whose epochs become steps. The
+# last two are a CycleGAN's.
 DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
 
 
@@ -744,6 +745,7 @@ def labels_to_draw(args, config, images):
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(images)
+    jobs.check_memory(round(number), args.size)
     return in_turn(config, max(1, round(number)))
 
 
@@ -778,7 +780,6 @@ def train(args):
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
-    jobs.check_memory(len(labels), args.size)
     longest = max(len(images), len(to_translate))
     config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
@@ -877,7 +878,7 @@ def finish(m, args, held_out, labels, begun, cost):
     generated = sample_set(out.name, config, pictures, labels, seen)
     generated.save(out / "samples.npy")
 
-    values = metrics.judge_generated(generated, m.images, held_out, config["seed"])
+    values = metrics.judge_generated(generated, m.images, held_out, config["seed"], m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""

@@ -1,68 +1,95 @@
 """report.py: papers/*.md and the finished jobs of a results folder -> report.md -> report.html.
 
     python report.py results/quick
+    python report.py results/small --docs docs/     also docs/small.md, without photographs
 
-A table of papers/STUDY.md with a column `job` (or `as printed` and `clean`) gets our values beside the
-printed ones; its other columns say which measure. All other text is copied. A job that has not run is
-named in its cell.
+A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
+printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
+its result on that test set, NAME@critic on that network. The other columns' heads, or the cells of
+a column `measure`, say what is shown:
+
+    accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
+    precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
+    called CLASS                                how many of the row's class were called CLASS
+    images PART, distance SET                   counts; Frechet distance of a set, by `score`
+    resemblance, diversity, ...                 a number in the metrics of a GAN
+    layer, output, parameters                   a network, layer by layer
+
+A table of claims names jobs whose accuracies are compared, one of figures a kind (of FIGURES or
+TABLES below, or a picture of the job) and jobs.
 """
-import jobs      # first of all: from here on Ctrl-C ends the imports quietly
-import base64
 import contextlib
 import fnmatch
 import functools
-import html
-import io
 import re
-import sys
 import time
+from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+import jobs
 import metrics
 from jobs import UserError
+from page import END, FOLD, Page, cells_of, interval_chart, line_chart
 
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
-NO_EFFECT = 0.027           # what 2,534 test images can show with 80 % power: "no effect" means less
+NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
+COPIES = 0.6                # share nearer to training images that is called copying; without it .5
+BROKEN = UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 
 # ---- Results
 
 class Results:
-    """The finished jobs of a folder. "study/name" stands for its seeds study/name-s0, study/name-s1, ..."""
+    """The finished jobs of a folder. "study/name" stands for its seeds study/name-s0, -s1, ..."""
+
+    KINDS = dict(config=dict, metrics=dict, counts=dict, source=dict, generators=dict,
+                 seconds=(int, float), command=str)
 
     def __init__(self, out):
         self.out = Path(out)
         self.jobs = {}      # "study/name-s0": what its result.json holds
         self.seeds = {}     # "study/name": {its job: {test: what read_predictions gives}}
+        self.controls = {}  # (network, share of the images, generator or "", kind): name of the arm
+        self.own = {}       # generator in the controls that is not of gan.py: its measures
+        self.failed = set()     # (GAN, share) of the controls that collapsed with one of the seeds
         self.damaged = []
         for file in sorted(self.out.glob("*/*/result.json")):
             job = file.parent.relative_to(self.out).as_posix()
             try:
                 self.add(job, file.parent)
-            except (UserError, OSError, LookupError, TypeError, ValueError) as problem:
+            except BROKEN as problem:
                 self.damaged.append(f"{job}: {problem!r}")
 
     def add(self, job, folder):
-        result = jobs.read_json(folder / "result.json")
-        found = dict(metrics={}, counts={}, source={}) | result
-        kinds = dict.fromkeys(("config", "metrics", "counts", "source"), dict)
-        kinds |= dict(seconds=(int, float), command=str)
-        for key, kind in kinds.items():
-            if not isinstance(found.get(key), kind):
+        result = dict(metrics={}, counts={}, source={}, generators={})
+        result |= jobs.read_json(folder / "result.json")
+        for key, kind in self.KINDS.items():
+            if not isinstance(result.get(key), kind):
                 raise UserError(f"result.json is not of this project: {key}")
-        tests = {}
-        if "curves" in result and "leaked" in result:           # a classifier
-            for test in result["metrics"]:
-                tests[test] = metrics.read_predictions(folder, test)
+        config, found, tests = result["config"], result["metrics"], {}
+        name = job.removesuffix(f"-s{config.get('seed')}")
+        if "diversity" in found:
+            gan_row(name, config["steps"], found)               # now, so that nothing lacks later
+        if "leaked" in result:                                  # a classifier
+            tests = {test: metrics.read_predictions(folder, test) for test in found}
+        if job.startswith("controls/"):
+            if tests:
+                self.controls[arm_of(config)] = name.removeprefix("controls/")
+            if found.get("collapsed"):
+                self.failed.add((config["model"], Fraction(config["share"])))
+            for generator, measures in result["generators"].items():
+                if measures:                                    # {} of gan.py's own
+                    gan_row(generator, "-", measures)
+                    self.own[generator] = measures
         self.jobs[job] = result
-        self.seeds.setdefault(re.sub(r"-s\d+$", "", job), {})[job] = tests
+        self.seeds.setdefault(name, {})[job] = tests
 
     def names(self, study, patterns):
-        """The names of a study that fit: "cnn_real gan_*" -> ["study/cnn_real", "study/gan_AK", ...]."""
+        """Names of a study that fit: "cnn_real gan_*" -> ["study/cnn_real", "study/gan_AK"]."""
         found = []
         for pattern in patterns.split():
             found += fnmatch.filter(self.seeds, f"{study}/{pattern}")
@@ -75,18 +102,17 @@ class Results:
     @functools.cache
     def arms(self, name, test="real"):
         """{measure: Arm} of the seeds on one test; {} where it has not run."""
-        seeds = self.seeds.get(name, {}).values()
-        runs = [tests[test] for tests in seeds if test in tests]
+        runs = [tests[test] for tests in self.seeds.get(name, {}).values() if test in tests]
         if not runs:
             return {}
         try:
             return metrics.arms_of(runs)
-        except UserError as problem:
-            self.damaged.append(f"{name}: {problem}")
+        except BROKEN as problem:
+            self.damaged.append(f"{name}: {problem!r}")
             return {}
 
     def accuracies(self, study, names):
-        """{(name, test): Arm} of "name", "name@test" or wildcards; {} if one of them has not run."""
+        """{(name, test): Arm} of "name", "name@test" or wildcards; {} if one has not run."""
         found = {}
         for pattern in names.split():
             pattern, _, test = pattern.partition("@")
@@ -110,46 +136,64 @@ class Results:
             high = np.mean([arm.values.mean() for arm in after.values()])
             return [high - low, None, None, None]
 
+    def source(self, study):
+        """Where the images of a study come from."""
+        for result in self.of(f"{study}/data"):
+            return str(result["source"].get("stand_in") or result["source"].get("source"))
+        return "unknown images"
+
+    def drawn(self, study):
+        return self.source(study).startswith("drawn lesions")
+
+
+def arm_of(config):
+    """(network, share, generator, kind) of a classifier of the controls. kind: what was done with
+    the generator's images (shuffle, alone), else the augmentation (none, classical)."""
+    kind = config["augment"]
+    for option in ("shuffle", "alone"):
+        if config[option]:
+            kind = option
+    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kind
+
 
 # ---- One cell
 
-def value(results, study, job, column, row, number):
-    """`column` of the job, as text. row: the first cell of its row, which is the table's number-th."""
+def value(results, study, job, measure, row):
+    """A measure of a job, as text. row: the first cell of its row, such as a class."""
     name, _, test = job.partition("@")
+    test = test or "real"
     seeds = results.of(f"{study}/{name}")
     if not seeds:
         return f"not run: {name}"
-    kind, _, label = column.removesuffix(" %").partition(" ")
-    if test and "metrics" in seeds[0] and test not in seeds[0]["metrics"]:
-        return f"no {test} test"
-    if kind in ("output", "parameters"):
-        if row == "total":
-            number = -1
-        _, shape, parameters = seeds[0]["tables"][test][number]
-        if kind == "parameters":
-            return f"{parameters:,}"
-        return " x ".join(map(str, shape)) or "-"
+    first = seeds[0]
+    kind, _, label = measure.removesuffix(" %").partition(" ")
     if kind == "images":
-        counts = seeds[0]["counts"].get(label, {})
-        counts = {"Sum": sum(counts.values()), **counts}
-        return f"{counts.get(row, 0):,}"
+        counts = first["counts"].get(label, {})
+        return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
     if kind == "distance":
-        return distance(seeds[0], label)
+        return distance(first, label)
+    if kind in first["metrics"]:                    # a GAN's
+        return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
+    if test not in first["metrics"]:
+        return f"no {test} test"
+
+    if kind == "called":
+        classes = first["config"]["classes"]
+        matrix = first["metrics"][test]["confusion"]
+        return f"{matrix[classes.index(row)][classes.index(label)]:,}"
     if kind == "loss":
-        return f"{np.mean([one['metrics'][test or 'real']['loss'] for one in seeds]):.3f}"
+        return f"{np.mean([one['metrics'][test]['loss'] for one in seeds]):.3f}"
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
-    if kind in ("precision", "recall", "f1") and not label:
-        label = row
-    arm = results.arms(f"{study}/{name}", test or "real").get(f"{kind} {label}".strip())
+    if kind in ("precision", "recall", "f1"):
+        label = label or row
+    arm = results.arms(f"{study}/{name}", test).get(f"{kind} {label}".strip())
     if arm is None:
-        return f"no {column} here"
+        return f"no {measure} here"
     level = metrics.level(arm)
     if level is None:
         return f"no {label} here" if kind == "recall" else "never predicted"
-    if column.endswith("%"):
-        return percent(level)
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*level)
+    return percent(level) if measure.endswith("%") else "{:.3f} [{:.3f}, {:.3f}]".format(*level)
 
 
 def percent(level):
@@ -177,8 +221,8 @@ def points(gain):
 def verdict(printed, gain, p):
     """What became of a claim. printed: its cell; gain: [value, low, high, p]; p: corrected by Holm.
 
-    Zero excluded in the claimed direction, and the printed effect in the interval: reproduced. The first
-    alone: same direction. Neither: not reproduced. The second alone: too few images or seeds to tell.
+    Zero excluded in the claimed direction, and the printed effect in the interval: reproduced. The
+    first alone: same direction. Neither: not reproduced. The second alone: too few images or seeds.
     """
     if gain is None or gain[1] is None:
         return "cannot be tested here: not run"
@@ -202,115 +246,6 @@ def verdict(printed, gain, p):
     return "cannot be tested here: too few images or seeds" if inside else "not reproduced"
 
 
-# ---- Charts, as SVG
-
-COLOURS = ["#0b6e8f", "#c4571b", "#6a8a1f", "#7a4fa3"]
-
-
-def svg(title, parts, height):
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 {height}" width="360" '
-            'font-family="system-ui,sans-serif" font-size="12" fill="#555">'
-            f"{text(6, 16, title, colour='#111')}{''.join(parts)}</svg>")
-
-
-def text(x, y, words, anchor="start", colour="#555"):
-    words = html.escape(str(words))
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
-
-
-def ticks(low, high):
-    """Two to five round numbers from low to high."""
-    size = 10 ** np.floor(np.log10(high - low))
-    for step in (size / 5, size / 2, size, 2 * size):
-        found = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-        if len(found) <= 5:
-            break
-    return found.round(12)
-
-
-def line_chart(title, x_label, series):
-    """series: [(name, xs, ys), ...]"""
-    xs = np.concatenate([x for _, x, _ in series])
-    ys = np.concatenate([y for _, _, y in series])
-    x0, x1 = xs.min(), max(xs.max(), xs.min() + 1e-2)
-    y0, y1 = ys.min(), max(ys.max(), ys.min() + 1e-3)
-
-    def across(x):
-        return 50 + 294 * (x - x0) / (x1 - x0)
-
-    def up(y):
-        return 180 - 150 * (y - y0) / (y1 - y0)
-
-    parts = [text(197, 212, x_label, "middle")]
-    for tick in ticks(y0, y1):
-        parts.append(f'<path d="M50 {up(tick):.0f}H344" stroke="#ddd"/>')
-        parts.append(text(46, up(tick) + 4, f"{tick:,g}", "end"))
-    for tick in ticks(x0, x1):
-        parts.append(text(across(tick), 196, f"{tick:,g}", "middle"))
-    for k, (name, x, y) in enumerate(series):
-        colour = COLOURS[k % 4]
-        path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x, y))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(text(50 + 75 * (k % 4), 230 + 16 * (k // 4), name, colour=colour))
-    return svg(title, parts, 240 + 16 * ((len(series) - 1) // 4))
-
-
-def interval_chart(title, rows):
-    """rows: {label: [value, low, high]}, from -1 to 1.5, beside lines at 0 and 1."""
-    def across(value):
-        return 130 + 86 * (np.clip(value, -1, 1.5) + 1)
-
-    bottom = 34 + 36 * len(rows)
-    parts = []
-    for mark in (0, 1):
-        parts.append(f'<path d="M{across(mark):.0f} 24V{bottom}" stroke="#999" stroke-dasharray="3"/>')
-        parts.append(text(across(mark), bottom + 16, mark, "middle"))
-    for k, (label, (value, low, high)) in enumerate(rows.items()):
-        y = 46 + 36 * k
-        line = f"M{across(low):.0f} {y}H{across(high):.0f}"
-        parts.append(text(122, y + 4, label, "end"))
-        parts.append(text(122, y + 19, f"{value:.2f} [{low:.2f}, {high:.2f}]", "end"))
-        parts.append(f'<path d="{line}" stroke="{COLOURS[0]}" stroke-width="3"/>')
-        parts.append(f'<circle cx="{across(value):.0f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>')
-    return svg(title, parts, bottom + 24)
-
-
-# ---- The page, as Markdown
-
-class Page:
-    """report.md, block by block. Pictures are files beside it."""
-
-    def __init__(self, results):
-        self.results = results
-        self.blocks = []
-        self.charts = 0
-
-    def add(self, words):
-        self.blocks.append(words)
-
-    def table(self, header, rows):
-        lines = []
-        for row in (header, ["---"] * len(header), *rows):
-            cells = [re.sub(r"[|<>\n]", " ", str(cell)) for cell in row]
-            lines.append(f"| {' | '.join(cells)} |")
-        self.add("\n".join(lines))
-
-    def pictures(self, shown):
-        """A row of [(caption, chart as SVG or path of a PNG), ...]."""
-        lines = []
-        for caption, picture in shown:
-            caption = re.sub(r"[\[\]<>\n]", " ", caption)
-            if isinstance(picture, str):
-                self.charts += 1
-                path = self.results.out / f"charts/{self.charts:03d}.svg"
-                with jobs.replacing(path) as file:
-                    file.write(picture.encode())
-                picture = path
-            if picture.exists():
-                lines.append(f"![{caption}]({picture.relative_to(self.results.out).as_posix()})")
-        self.add("\n".join(lines))
-
-
 # ---- Figures: functions of (result, folder, name) to [(caption, picture), ...]
 
 def steps(result, folder, name):
@@ -322,29 +257,28 @@ def steps(result, folder, name):
 
 def losses(result, folder, name):
     """What a GAN's step returned, averaged over windows of steps."""
-    curves = result["curves"]
     series = []
-    for key, ys in curves.items():
-        if key not in ("window", "diversity", "penalty"):
-            series.append((key, np.arange(1, len(ys) + 1) * curves["window"], ys))
+    for key, ys in result["curves"].items():
+        if key not in ("window", "penalty"):
+            series.append((key, np.arange(1, len(ys) + 1) * result["curves"]["window"], ys))
     return [(caption_of(result, name), line_chart(name, "step", series))]
 
 
 def training(result, folder, name):
     shown = []
-    for key, unit, scale in (("accuracy", " in %", 100), ("loss", "", 1)):
+    for key in ("accuracy", "loss"):
         series = []
         for part, of_part in (("training", key), ("validation", f"val_{key}")):
-            ys = np.multiply(result["curves"][of_part], scale)
+            ys = result["curves"][of_part]
             series.append((part, np.arange(1, len(ys) + 1), ys))
-        chart = line_chart(f"{name}: {key}{unit}", "look at the validation part", series)
+        chart = line_chart(f"{name}: {key}", "look at the validation part", series)
         shown.append((name, chart))
     return shown
 
 
 def roc(result, folder, name):
-    labels, chances, _, classes = metrics.read_predictions(folder)
-    series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, chances[:, 1]))]
+    labels, probabilities, _, classes = metrics.read_predictions(folder)
+    series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
     return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
 
 
@@ -353,13 +287,11 @@ def distance_curves(result, folder, name):
     rows = result["rows"]
     at = [int(row["set"]) for row in rows]
 
-    def line(title, key):
-        return title, at, [row[key] for row in rows]
+    def line(key):
+        return key.replace("_", " "), at, [row[key] for row in rows]
 
-    distances = [line("distance", "distance"), line("noise floor", "floor")]
-    scores = [line("Inception score", "inception_score")]
-    return [(name, line_chart(result["net"], "step", distances)),
-            (name, line_chart("Inception score", "step", scores))]
+    return [(name, line_chart(result["net"], "step", [line("distance"), line("floor")])),
+            (name, line_chart("Inception score", "step", [line("inception_score")]))]
 
 
 FIGURES = {"steps": [steps], "gan": [losses], "training": [training], "roc": [roc],
@@ -381,153 +313,196 @@ def pictures_of(results, kind, names):
 
 def caption_of(result, name):
     """With the steps and the diversity of a GAN."""
-    found = result.get("metrics", {})
+    found = result["metrics"]
     if "diversity" not in found:
         return name
     alarm = ", COLLAPSED" if found["collapsed"] else ""
-    return f"{name}: {result['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
+    return f"{name}: {result['config']['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
 
 
 def dose(results, names):
     """Accuracy over the number at the end of the names, a line for each kind of name."""
     lines = {}
-    for name in filter(results.arms, names):
+    for name in names:
         kind, _, number = name.split("/")[1].rpartition("_")
         accuracy = results.arms(name)["accuracy"].values.mean()
         lines.setdefault(kind, []).append((float(number), 100 * accuracy))
     series = [(kind, *zip(*sorted(line))) for kind, line in lines.items()]
-    if not series:
-        return []
     return [("accuracy in %", line_chart("accuracy in %", "number in the job's name", series))]
 
 
-def confusion_table(page, name, result):
+def confusion(results, study, name, test):
+    """Of the first seed: a row per true class, a column for what it was called."""
+    result, rows = results.of(f"{study}/{name}")[0], []
     classes = result["config"]["classes"]
-    matrix = result["metrics"]["real"]["confusion"]
-    header = [f"{name}: truth", *(f"called {one}" for one in classes)]
-    page.table(header, [[truth, *row] for truth, row in zip(classes, matrix)])
+    for truth, called in zip(classes, result["metrics"][test]["confusion"]):
+        rows.append({name: truth} | {f"called {one}": n for one, n in zip(classes, called)})
+    return rows
 
 
-def count_table(page, name, result):
-    """The images of each class and part."""
-    parts = result["counts"]
-    if "train" not in parts:                        # a classifier's: its training images
-        parts = {"train": parts}
+def counts(results, study, name, test):
+    """The images of each class by part; of a classifier also those that GANs have drawn."""
+    parts = results.of(f"{study}/{name}")[0]["counts"]
+    if "train" not in parts:
+        real = results.of(f"{study}/data")[0]["counts"]
+        added = Counter(parts) - Counter(real["train"])
+        parts = {"train real": real["train"], "train from GANs": added, "test": real["test"]}
+    first, *_ = parts.values()
     rows = []
-    for label in parts["train"]:
-        rows.append([label, *(counts.get(label, 0) for counts in parts.values())])
-    page.table([name, *parts], rows)
+    for label in first:
+        rows.append({name: label} | {part: of.get(label, 0) for part, of in parts.items()})
+    return rows
 
 
-TABLES = {"confusion": confusion_table, "counts": count_table}
+TABLES = {"confusion": confusion, "counts": counts}
 
 
 # ---- A paper
 
-def cells_of(line):
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def paper_section(page, study, judged):
-    """papers/STUDY.md with its tables filled, up to the notes, which stay in the file."""
-    paper = PAPERS[study].read_text(encoding="utf-8")
-    paper = paper.partition("## Stated, silent, changed")[0]
+@functools.cache
+def read_paper(study):
+    """papers/STUDY.md up to the notes, which stay in the file: [text or rows of a table, ...]."""
+    blocks = []
+    paper = PAPERS[study].read_text(encoding="utf-8").partition("## Stated, silent, changed")[0]
     for block in paper.strip().split("\n\n"):
-        if not block.startswith("|"):
-            page.add(re.sub("^#", "##", block))
-            continue
-        header, _, *rows = map(cells_of, block.splitlines())
-        for row in rows:
-            if len(row) != len(header):
-                raise UserError(f"{PAPERS[study]}: {len(row)} cells below {len(header)}: {row}")
-        if header[0] == "claim":
-            claims(page, study, rows, judged)
-        elif header[0] == "figure":
-            for row in rows:
-                figure(page, study, *row)
-        elif "measure" in header:
-            fill_beside(page, study, header, rows)
-        elif "job" in header or "clean" in header:
-            fill_below(page, study, header, rows)
-        else:
-            page.table(header, rows)
-    page.add(f"What the paper states, leaves silent, and what was changed: papers/{PAPERS[study].name}")
+        if block.startswith("|"):
+            header, _, *rows = map(cells_of, block.splitlines())
+            if {len(row) for row in rows} != {len(header)}:
+                raise UserError(f"{PAPERS[study]}: a row has more or fewer cells than {header}")
+            block = [dict(zip(header, row)) for row in rows]
+        blocks.append(block)
+    return blocks
 
 
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 
 
-def fill_beside(page, study, header, rows):
+def attempt(page, section, *arguments):
+    """A part of the page. If a damaged result breaks it, this is said, and the page goes on."""
+    try:
+        section(page, *arguments)
+    except BROKEN as problem:
+        page.add(f"Left out, damaged: {' '.join(repr(problem).split())}")
+
+
+def paper_section(page, results, study, judged):
+    """A paper's text with its tables filled."""
+    for block in read_paper(study):
+        if isinstance(block, str):
+            page.add(re.sub("^#", "##", block))
+        else:
+            attempt(page, fill, results, study, block, judged)
+    page.add("What the paper states, leaves silent, and what was changed: "
+             f"papers/{PAPERS[study].name}")
+    gan_table(page, results, study)
+
+
+def fill(page, results, study, rows, judged):
+    first, *others = rows[0]
+    if first == "figure":
+        for row in rows:
+            figure(page, results, study, *row.values())
+        return
+    if first == "claim":
+        rows = claims_of(results, study, None if judged else "verdict")
+    elif first == "layer":
+        rows = layers(results, study, rows)
+    elif "measure" in others:
+        rows = ours_beside(results, study, first, rows)
+    elif OURS.keys() & set(others):
+        rows = ours_below(results, study, first, rows)
+    page.table(rows)
+
+
+def layers(results, study, rows):
+    """The layers of a network, ours beside the printed ones, in their order; the total is last."""
+    name, _, network = rows[0]["job"].partition("@")
+    ours = [["", [f"not run: {name}"], 0]] * len(rows)
+    for result in results.of(f"{study}/{name}"):
+        ours = result["tables"][network]
+    filled = []
+    for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], ours[-1]]):
+        filled.append({
+            "layer": row["layer"],
+            "output, printed": row["output"],
+            "ours": " x ".join(map(str, shape)) or "-",
+            "parameters, printed": row["parameters"],
+            "our parameters": f"{parameters:,}"})
+    return filled
+
+
+def ours_beside(results, study, first, rows):
     """A table of single values, ours in further columns."""
-    protocols = [name for name in OURS if name in header]
     filled = []
-    for number, row in enumerate(rows):
-        cell = dict(zip(header, row))
-        line = [row[0], cell["measure"], cell["value"]]
-        for name in protocols:
-            line.append(value(page.results, study, cell[name], cell["measure"], row[0], number))
+    for row in rows:
+        line = {first: row[first], "measure": row["measure"], "printed": row["value"]}
+        for name, words in OURS.items():
+            if name in row:
+                line[words] = value(results, study, row[name], row["measure"], row[first])
         filled.append(line)
-    page.table([header[0], "measure", "printed", *(OURS[name] for name in protocols)], filled)
+    return filled
 
 
-def fill_below(page, study, header, rows):
+def ours_below(results, study, first, rows):
     """A table with a column per measure, ours in rows below the printed one."""
-    columns = [name for name in header[1:] if name not in OURS]
+    columns = [name for name in rows[0] if name not in {first, *OURS}]
     filled = []
-    for number, row in enumerate(rows):
-        cell = dict(zip(header, row))
-        printed = [cell[column] for column in columns]
-        if set(printed) - {"-", "not printed"}:
-            filled.append([row[0], "printed", *printed])
-        for name in OURS:
-            if cell.get(name, "-") == "-":
-                continue
-            line = [row[0], OURS[name]]
-            for column in columns:
-                line.append(value(page.results, study, cell[name], column, row[0], number))
-            filled.append(line)
-    page.table([header[0], "", *columns], filled)
+    for row in rows:
+        printed = {column: row[column] for column in columns}
+        if set(printed.values()) - {"-", "not printed"}:
+            filled.append({first: row[first], "": "printed"} | printed)
+        for name, words in OURS.items():
+            if row.get(name, "-") != "-":
+                line = {first: row[first], "": words}
+                for column in columns:
+                    line[column] = value(results, study, row[name], column, row[first])
+                filled.append(line)
+    return filled
 
 
-def figure(page, study, number, title, kind, patterns):
-    results = page.results
+def figure(page, results, study, number, title, kind, patterns):
+    patterns, _, test = patterns.partition("@")
     names = results.names(study, patterns)
-    if number != "ours":
-        title = f"Figure {number}. {title}"
-    page.add(f"**{title}**")
+    page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
     if not names:
         page.add(f"not run: {patterns}")
     elif kind in TABLES:
         for name in names:
-            TABLES[kind](page, name.split("/")[1], results.of(name)[0])
+            page.table(TABLES[kind](results, study, name.split("/")[1], test or "real"))
     elif kind == "dose":
         page.pictures(dose(results, names))
     else:
         page.pictures(pictures_of(results, kind, names))
 
 
-def claims(page, study, rows, judged):
-    """What became of each claim, on real test images; as printed: by the paper's own protocol."""
-    results = page.results
-    gains = []
-    for _, _, before, after, *_ in rows:
-        gain = results.gain(study, before, after)
-        arms = results.arms(f"{study}/{after}")
-        if before == "-" and arms:                  # not a gain but an accuracy
+def claims_of(results, study, hidden):
+    """[{column: cell}, ...] without the hidden column; ours on real test images, and as printed."""
+    rows, gains = [], []
+    for block in read_paper(study):
+        if isinstance(block, list) and "claim" in block[0]:
+            rows += block
+    for row in rows:
+        gain = results.gain(study, row["before"], row["after"])
+        arms = results.arms(f"{study}/{row['after']}")
+        if row["before"] == "-" and arms:           # not a gain but an accuracy
             gain = [*metrics.level(arms["accuracy"]), None]
         gains.append(gain)
-    ps = metrics.holm([gain and gain[3] for gain in gains])
-    shown = []
-    for (claim, printed, before, _, *own), gain, p in zip(rows, gains, ps):
+
+    found = []
+    corrected = metrics.holm([gain and gain[3] for gain in gains])
+    for row, gain, p in zip(rows, gains, corrected):
         clean, as_printed = points(gain), "-"
-        if before == "-" and gain:
+        if row["before"] == "-" and gain:
             clean = f"{percent(gain[:3])} %"
-        if own and own[0] != "-":
-            as_printed = points(results.gain(study, *own))
-        shown.append([claim, printed, clean, as_printed, verdict(printed, gain, p)])
-    header = ["claim", "printed", "ours, clean", "ours, as printed", "verdict"]
-    columns = 5 if judged else 4
-    page.table(header[:columns], [row[:columns] for row in shown])
+        before, after = row["before, as printed"], row["after, as printed"]
+        if before != "-":
+            as_printed = points(results.gain(study, before, after))
+        cells = {
+            "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
+            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)}
+        cells.pop(hidden, None)
+        found.append(cells)
+    return found
 
 
 # ---- The controls
@@ -537,288 +512,285 @@ TITLES = {"wgan_gp": "WGAN-GP", "dcgan_cls": "DCGAN (001)", "dermagan": "DCGAN (
 NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
 
 
-def worth_of(results, net, gans):
-    """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes that have run."""
-    arms = {}
-    triples = []
-    for name in results.names("controls", f"{net}_[0-9]*_real"):
-        size = int(name.split("_")[-2])
-        for gan in gans:
-            triple = [name, f"controls/{net}_{size}_{gan}", f"controls/{net}_{2 * size}_real"]
-            found = [results.arms(one) for one in triple]
+def generators_of(results, net="cnn"):
+    """{generator whose images stand in the controls: its title}; one's own come first."""
+    found = {generator for model, _, generator, _ in results.controls if model == net} - {""}
+    order = sorted(found, key=lambda generator: (generator in TITLES, generator))
+    return {generator: TITLES.get(generator, generator) for generator in order}
+
+
+def sizes_of(results, net):
+    """The shares that were trained with and without as many further real images, rising."""
+    shares = [share for _, share, *_ in results.controls]
+    real = {share for share in shares if (net, share, "", "none") in results.controls}
+    return sorted(share for share in real if 2 * share in real)
+
+
+def worth_of(results, net, generators):
+    """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes."""
+    arms, triples = {}, []
+    for share in sizes_of(results, net):
+        for generator in generators:
+            triple = []
+            for arm in ((share, ""), (share, generator), (2 * share, "")):
+                triple.append(f"controls/{results.controls.get((net, *arm, 'none'))}")
+            found = [results.arms(name) for name in triple]
             if all(found):
                 triples.append(triple)
-                arms |= {one: measures["accuracy"] for one, measures in zip(triple, found)}
+                arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
     if not triples:
         return None
     real, with_gan, with_real = zip(*triples)
-    fake = metrics.gain(arms, real, with_gan)
+    generated = metrics.gain(arms, real, with_gan)
     more = metrics.gain(arms, real, with_real)
-    return metrics.worth(arms, triples), fake, more
-
-
-def gans_added(results, net="cnn"):
-    """{GAN of the controls: its title}: what stands in NET_SIZE_GAN and is no other arm."""
-    found = {}
-    for name in results.names("controls", f"{net}_*_alone"):
-        for gan in re.findall(r"_\d+_(.*)_alone$", name):
-            found[gan] = TITLES.get(gan, gan)
-    return found
+    return metrics.worth(arms, triples), generated, more
 
 
 def answer(results):
-    """The first sentence of the page."""
-    found = worth_of(results, "cnn", gans_added(results))
+    """The first sentences of the page: of each generator of one's own by name, then of our GANs."""
+    ours, said = [], []
+    for name in generators_of(results):
+        if name in TITLES:
+            ours.append(name)
+        else:
+            said.append(sentence(results, [name], f"images of {name}"))
+            if state_of(results.own.get(name, {})) != "alive":
+                said.append(f"But {name}: {state_of(results.own[name])}.")
+    if ours or not said:
+        said.append(sentence(results, ours, "GAN images"))
+    return " ".join(said)
+
+
+def sentence(results, generators, images):
+    found = worth_of(results, "cnn", generators)
     if not found:
-        return "What one GAN image is worth was not measured here: bash run_all.sh controls"
-    (x, low, high), fake, more = found
-    what = "photograph"
-    if "drawn" in source_of(results):
-        what = "drawn lesion"
+        return f"What {images} are worth was not measured here: bash run_all.sh controls"
+    (x, low, high), generated, more = found
+    what = "drawn lesion" if results.drawn("controls") else "photograph"
     if not np.isfinite(low):
-        return (f"What one GAN image is worth cannot be told here: as many further real {what}s changed the "
-                f"accuracy by {points(more)}, which is not clear of zero.")
-    said = "Here GAN images did not help"
-    if low > 0:
-        said = "Here GAN images helped"
-    return (f"{said}: one was worth {x:.2f} of a further real {what} (95 % interval {low:.2f} to {high:.2f}). "
-            f"Doubling the training set with GAN images changed a small CNN's accuracy by {points(fake)}, "
-            f"with as many further real {what}s by {points(more)}.")
+        return (f"What {images} are worth cannot be told here: as many further real {what}s "
+                f"changed the accuracy by {points(more)}, which is not clear of zero.")
+    helped = "helped" if low > 0 else "did not help"
+    return (f"Here {images} {helped}: one was worth {x:.2f} of a further real {what} "
+            f"(95 % interval {low:.2f} to {high:.2f}). Doubling the training set with them changed "
+            f"a small CNN's accuracy by {points(generated)}, with as many further real {what}s by "
+            f"{points(more)}.")
 
 
-def source_of(results):
-    """Where the images of the controls come from; without controls, those of another study."""
-    for study in ("controls", *PAPERS):
-        for result in results.of(f"{study}/data"):
-            return str(result["source"]["source"])
-    return "unknown images"
-
-
-def first_screen(page, scale):
-    results = page.results
-    page.add("# Do GAN images help a skin-lesion classifier?")
-    page.add(answer(results))
-    worths = {}
-    for gan, title in gans_added(results).items():
-        found = worth_of(results, "cnn", [gan])
-        if found and np.isfinite(found[0][1]):
-            worths[title] = found[0]
-    if worths:
-        caption = "What one GAN image is worth, in further real images: 0 nothing, 1 as much as a real one"
-        page.pictures([(caption, interval_chart("worth of one GAN image", worths))])
-    first_pictures(page)
-    seconds = sum(result["seconds"] for result in results.jobs.values())
-    sources = set()
-    for result in results.jobs.values():
-        if "source" in result:
-            sources.add(str(result["source"].get("stand_in") or result["source"]["source"]))
-    page.add(f"Scale {scale}. Images: {'; '.join(sorted(sources))}. {len(results.jobs)} jobs, "
-             f"{jobs.readable_time(seconds)} of work. Written {time.strftime('%Y-%m-%d %H:%M')}.")
-    if scale == "quick":
-        page.add("Quick scale: narrow networks, few steps. The controls answer for these images; the papers' "
-                 "tables below are a rehearsal, and none of their numbers can be compared with a printed one.")
-    if "drawn" in source_of(results):
-        page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with DIR/benign "
-                 "and DIR/malignant")
-
-
-def first_pictures(page):
-    """Real images above those of two GANs, from the first study that has both."""
-    results = page.results
-    for study in ("controls", *PAPERS):
-        data = results.names(study, "data")
-        gans = gans_of(results, study)[:2]
-        if data and gans:
-            [(_, real)] = pictures_of(results, "grid", data)[:1]
-            page.pictures([(f"real: {source_of(results)}, a row per class", real)])
-            page.pictures(pictures_of(results, "grid", gans))
-            return
-
-
-def controls_section(page):
-    results = page.results
+def controls_section(page, results):
     page.add("## The controls: what is one GAN image worth?")
     sizes = []
     for result in results.of("controls/data"):
-        for part, counts in result["counts"].items():
-            sizes.append(f"{part} {sum(counts.values())}")
-    page.add(f"Images: {', '.join(sizes)}. Half of the training part is held back, to show what further "
-             "real images would give; sizes are shares of the other half. A GAN is trained on the images "
-             "that the classifier beside it has. All arms of a classifier make equally many steps, are "
-             "tested on the same real images, and add as many images as there are real ones. Shuffled: GAN "
-             "images under permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
+        sizes = [f"{part} {sum(of.values())}" for part, of in result["counts"].items()]
+    page.add(f"Images: {', '.join(sizes)}. Half of the training part is held back, to show what "
+             "further real images would give. A GAN is trained on the images that the classifier "
+             "beside it has. All arms of a classifier make equally many steps, are tested on the "
+             "same real images, and add as many images as there are real ones. Shuffled: under "
+             "permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
     for net in NETS:
-        controls_table(page, net)
-    gan_table(page, "controls")
+        if sizes_of(results, net):
+            controls_table(page, results, net)
+    gan_table(page, results, "controls")
 
 
-def controls_table(page, net):
+def controls_table(page, results, net):
     """A row for each way to double the training set, a column for each size."""
-    results = page.results
-    names = results.names("controls", f"{net}_*_real")
-    sizes = [int(size) for size in re.findall(r"_(\d+)_real\b", " ".join(names))]
-    sizes = sorted(size for size in sizes if 2 * size in sizes)
-    if not sizes:
-        return
-    added = {"real": "as many further real images", "classical": "classical augmentation",
-             "copies": "copies of the same images"}
-    for gan, title in gans_added(results, net).items():
-        added[gan] = f"{title} images"
-        added[f"{gan}_shuffled"] = f"{title}, labels shuffled"
-        added[f"{gan}_alone"] = f"{title} alone"
-
-    header, nothing = ["added"], ["nothing: accuracy in %"]
-    for size in sizes:
-        real = f"{net}_{size}_real"
+    arms = {"as many further real images": (2, "", "none"),
+            "classical augmentation": (1, "", "classical")}
+    for generator, title in generators_of(results, net).items():
+        arms[f"{title} images"] = 1, generator, "none"
+        arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
+        arms[f"{title} alone"] = 1, generator, "alone"
+    rows = [{"added": "nothing: accuracy in %"}, *({"added": words} for words in arms)]
+    for share in sizes_of(results, net):
+        real = results.controls[net, share, "", "none"]
         images = sum(results.of(f"controls/{real}")[0]["counts"].values())
-        header.append(f"{images} real images")
-        nothing.append(value(results, "controls", real, "accuracy %", "", 0))
-    rows = [nothing]
-    for arm, words in added.items():
-        gains = []
-        for size in sizes:
-            of = 2 * size if arm == "real" else size
-            gains.append(results.gain("controls", f"{net}_{size}_real", f"{net}_{of}_{arm}"))
-        if any(gains):
-            rows.append([words, *map(points, gains)])
+        column = f"{images} real images"
+        rows[0][column] = value(results, "controls", real, "accuracy %", "")
+        for row, (times, generator, kind) in zip(rows[1:], arms.values()):
+            other = results.controls.get((net, times * share, generator, kind), "")
+            row[column] = points(results.gain("controls", real, other))
+            if (generator, share) in results.failed:
+                row[column] += ", a GAN COLLAPSED"
     page.add(f"### {NETS[net]}: gain in accuracy over the real images alone")
-    page.table(header, rows)
+    page.table(rows)
 
+
+# ---- The GANs
 
 def gans_of(results, study):
     names = results.names(study, "*")
-    return [name for name in names if "diversity" in results.of(name)[0].get("metrics", {})]
+    return [name for name in names if "diversity" in results.of(name)[0]["metrics"]]
 
 
-def gan_table(page, study):
-    """How each GAN of the study ended, and whether it copies."""
+def gan_table(page, results, study):
+    """How each GAN of the study ended; in the controls also one's own generators."""
     rows = []
-    for name in gans_of(page.results, study):
-        result = min(page.results.of(name), key=lambda one: one["metrics"]["diversity"])
-        found = result["metrics"]
-        distance = copies = "-"
-        if "fd_8x8_distance" in found:
-            distance = f"{found['fd_8x8_distance']:.3f} ({found['fd_8x8_floor']:.3f})"
-        if "closer_to_train" in found:
-            copies = "{:.2f} [{:.2f}, {:.2f}]".format(*found["closer_to_train"])
-        state = "COLLAPSED: its rows count as failed" if found["collapsed"] else "alive"
-        rows.append([name.split("/")[1], result["steps"], f"{found['diversity']:.2f}", distance, copies, state])
+    if study == "controls":
+        rows = [gan_row(name, "-", measures) for name, measures in results.own.items()]
+    for name in gans_of(results, study):
+        seeds = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
+        worst = max(seeds, key=lambda one: one["metrics"]["collapsed"])     # else the least diverse
+        rows.append(gan_row(name.split("/")[1], worst["config"]["steps"], worst["metrics"]))
     if not rows:
         return
     page.add("### The GANs")
-    page.table(["GAN", "steps", "diversity", "FD-8x8 (noise floor)", "nearer to training images", "state"], rows)
-    page.add("Of several seeds the least diverse. Diversity: mean distance between two samples, each less its "
-             "mean colour, over that between two real images; below 0.4 is collapsed. FD-8x8: Frechet distance "
-             "in mean colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN images whose "
-             "nearest real image is one that the GAN saw; 0.5 without copying.")
+    page.table(rows)
+    page.add("Of several seeds the worst. Diversity: mean distance between two samples, each less "
+             f"its mean colour, over that of real images; below {metrics.COLLAPSED} it has "
+             "collapsed. Distinctness: the same for a sample and its nearest other one; below "
+             f"{metrics.DISTINCT} a few pictures come again and again. FD-8x8: Frechet distance in "
+             "mean colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN "
+             "images whose nearest real image is one that the GAN saw; 0.5 without copying.")
 
 
-# ---- From Markdown to HTML
-
-HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1"><title>Do GAN images help?</title><style>
-body{margin:0 auto;max-width:960px;padding:12px;font:16px/1.5 system-ui,sans-serif;color:#1d2129}
-h1{line-height:1.2}h1+p{font-size:1.2rem;font-weight:500}h2{margin-top:2.5em;border-top:1px solid #ddd}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
-th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;vertical-align:top}
-tr>:first-child{position:sticky;left:0;background:#fff;min-width:6em;max-width:38vw;overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
-img,svg{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}
-code{background:#f3f5f7;overflow-wrap:anywhere}summary{cursor:pointer}
-</style>"""
-FOLD = "<details><summary>Every job and its command</summary>"
+def gan_row(name, steps, measures):
+    distance = copies = "-"
+    if "fd_8x8_distance" in measures:
+        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+    if "closer_to_train" in measures:
+        copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
+    return {
+        "GAN": name, "steps": steps,
+        "diversity": f"{measures['diversity']:.2f}",
+        "distinctness": f"{measures['distinctness']:.2f}",
+        "FD-8x8 (noise floor)": distance, "nearer to training images": copies,
+        "state": state_of(measures)}
 
 
-def inline(words):
-    """Escaped text with **bold**, *italics* and `code`."""
-    words = html.escape(words, quote=False)
-    words = re.sub(r"`(.+?)`", r"<code>\1</code>", words)
-    words = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", words)
-    return re.sub(r"(?<!\w)\*(\w[^*]*)\*", r"<i>\1</i>", words)
+def state_of(measures):
+    if measures.get("collapsed"):
+        return "COLLAPSED: its rows count as failed"
+    if measures.get("closer_to_train", [0, 0, 0])[1] > COPIES:
+        return "COPIES its training images"
+    return "alive"
 
 
-def to_html(block, out):
-    """One block of the Markdown that the page uses. Every string is escaped; pictures are embedded."""
-    lines = block.splitlines()
-    if block in ("", FOLD, "</details>"):
-        return block
-    if block.startswith("|"):
-        return table_html(lines)
-    if block.startswith("!["):
-        pictures = [picture_html(line, out) for line in lines]
-        return f'<div class="row">{"".join(pictures)}</div>'
-    if block.startswith("- "):
-        items = [f"<li>{inline(line[2:])}</li>" for line in lines]
-        return f"<ul>{''.join(items)}</ul>"
-    if block.startswith("#"):
-        marks, _, words = block.partition(" ")
-        return f"<h{len(marks)}>{inline(words)}</h{len(marks)}>"
-    return f"<p>{inline(' '.join(lines))}</p>"
+# ---- The first screen, and the last
 
-
-def table_html(lines):
-    rows = []
-    tag = "th"
-    for line in [lines[0], *lines[2:]]:
-        cells = [f"<{tag}>{inline(cell)}</{tag}>" for cell in cells_of(line)]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-        tag = "td"
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
-
-
-def picture_html(line, out):
-    """A line ![caption](path): a chart as it is, a PNG as JPEG of at most 1040 px, a fifth of its size."""
-    caption, path = re.fullmatch(r"!\[(.*)\]\((.*)\)", line).groups()
-    caption = html.escape(caption)
-    if path.endswith(".svg"):
-        picture = (out / path).read_text()
+def first_screen(page, results, scale):
+    page.add("# Do GAN images help a skin-lesion classifier?")
+    page.add(answer(results))
+    if scale == "quick":
+        page.add("Quick scale: narrow networks, few steps. The controls answer for these images; "
+                 "the papers' tables below are a rehearsal, and none of their numbers can be "
+                 "compared with a printed one.")
     else:
-        buffer = io.BytesIO()
-        with contextlib.suppress(OSError):          # a damaged picture stays empty
-            picture = Image.open(out / path).convert("RGB")
-            picture.thumbnail((1040, 1040))
-            picture.save(buffer, "JPEG", quality=85)
-        code = base64.b64encode(buffer.getvalue()).decode()
-        picture = f'<img alt="{caption}" src="data:image/jpeg;base64,{code}">'
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+        attempt(page, all_claims, results)
+    worths = {}
+    for generator, title in generators_of(results).items():
+        found = worth_of(results, "cnn", [generator])
+        if found and np.isfinite(found[0][1]):
+            worths[title] = found[0]
+    if worths:
+        chart = interval_chart("worth of one GAN image", worths)
+        page.pictures([("What one GAN image is worth, in further real images: 0 nothing, 1 as much "
+                        "as a real one", chart)])
+    for study in ("controls", *PAPERS):             # real images above those of two GANs
+        data, gans = results.names(study, "data"), gans_of(results, study)[:2]
+        if data and gans:
+            [(_, real)] = pictures_of(results, "grid", data)
+            page.pictures([(f"real: {results.source(study)}, a row per class", real)])
+            page.pictures(pictures_of(results, "grid", gans))
+            break
+    if results.drawn("controls"):
+        page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with "
+                 "DIR/benign and DIR/malignant")
 
 
-def write(out):
-    """report.md and report.html of the finished jobs in `out`. Returns the sentence of the answer."""
+def all_claims(page, results):
+    """One table of what the papers claim and what became of it."""
+    rows = []
+    for study in PAPERS:
+        if results.names(study, "*"):
+            for row in claims_of(results, study, "ours, as printed"):
+                rows.append({"paper": PAPERS[study].stem[:3]} | row)
+    if rows:
+        page.table(rows)
+
+
+def how_it_was_made(page, results, config):
+    """The command, the commits, the seconds of each study; every job and its command."""
+    rows = []
+    command = f"bash run_all.sh --scale {config['scale']}"
+    if config["data"] != "drawn lesions":
+        command += " --data DIR"
+    if results.own:
+        command += " --synthetic MINE"
+    commits = sorted({str(result.get("commit")) for result in results.jobs.values()})
+    page.add("## How this was made")
+    page.add(f"`{command}`; commit {', '.join(commits)}; "
+             f"written {time.strftime('%Y-%m-%d %H:%M')}.")
+    for study in (*PAPERS, "controls"):
+        found = [one for job, one in results.jobs.items() if job.startswith(f"{study}/")]
+        if found:
+            seconds = sum(result["seconds"] for result in found)
+            rows.append({"study": study, "images": results.source(study), "jobs": len(found),
+                         "seconds, added up": f"{seconds:,.0f}"})
+    page.table(rows)
+
+    rows = []
+    for job, result in results.jobs.items():
+        rows.append({"job": job, "seconds": result["seconds"], "command": f"`{result['command']}`"})
+    page.add(FOLD)
+    page.table(rows)
+    page.add(END)
+
+
+# ---- For the repository
+
+def public(results, path):
+    """(a picture to publish in place of `path`, a line on its origin), or None: photographs."""
+    result = results.jobs.get(path.parent.relative_to(results.out).as_posix())
+    if result is None:                              # a chart
+        return path, ""
+    study = path.parent.parent.name
+    if "diversity" not in result["metrics"]:
+        return (path, "") if results.drawn(study) else None
+    if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
+        path = max(path.parent.glob("grid_*.png"))
+    source = results.source(study)
+    if "ham10000" in source.lower():
+        source = "HAM10000, CC BY-NC 4.0"
+    return path, f"Drawn by GANs that learned {source}"
+
+
+# ---- Command line
+
+def write(out, docs=None):
+    """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences."""
     results = Results(out)
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
-    scale = "unknown"
-    with contextlib.suppress(OSError, LookupError, UserError):      # missing or damaged
-        scale = jobs.read_json(results.out / "config.json")["scale"]
-    page = Page(results)
-    first_screen(page, scale)
+    config = dict(scale="unknown", data="unknown")
+    with contextlib.suppress(UserError):            # missing or damaged
+        config |= jobs.read_json(results.out / "config.json")
+    page, scale = Page(results.out), str(config["scale"])
+    attempt(page, first_screen, results, scale)
     if results.names("controls", "*"):
-        controls_section(page)
+        attempt(page, controls_section, results)
     for study in PAPERS:
         if results.names(study, "*"):
-            paper_section(page, study, judged=scale != "quick")
-            gan_table(page, study)
+            attempt(page, paper_section, results, study, scale != "quick")
     for problem in results.damaged:
         page.add(f"Left out, damaged: {' '.join(problem.split())}")
-    page.add(FOLD)
-    rows = [[job, one["seconds"], f"`{one['command']}`"] for job, one in results.jobs.items()]
-    page.table(["job", "seconds", "command"], rows)
-    page.add("</details>")
-    with jobs.replacing(results.out / "report.md") as file:
-        file.write("\n\n".join(page.blocks).encode())
-    body = [to_html(block, results.out) for block in page.blocks]
-    with jobs.replacing(results.out / "report.html") as file:
-        file.write("\n".join([HEAD, *body]).encode())
+    how_it_was_made(page, results, config)
+
+    for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
+        with jobs.replacing(results.out / name) as file:
+            file.write(words.encode())
+    if docs:
+        page.publish(Path(docs) / scale, functools.partial(public, results))
     return answer(results)
 
 
 def main():
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return
-    said = write(sys.argv[1])
-    print(f"report: {Path(sys.argv[1]) / 'report.html'}")
+    parser = jobs.Parser(prog="report.py", description=__doc__)
+    parser.add_argument("out", help="results folder")
+    parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
+    args = parser.parse_args()
+    said = write(args.out, args.docs)
+    print(f"report: {Path(args.out) / 'report.html'}")
     print(said)
 
 

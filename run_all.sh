@@ -319,7 +319,6 @@ if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA
   CHOSEN=${STUDIES//acgan_cyclegan dermagan /}
   echo "$DATA has no isic2019 or ham10000: without the eight classes that acgan_cyclegan and dermagan need" >&2
 fi
-
 if [ "$COMMAND" = list ]; then list; exit; fi
 find_python
 case $COMMAND in

@@ -1,5 +1,5 @@
 """What the tests share: the project on the path, one small image set, a way to call a command line."""
-import json
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,14 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)        # tiny networks: more threads only wait for each other
 
-import classify  # noqa: E402
-import data  # noqa: E402
-import gan  # noqa: E402
-import jobs  # noqa: E402
-import metrics  # noqa: E402
-import report  # noqa: E402
+import data, gan, jobs  # noqa: E401, E402
 
-MODULES = dict(data=data, gan=gan, classify=classify, metrics=metrics, report=report, jobs=jobs)
+TINY_GAN = ["--width", 4, "--batch", 8, "--steps", 4]
+
+
+def result_of(folder):
+    """A result.json without what time, place and command write."""
+    place = "seconds command commit device versions memory_gb gpu_memory_gb".split()
+    result = jobs.read_json(Path(folder) / "result.json")
+    return {key: value for key, value in result.items() if key not in place}
 
 
 @pytest.fixture
@@ -26,18 +28,16 @@ def cli(monkeypatch, capsys):
     """cli("gan", "train", ...) as a shell would: (exit status, standard output, standard error)."""
     def call(module, *words):
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, words)])
-        monkeypatch.setattr(jobs.os, "_exit", sys.exit)
+        monkeypatch.setattr(jobs.os, "_exit", sys.exit)     # must not end pytest
         capsys.readouterr()
         status = 0
         try:
-            jobs.run_cli(MODULES[module].main)
+            jobs.run_cli(importlib.import_module(module).main)
         except SystemExit as stop:
             status = stop.code or 0
-        for folder in list(jobs.LOCKS):         # as if the process had ended
-            jobs.LOCKS.pop(folder).close()
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
+        while jobs.LOCKS:                       # as if the process had ended
+            jobs.LOCKS.popitem()[1].close()
+        return status, *capsys.readouterr()
     return call
 
 
@@ -48,7 +48,6 @@ def done(cli):
         status, out, err = cli(*words)
         assert status == 0, err
         return out
-
     return call
 
 
@@ -58,9 +57,7 @@ def refused(cli):
     def call(words, *command):
         status, _, err = cli(*command)
         assert status == 2 and len(err.strip().splitlines()) == 1, err
-        for word in words:
-            assert word in err, err
-
+        assert all(word in err for word in words), err
     return call
 
 
@@ -81,26 +78,14 @@ def prepared(lesions, tmp_path_factory):
     return file
 
 
-TINY_GAN = ["--width", 4, "--batch", 8, "--steps", 4]
-
-
 @pytest.fixture(scope="session")
 def made(prepared, tmp_path_factory):
     """{class: folder} of two tiny trained GANs with 24 samples each."""
-    folders = {}
-    for name in data.TWO:
-        folders[name] = tmp_path_factory.mktemp("gans") / name
-        words = ["gan.py", "train", "dcgan_cls", "--data", prepared, "--class", name, "--samples", 24,
-                 *TINY_GAN, "--out", folders[name]]
-        sys.argv, before = list(map(str, words)), sys.argv
+    folders = {name: tmp_path_factory.mktemp("gans") / name for name in data.TWO}
+    before = sys.argv
+    for name, out in folders.items():
+        words = ["gan.py", "train", "dcgan_cls", "--data", prepared, "--class", name, "--out", out]
+        sys.argv = [str(word) for word in [*words, "--samples", 24, *TINY_GAN]]
         gan.main()
-        sys.argv = before
+    sys.argv = before
     return folders
-
-
-def result_of(folder):
-    """A result.json without what time, place and command write."""
-    result = json.loads((Path(folder) / "result.json").read_text())
-    for key in ("seconds", "command", "commit", "device", "versions", "checksum", "memory_gb"):
-        result.pop(key)
-    return result

@@ -1,350 +1,212 @@
-"""The list is sound, the runner runs each job once and goes on, the report shows what is there and no more."""
-import os
+"""Each arm of each study is what it should be, and the list runs to its report."""
+import math
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import ROOT
 
-import jobs
+import classify
 import report
 
+# ---- The list: what makes each arm of each study what it is
 
-def bash(*words, **options):
-    options = dict(capture_output=True, text=True, cwd=ROOT) | options
-    return subprocess.run(["bash", "run_all.sh", *map(str, words)], **options)
+# Options that a scale may choose. The other words of a command say what the arm is, and stand in this table, with those
+# that paper scale chooses: STUDY | NAME | what it is | at paper scale. WORDS abbreviates; % is the seed.
+CHOSEN = ("--width --batch --lr --steps --epochs --size --beta1 --z-dim --blocks --snapshots --optimizer --samples "
+          "--mixed-test --limit --built-in --test").split()
+ARMS = r"""
+wgan_gp | networks | gan.py describe wgan_gp |
+wgan_gp | data | data.py prepare --for wgan_gp | --size 64 --built-in 480
+wgan_gp | gan_(benign) | gan.py train wgan_gp --data @data --class \1 | --samples 879
+wgan_gp | gan_(malignant) | gan.py train wgan_gp --data @data --class \1 | --samples 888
+wgan_gp | (cnn|mobilenet|resnet18)_real-s% | classify.py train \1 --data @data |
+wgan_gp | (cnn|mobilenet|resnet18)_hybrid-s% | classify.py train \1 --data @data --synthetic @gan_benign @gan_malignant | --mixed-test 100 104
+dcgan_cls | data(|_raw) | data.py prepare --for dcgan_cls --resplit FILTERS\1 | --size 64 --test 0.2581 --built-in 480
+dcgan_cls | dcgan_(base|batch100|lr1e3|sgd|sgd_high) | gan.py train dcgan_cls --data @data | --samples 1300 V_\1
+dcgan_cls | dcgan_raw | gan.py train dcgan_cls --data @data_raw | --samples 1300
+dcgan_cls | (plain_gan|lapgan) | gan.py train \1 --data @data | --samples 1300
+dcgan_cls | (base|batch100|lr1e3|sgd|sgd_high)-s% | classify.py train trunk --data @data --from @dcgan_\1 | V_\1
+dcgan_cls | base_probe-s% | classify.py train trunk --data @data --from @dcgan_base --frozen-epochs 25 |
+dcgan_cls | base_scratch-s% | classify.py train trunk --data @data |
+dcgan_cls | raw-s% | classify.py train trunk --data @data_raw --from @dcgan_raw |
+dcgan_cls | fid | classify.py score @base_scratch-s0 @dcgan_base @plain_gan @lapgan --data @data |
+acgan_cyclegan | data | data.py prepare --for acgan_cyclegan --resplit --val 0.1111 | --size 256 --test 0.1 --built-in 720
+acgan_cyclegan | acgan | gan.py train acgan --data @data | --size 128 --samples 24000/20264
+acgan_cyclegan | isic0-s% | classify.py train resnet50 --data @data | --size 256
+acgan_cyclegan | cycle_(AK|BCC|BKL|DF|MEL|NV|SCC|VASC) | gan.py train cyclegan --source @acgan --source-class \1 --data @data --class \1 | --samples 1/1 --size 256 --steps 30000
+acgan_cyclegan | rank | classify.py rank @isic0-s0 --data @data --class MEL |
+acgan_cyclegan | acgan_(2000|4000|8000|16000|24000)-s% | classify.py train resnet50 --data @data --lr-of @isic0-s% --synthetic @acgan --use \1/24000 | --size 256
+acgan_cyclegan | cyclegan_(2000|4000|8000|16000|24000)-s% | classify.py train resnet50 --data @data --lr-of @isic0-s% --synthetic @cycle_AK @cycle_BCC @cycle_BKL @cycle_DF @cycle_MEL @cycle_NV @cycle_SCC @cycle_VASC --use \1/24000 | --size 256
+acgan_cyclegan | nv2mel_(8|4|2|1) | gan.py train cyclegan --source @data --source-class NV --data @rank --class MEL --top 1/\1 | --samples 7000/10300 --size 256 --steps 30000
+acgan_cyclegan | mel_(8|4|2|1)_(500|1000|2000|3000|4000|5000|6000|7000)-s% | classify.py train resnet50 --data @data --lr-of @isic0-s% --synthetic @nv2mel_\1 --use \2/7000 | --size 256
+dermagan | data | data.py prepare --for dermagan --resplit --val 0.1 | --size 64 --test 100 --built-in 4400 --limit MEL=509 BKL=513 AK=456 BCC=498
+dermagan | (|printed_)gan_(AK|BCC|BKL|MEL) | gan.py train dermagan --data @data --class \2 LEAK_\1 | --samples 100 --steps 6000
+dermagan | cnn_real(|_printed)-s% | classify.py train derma_cnn --data @data | FIT STEPS\1
+dermagan | cnn_gan(|_printed)-s% | classify.py train derma_cnn --data @data SETS\1 | FIT STEPS\1
+dermagan | (mobilenet|resnet50)(|_printed)-s% | classify.py train \1_flat --data @data SETS\2 | FIT STEPS\2
+dermagan | (mobilenet_v2|vgg16|vgg19)(|_printed)-s% | classify.py train \1 --data @data SETS\2 | FIT STEPS\2
+dermagan | dropout_(0|0.1|0.2|0.3|0.4|0.5)-s% | classify.py train derma_cnn --data @data SETS --dropout \1 | FIT STEPS
+dcgan_inception | data | data.py prepare --for dcgan_inception --resplit --val 0.1111 | --size 299 --test 0.1 --built-in 600 --limit malignant=250
+dcgan_inception | dcgan | gan.py train dcgan_inception --data @data --class malignant | --samples balance --snapshots 2000
+dcgan_inception | original(|_64)-s% | classify.py train inception --data @data THROUGH\1 |
+dcgan_inception | augmented(|_64)-s% | classify.py train inception --data @data --synthetic @dcgan THROUGH\1 |
+dcgan_inception | judge | classify.py train cnn --data @data | --steps 150 --batch 16
+dcgan_inception | fid_curve | classify.py score @judge --data @data --class malignant --over-steps @dcgan |
+controls | data | data.py prepare --for controls --resplit --drop-near --val 0.02 | --size 64 --test 0.4 --built-in 3000
+controls | (GANS)_(25|50|100)_(benign|malignant)-s% | gan.py train \1 --data @data --share \2/200 --class \3 | --samples 1/1 --steps 6000 --batch 32
+controls | (cnn|resnet18)_(25|50|100|200)_real-s% | CONTROL | EQUAL
+controls | (cnn|resnet18)_(25|50|100)_classical-s% | CONTROL --augment classical | EQUAL
+controls | (cnn|resnet18)_(25|50|100)_(GANS)(|_shuffled|_alone)-s% | CONTROL --synthetic @\3_\2_benign-s% @\3_\2_malignant-s% ARM\4 | EQUAL
+controls | (cnn|resnet18)_(100)_mine(|_shuffled|_alone)-s% | CONTROL --synthetic OWN ARM\3 | EQUAL
+"""
+WORDS = {
+    "GANS": "wgan_gp|dcgan_cls|dermagan|dcgan_inception", "FIT": "--lr 2e-4 --beta1 0.5 --batch 64",
+    "V_base": "", "V_batch100": "--batch 100", "V_lr1e3": "--lr 0.001", "V_sgd": "--optimizer sgd",
+    "V_sgd_high": "--optimizer sgd --lr 0.02", "FILTERS": "--enhance", "FILTERS_raw": "",
+    "STEPS": "--steps 3000", "STEPS_printed": "--epochs 100", "LEAK_": "", "LEAK_printed_": "--leak",
+    "SETS": "--synthetic @gan_AK @gan_BCC @gan_BKL @gan_MEL", "THROUGH": "", "THROUGH_64": "--through 64",
+    "SETS_printed": "--synthetic @printed_gan_AK @printed_gan_BCC @printed_gan_BKL @printed_gan_MEL --allow-leak",
+    "ARM": "", "ARM_shuffled": "--shuffle", "ARM_alone": "--alone", "EQUAL": "--steps 20000 --batch 32",
+    "CONTROL": r"classify.py train \1 --data @data --share \2/200 --schedule 1cycle"}
+ROWS = [re.split(r" \|(?: |$)", re.sub("GANS|CONTROL", lambda word: WORDS[word[0]], line)) for line in ARMS.strip().splitlines()]
+SEEDS = dict(quick=(1, 3), small=(3, 3), paper=(5, 5))          # of a paper's study, of the controls
+
+
+def spelled_out(text):
+    return re.sub(r"\b[A-Z]+(_\w*)?", lambda word: WORDS.get(word[0], word[0]), text).split()
+
+
+def bash(*words, cwd=ROOT):
+    command = ["bash", ROOT / "run_all.sh", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def listed(*words):
     """[(stage, STUDY/NAME, words of the command), ...]"""
-    lines = bash("list", *words).stdout.splitlines()[1:]
-    rows = [line.split("\t") for line in lines]
-    return [(int(stage), name, command.split()) for _, stage, name, command in rows]
+    rows = [line.split("\t") for line in bash("list", *words).stdout.splitlines()[1:]]
+    return [(int(stage), name, shlex.split(command)[1:]) for _, stage, name, command in rows]
 
 
-# ---- The list
-
-@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
-def test_every_job_has_a_name_of_its_own_and_needs_earlier_jobs_alone(scale, tmp_path):
-    jobs_of = listed("--scale", scale, "--out", tmp_path)
-    stages = {name: stage for stage, name, _ in jobs_of}
-    assert len(stages) == len(jobs_of) > 150
-    for stage, name, command in jobs_of:
-        needed = [word for word in command if word.startswith(str(tmp_path)) and not word.endswith(name)]
-        for word in needed:
-            other = word.removeprefix(f"{tmp_path}/")
-            assert stages[other] < stage and other.split("/")[0] == name.split("/")[0], (name, other)
+def options_of(words):
+    """{option: its values}, the words in front of the first one under ""; of an option given twice the last."""
+    found, option = {"": []}, ""
+    for word in words:
+        if word.startswith("--"):
+            option, found[word] = word, []
+        else:
+            found[option].append(word)
+    return found
 
 
-def test_the_paper_scale_runs_the_recipes_as_they_stand():
-    """No width, batch, rate or z of a GAN is given at paper scale, but for the arms that vary them."""
-    arms = ("batch100", "lr1e3", "sgd_high")
-    for _, name, command in listed("--scale", "paper", "--data", "/tmp"):
-        if command[1] == "gan.py" and not name.endswith(arms) and not name.startswith("controls"):
-            assert not {"--width", "--batch", "--lr", "--z-dim"} & set(command), name
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    """{scale: {arm: [(its options, what the scale chose, seed), ...]}}; arm: STUDY/NAME, with % for the seed."""
+    own, found = tmp_path_factory.mktemp("own") / "my own", {}
+    for name in ("benign", "malignant"):
+        (own / name).mkdir(parents=True)
+    for scale in SEEDS:
+        found[scale] = {}
+        for _, name, words in listed("--scale", scale, "--weights", "none", "--out", "/out", "--synthetic", own):
+            arm, seed = re.fullmatch(r"(.*?)(?:-s(\d+))?", name).groups()
+            words = [re.sub(rf"^/out/{name.split('/')[0]}/", "@", word).replace(str(own), "OWN") for word in words]
+            if seed:
+                arm, words = f"{arm}-s%", [re.sub(rf"^(@.*)-s{seed}$", r"\1-s%", word) for word in words]
+            options = options_of(words)
+            assert options.pop("--out") == ["@" + arm.split("/")[1]] and options.pop("--seed", [None]) == [seed], name
+            chosen = {option: options.pop(option) for option in CHOSEN if option in options}
+            found[scale].setdefault(arm, []).append((options, chosen, seed))
+    return found
 
 
-def test_pairs_of_the_controls_differ_in_what_is_added_alone():
-    commands = {name: command for _, name, command in listed("--scale", "small")}
-    real = commands["controls/cnn_50_real-s2"][:-2]
-    for arm in ("classical", "copies", "wgan_gp", "wgan_gp_shuffled", "dermagan_alone"):
-        other = commands[f"controls/cnn_50_{arm}-s2"][:-2]
-        added = [word for word in other if word not in real]
-        assert [word for word in other if word in real] == real and added
-    assert commands["controls/cnn_100_real-s0"][7] == "0.5" and commands["controls/cnn_50_real-s0"][7] == "0.25"
+@pytest.mark.parametrize("scale", SEEDS)
+def test_each_arm_is_what_it_should_be(lists, scale):
+    """What it may see, its own seed in its command and its GANs, nothing that only paper scale should choose."""
+    arms, free = dict(lists[scale]), ("--forget", "--weights", "--precision")
+    for study, pattern, what, chosen in ROWS:
+        matches = [match for match in (re.fullmatch(f"{study}/{pattern}", arm) for arm in arms) if match]
+        if scale == "paper" or study != "controls":
+            assert len(matches) == math.prod(part.count("|") + 1 for part in re.findall(r"\(.*?\)", pattern)), pattern
+        for match in matches:
+            jobs_of = arms.pop(match[0])
+            seeds = SEEDS[scale][study == "controls"] if match[0].endswith("%") else 1
+            assert [seed or "0" for *_, seed in jobs_of] == [str(seed) for seed in range(seeds)], match[0]
+            what_it_is, at_paper_scale = (options_of(spelled_out(match.expand(text))) for text in (what, chosen))
+            for options, own_choice, _ in jobs_of:
+                assert {key: options[key] for key in options if key not in free} == what_it_is, match[0]
+                assert scale != "paper" or {"": []} | own_choice == at_paper_scale, match[0]
+    assert not arms
 
 
-def test_weights_none_reaches_every_network_that_is_pretrained_otherwise():
-    for _, name, command in listed("--scale", "paper", "--weights", "none"):
-        if command[1:3] == ["classify.py", "train"] and command[3] not in ("cnn", "mobilenet", "resnet18", "trunk",
-                                                                             "derma_cnn"):
-            assert "none" in command, name
+@pytest.mark.parametrize("scale", ["quick", "small"])
+def test_arms_differ_at_every_scale_in_what_they_differ_in_at_paper_scale(lists, scale):
+    """So equal steps, batches and rates stay equal, and an arm called batch100 differs from the base in its batch alone."""
+    first = {}
+    for arm, ((options, chosen, _), *_) in lists[scale].items():
+        other = first.setdefault((arm.split("/")[0], *options[""]), arm)
+        differing = [{option for option in one[other][0][1] | one[arm][0][1]
+                      if one[other][0][1].get(option) != one[arm][0][1].get(option)} for one in (lists[scale], lists["paper"])]
+        if scale == "quick" and (arm.startswith("dermagan") and "train derma" not in " ".join(options[""]) or "nv2mel" in arm):
+            differing = [some - {"--steps", "--epochs"} for some in differing]      # three steps each; shorter
+        assert differing[0] == differing[1], (arm, other)
+
+
+@pytest.mark.parametrize("scale", SEEDS)
+def test_mixed_tests_hold_the_papers_share_and_every_control_its_oracle(lists, scale):
+    arms = lists[scale]
+    samples = [int(arms[f"wgan_gp/gan_{name}"][0][1]["--samples"][0]) for name in ("benign", "malignant")]
+    mixed = [int(number) for number in arms["wgan_gp/cnn_hybrid-s%"][0][1]["--mixed-test"]]
+    assert mixed[0] / samples[0] == pytest.approx(100 / 879, abs=0.006)
+    assert mixed[1] / samples[1] == pytest.approx(104 / 888, abs=0.006)
+    sizes = {arm.split("_")[1] for arm in arms if re.fullmatch("controls/cnn_.*_real-s%", arm)}
+    assert sizes == {str(2 * int(size)) for size in sizes if size != "200"} | {min(sizes - {"100", "200"}, key=int)}
+    assert {"50", "100", "200"} <= sizes and "controls/cnn_50_dcgan_cls_alone-s%" in arms
+
+
+@pytest.mark.parametrize("words", [["--scale", "quick"], ["--scale", "paper"], ["--weights", "none", "--scale", "paper"]])
+def test_weights_are_kept_where_a_later_job_needs_them_and_published_ones_are_taken_if_allowed(words):
+    jobs_of, published = {name: command for _, name, command in listed("--out", "/out", *words)}, words == ["--scale", "paper"]
+    needed = {word for command in jobs_of.values() if command[1] in ("rank", "score") for word in command[2:3]}
+    needed |= {command[command.index("--from") + 1] for command in jobs_of.values() if "--from" in command}
+    of_arms = {re.sub(r"-s\d+$", "", name) for name in needed}
+    for name, command in jobs_of.items():
+        if command[1] == "train":
+            assert ("--forget" in command) != (re.sub(r"-s\d+$", "", f"/out/{name}") in of_arms), name
+            network = classify.NETWORKS.get(command[2])
+            if command[0] == "classify.py" and "weights" in network.recipe:
+                assert ("--weights" in command) != published, name
+    assert ("inception" in needed) == published
+
+
+def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
+    for name in ("vae/benign", "vae/malignant", "dermagan/benign", "dermagan/malignant"):
+        (tmp_path / name).mkdir(parents=True)
+    commands = {name: command for _, name, command in listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)}
+    for name, command in commands.items():
+        assert ("--dry-run" in command) == (command[0] != "data.py" and command[1] != "describe"), name
+    assert {name for name in commands if "vae" in name} == {
+        f"controls/cnn_100_vae{arm}-s{seed}" for arm in ("", "_shuffled", "_alone") for seed in (0, 1)}
+    assert any("cnn_100_mine-s0" in name for _, name, _ in listed("controls", "--synthetic", tmp_path / "dermagan"))
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--scale", "huge"], "huge"), (["nonsense"], "nonsense"), (["--seeds", "0"], "--seeds"),
-    (["--data", "/nowhere"], "/nowhere"), (["--weights", "some"], "some"), (["--out"], "--out needs a value")])
+    (["--scale", "huge"], "huge"), (["nonsense"], "nonsense"), (["--seeds", "0"], "--seeds"), (["--out"], "--out needs a value"),
+    (["--data", "/nowhere"], "/nowhere"), (["--weights", "some"], "some"), (["--synthetic", "/"], "benign")])
 def test_bad_options_end_in_one_line(words, said):
     found = bash("list", *words)
     assert found.returncode == 2 and said in found.stderr and found.stderr.startswith(("run_all.sh", "realpath"))
 
 
 def test_photographs_are_found_from_any_folder_and_with_odd_names(tmp_path):
-    photos = tmp_path / "my $(echo) 'photos'"
-    (photos / "benign").mkdir(parents=True)
-    (photos / "malignant").mkdir()
-    found = subprocess.run(["bash", str(ROOT / "run_all.sh"), "list", "--data", photos.name, "wgan_gp"],
-                           capture_output=True, text=True, cwd=tmp_path)
-    rows = [line.split("\t") for line in found.stdout.splitlines()]
-    prepare = next(shlex.split(row[3]) for row in rows if row[2] == "wgan_gp/data")
-    assert prepare[prepare.index("prepare") + 1] == str(photos)
-
-
-# ---- The runner
-
-def lines(tmp_path, *rows):
-    return "".join(f"{study}\t{stage}\t{name}\t{command} --out {tmp_path}/{study}/{name}\n"
-                   for study, stage, name, command in rows)
-
-
-def run_jobs(tmp_path, text, *words):
-    return subprocess.run([sys.executable, "jobs.py", "run", "--out", tmp_path, "--jobs", "2", *words],
-                          input=text, capture_output=True, text=True, cwd=ROOT)
-
-
-LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
-
-
-def test_the_runner_runs_by_stages_goes_on_and_names_what_failed(tmp_path):
-    text = lines(tmp_path, ("a", 1, "data", LESIONS), ("a", 2, "bad", "gan.py train dcgan_cls --data nowhere"),
-                 ("a", 3, "late", LESIONS), ("b", 1, "data", LESIONS), ("b", 2, "more", LESIONS + " --seed 1"))
-    found = run_jobs(tmp_path, text)
-    assert found.returncode == 1, found.stderr
-    assert "FAILED" in found.stdout and "nowhere does not exist" in found.stdout and "alone: python gan.py" in found.stdout
-    assert "3 of 5 jobs are done" in found.stdout and not (tmp_path / "a" / "late" / "result.json").exists()
-    again = run_jobs(tmp_path, text.replace("gan.py train dcgan_cls --data nowhere", LESIONS))
-    assert again.returncode == 0 and "3 of 5 jobs were done before" in again.stdout and "5 of 5 jobs" in again.stdout
-
-
-def test_a_job_gives_the_same_bytes_alone_and_in_the_runner(tmp_path, prepared):
-    train = f"classify.py train cnn --data {prepared} --steps 5 --batch 8"
-    run_jobs(tmp_path, lines(tmp_path, ("a", 1, "cnn", train)))
-    subprocess.run([sys.executable, *train.split(), "--out", str(tmp_path / "alone")], cwd=ROOT,
-                   env=dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // 2))))
-    assert (tmp_path / "alone" / "predictions.csv").read_bytes() == (tmp_path / "a" / "cnn" / "predictions.csv").read_bytes()
-
-
-def test_a_folder_of_other_results_is_refused(tmp_path):
-    assert run_jobs(tmp_path, "", "--scale", "quick").returncode == 0
-    other = run_jobs(tmp_path, "", "--scale", "small")
-    assert other.returncode == 2 and "quick" in other.stderr and "small" in other.stderr
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_path, prepared, kind):
-    text = lines(tmp_path, ("a", 1, "gan", f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps 4000"))
-    process = subprocess.Popen([sys.executable, "jobs.py", "run", "--out", str(tmp_path), "--jobs", "2"], cwd=ROOT,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    process.stdin.write(text)
-    process.stdin.close()
-    log = tmp_path / "a" / "gan" / "log.txt"
-    while not log.exists() or "/4000" not in log.read_text():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(kind)
-    process.wait(timeout=30)
-    time.sleep(1)
-    jobs.start_job(tmp_path / "a" / "gan", jobs.read_json(tmp_path / "a" / "gan" / "config.json"))
-    jobs.LOCKS.pop(tmp_path / "a" / "gan").close()          # nobody holds the job's lock any more
-    if kind == signal.SIGINT:
-        assert process.returncode == 130 and (tmp_path / "a" / "gan" / "checkpoint.pt").exists()
-
-
-def test_a_half_written_file_never_takes_the_place_of_a_whole_one(tmp_path):
-    jobs.write_json(tmp_path / "a.json", dict(old=1))
-    with pytest.raises(ValueError):
-        jobs.write_json(tmp_path / "a.json", dict(new=float("nan")))
-    assert jobs.read_json(tmp_path / "a.json") == dict(old=1) and len(list(tmp_path.iterdir())) == 1
-
-
-def test_two_processes_never_share_a_job(tmp_path, prepared):
-    train = [sys.executable, "gan.py", "train", "dcgan_cls", "--data", str(prepared), "--width", "4", "--batch", "8",
-             "--steps", "4000", "--out", str(tmp_path / "job")]
-    first = subprocess.Popen(train, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "job" / "config.json").exists():
-        assert first.poll() is None
-        time.sleep(0.1)
-    second = subprocess.run(train, cwd=ROOT, capture_output=True, text=True)
-    first.kill()
-    assert second.returncode == 2 and "another process is at work" in second.stderr
-
-
-# ---- The dry run
-
-def test_the_first_step_is_counted_and_the_second_is_timed():
-    cost = {}
-    step = jobs.measured(lambda a, b: torch.sin(a @ b).sum().backward(), cost)
-    for _ in range(2):
-        a = torch.ones(8, 16, requires_grad=True)
-        b = torch.ones(16, 4, requires_grad=True)
-        step(a, b)
-    assert cost["gflop"] == pytest.approx(3 * 2 * 8 * 16 * 4 / 1e9)     # there, back to a, back to b
-    assert cost["kernels"] >= 6 and 0 < cost["step_seconds"] < 1
-
-
-def test_a_dry_run_makes_two_steps_of_one_job_of_each_kind_and_adds_up_the_whole(tmp_path, prepared):
-    net = f"classify.py train cnn --data {prepared} --steps 720000 --batch 8 --dry-run"
-    text = ""
-    for name in ("cnn_1-s0", "cnn_2-s0", "cnn_2-s1"):
-        text += lines(tmp_path, ("study", 1, name, f"{net} --seed {name[-1]}"))
-    done = run_jobs(tmp_path, text, "--dry-run")
-    assert [folder.name for folder in (tmp_path / "study").iterdir()] == ["cnn_2-s0"], done.stderr
-
-    result = jobs.read_json(tmp_path / "study/cnn_2-s0/result.json")
-    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 720000
-    row, total = done.stdout.splitlines()[-2:]
-    assert row.split()[:3] == ["study/cnn_2-s0", "3", "720,000"]
-    hours = 3 * 200 * result["cost"]["step_seconds"]    # 720,000 steps are 200 hours of seconds
-    assert float(total.split()[6]) == pytest.approx(hours, rel=0.02) and total.split()[5] == "3"
-
-
-def test_a_dry_run_of_the_list_leaves_out_what_trains_nothing():
-    commands = {name: command for _, name, command in listed("--dry-run", "--scale", "paper")}
-    assert "--dry-run" in commands["wgan_gp/gan_benign"] and "--dry-run" in commands["dcgan_cls/fid"]
-    assert "--dry-run" not in commands["wgan_gp/data"] + commands["wgan_gp/networks"]
-
-
-# ---- What goes wrong outside of a job
-
-@pytest.mark.parametrize("library", ["_multiarray_umath", "libtorch_cpu"])
-def test_ctrl_c_while_importing_is_quiet(library):
-    process = subprocess.Popen([sys.executable, "report.py", "nowhere"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    while library not in Path(f"/proc/{process.pid}/maps").read_text():     # it is being loaded
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.communicate()[1] == "" and process.returncode == -signal.SIGINT
-
-
-def test_a_full_disk_and_a_closed_pipe_at_the_output():
-    describe = [sys.executable, "gan.py", "describe", "acgan"]
-    with open("/dev/full", "w") as full:
-        found = subprocess.run(describe, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and "No space left" in found.stderr
-    process = subprocess.Popen(describe, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    assert process.stderr.read() == "" and process.wait() == 0
-
-
-@pytest.mark.parametrize("command", [
-    "data lesions --n 1000000000 --out x.npy", "data prepare --built-in 80 --size 1000000 --out x",
-    "gan train dcgan_cls --data {data} --samples 1000000000 --out x", "metrics fid {data} {data} --net none --size 1000000",
-    "gan sample {gan} --n 1000000000 --out x.npy", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
-def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
-    monkeypatch.chdir(tmp_path)
-    refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
-
-
-def test_a_result_of_another_job_or_with_another_digit_is_refused_and_left_overs_go(tmp_path, done, refused):
-    prepare = ["data", "prepare", "--built-in", 40, "--size", 16, "--out"]
-    done(*prepare, tmp_path / "a")
-    done(*prepare, tmp_path / "b", "--seed", 1)
-    (tmp_path / "a" / ".images.npy.77.tmp").write_text("left by a kill")
-    done(*prepare, tmp_path / "a")
-    assert not list((tmp_path / "a").glob(".*.tmp"))
-    own, other = (tmp_path / name / "result.json" for name in "ab")
-    text = own.read_text()
-    own.write_bytes(other.read_bytes())
-    refused(["another job"], *prepare, tmp_path / "a")
-    own.write_text(text.replace('"lesions": ', '"lesions": 1'))
-    refused(["result.json is damaged or not ours"], *prepare, tmp_path / "a")
-
-
-# ---- The report
-
-def fake_run(out, study, name, accuracy, seed=0, n=400, test="real", lesions="lesion"):
-    """A finished two-class classifier that is right in about this share of its tests."""
-    folder = out / study / f"{name}-s{seed}"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng([seed, int(1000 * accuracy)])
-    truth = np.random.default_rng(0).integers(0, 2, n)
-    right = np.random.default_rng(1).permutation(n) < accuracy * n + rng.normal(0, 2)
-    rows = ["test,image,lesion,label,benign,malignant"]
-    for k in range(n):
-        malignant = 0.9 if truth[k] == right[k] else 0.1
-        rows.append(f"{test},i{k},{lesions}{k},{('benign', 'malignant')[truth[k]]},{1 - malignant:.1f},{malignant}")
-    (folder / "predictions.csv").write_text("\n".join(rows) + "\n")
-    curves = dict(loss=[1, .5], accuracy=[.6, .7], val_loss=[1, .6], val_accuracy=[.5, .7])
-    result = dict(config=dict(classes=["benign", "malignant"], model="cnn"), seconds=1.0, command="python x", steps=10,
-                  counts=dict(benign=50, malignant=50), curves=curves, leaked=0, metrics={test: dict(loss=.5, confusion=[[1, 2], [3, 4]])})
-    jobs.write_json(folder / "result.json", result)
-
-
-def page_of(out, scale="small"):
-    jobs.write_json(out / "config.json", dict(scale=scale, data="photos"))
-    said = report.write(out)
-    return (out / "report.md").read_text(), (out / "report.html").read_text(), said
-
-
-def controls(out, real, gan, more):
-    for seed in range(3):
-        fake_run(out, "controls", "cnn_100_real", real, seed)
-        fake_run(out, "controls", "cnn_200_real", more, seed)
-        fake_run(out, "controls", "cnn_100_dcgan_cls", gan, seed)
-        fake_run(out, "controls", "cnn_100_dcgan_cls_alone", 0.6, seed)
-
-
-def test_the_worth_that_was_planted_is_found(tmp_path):
-    controls(tmp_path, 0.70, 0.75, 0.80)
-    report.write(tmp_path)
-    (x, low, high), fake, more = report.worth_of(report.Results(tmp_path), "cnn", ["dcgan_cls"])
-    assert low < 0.5 < high and 0.3 < x < 0.7 and fake[1] > 0 and more[1] > 0.05
-
-
-def test_no_worth_without_a_gain_from_real_images(tmp_path):
-    controls(tmp_path, 0.70, 0.75, 0.70)
-    markdown, _, _ = page_of(tmp_path)
-    assert "cannot be told here" in markdown
-
-
-def test_a_missing_job_is_named_and_verdicts_are_given_where_judged(tmp_path):
-    for seed in range(3):
-        fake_run(tmp_path, "wgan_gp", "resnet18_real", 0.70, seed)
-        fake_run(tmp_path, "wgan_gp", "resnet18_hybrid", 0.80, seed)
-    markdown, page, _ = page_of(tmp_path)
-    claim = next(line for line in markdown.splitlines() if line.startswith("| GAN images help ResNet-18"))
-    assert claim.rstrip(" |").endswith("reproduced") and "+10" in claim
-    assert "not run: cnn_real" in markdown and "not run: networks" in markdown
-    quick, _, _ = page_of(tmp_path, "quick")
-    assert "reproduced" not in quick.split("## The controls")[0] and "rehearsal" in quick
-
-
-@pytest.mark.parametrize("printed, gain, p, expected", [
-    ("+10.1 points", [.10, .05, .15, .01], .01, "reproduced"), ("+10.1 points", [.03, .01, .05, .01], .01, "same direction"),
-    ("+10.1 points", [.01, -.02, .04, .5], .5, "not reproduced"), ("+10.1 points", [.05, -.05, .15, .3], .3, "cannot"),
-    ("+10.1 points", [-.1, -.2, -.05, .01], .01, "not reproduced"), ("+10.1 points", [.1, .05, .15, None], None, "cannot"),
-    ("no effect (-1 to 1)", [.001, -.01, .012, .9], .9, "reproduced"), ("no effect", [.05, .03, .07, .01], .01, "not reproduced"),
-    ("no effect", [.01, -.03, .05, .5], .5, "cannot"), ("level 93.5 %", [.93, .92, .95, None], None, "reproduced"),
-    ("level 93.5 %", [.86, .84, .88, None], None, "not reproduced"),
-    ("better, no number printed", [.05, .02, .08, .01], .01, "same direction"),
-    ("better, no number printed", [-.05, -.08, -.02, .01], .01, "not reproduced")])
-def test_verdicts(printed, gain, p, expected):
-    assert report.verdict(printed, gain, p).startswith(expected)
-
-
-def test_a_broken_job_is_left_out_and_named_and_every_string_is_escaped(tmp_path):
-    fake_run(tmp_path, "wgan_gp", "cnn_real", 0.7)
-    fake_run(tmp_path, "wgan_gp", "cnn_hybrid", 0.7)
-    (tmp_path / "wgan_gp" / "cnn_hybrid-s0" / "result.json").write_text('{"config": 3')
-    fake_run(tmp_path, "wgan_gp", "mobilenet_real", 0.7)
-    (tmp_path / "wgan_gp" / "mobilenet_real-s0" / "predictions.csv").write_text("test,image\nreal")
-    evil = jobs.read_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json")
-    evil["command"] = "python <script>alert(1)</script> | x"
-    jobs.write_json(tmp_path / "wgan_gp" / "cnn_real-s0" / "result.json", evil)
-    fake_run(tmp_path, "wgan_gp", "resnet18_real", 0.7)
-    (tmp_path / "wgan_gp" / "resnet18_real-s0" / "predictions.csv").unlink()
-    for key, value in (("metrics", 3), ("seconds", "a"), ("source", 3)):
-        fake_run(tmp_path, "controls", f"cnn_{key}_real", 0.7)
-        file = tmp_path / "controls" / f"cnn_{key}_real-s0" / "result.json"
-        jobs.write_json(file, jobs.read_json(file) | {key: value})
-    markdown, page, _ = page_of(tmp_path)
-    assert all(f"cnn_{key}_real-s0" in markdown for key in ("metrics", "seconds", "source"))
-    assert "resnet18_real-s0" in markdown and "cnn_hybrid-s0" in markdown and "mobilenet_real-s0" in markdown and "damaged" in markdown
-    assert "<script" not in page and "http" not in re.sub(r'xmlns="[^"]*"', "", page).split("<body>")[0][:3000]
-
-
-def test_a_report_of_nothing_says_so(tmp_path):
-    with pytest.raises(jobs.UserError, match="run_all.sh"):
-        report.write(tmp_path)
+    for name in ("benign", "malignant"):
+        (tmp_path / "my $(echo)  'photos'" / name).mkdir(parents=True)
+    found = bash("list", "--data", "my $(echo)  'photos'", cwd=tmp_path).stdout
+    prepare = next(line.split("\t")[3] for line in found.splitlines() if "\twgan_gp/data\t" in line)
+    assert shlex.split(prepare)[3] == str(tmp_path / "my $(echo)  'photos'")
+    assert "acgan_cyclegan/" not in found and "dermagan/" not in found and "controls/" in found     # no eight classes
 
 
 # ---- The whole way, and the README's examples
@@ -352,14 +214,14 @@ def test_a_report_of_nothing_says_so(tmp_path):
 def test_a_study_runs_to_its_report_and_every_cell_is_filled(tmp_path):
     """Every command of paper 000's list, with two steps each, on drawn lesions."""
     text = ""
-    for stage, name, command in listed("--scale", "quick", "--out", tmp_path, "wgan_gp"):
-        words = command[1:]
-        if "--steps" in words:
-            words[words.index("--steps") + 1] = "2"
-        text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{' '.join(words)}\n"
-    found = run_jobs(tmp_path, text)
+    for stage, name, command in listed("--out", tmp_path, "wgan_gp"):
+        if "--steps" in command:
+            command[command.index("--steps") + 1] = "2"
+        text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{shlex.join(command)}\n"
+    found = subprocess.run([sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"], input=text, capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stdout
-    markdown, _, _ = page_of(tmp_path, "quick")
+    report.write(tmp_path)
+    markdown = (tmp_path / "report.md").read_text()
     assert "not run" not in markdown.replace("was not measured", "") and "39,473,507" in markdown
 
 
@@ -378,6 +240,6 @@ def test_the_readmes_examples_run(tmp_path, prepared, name, file, before, comman
     text = (tmp_path / file).read_text()
     assert text.count(before) == 1
     (tmp_path / file).write_text(text.replace(before, readme_example(name) + "\n\n" + before))
-    found = subprocess.run([sys.executable, *command, "--data", str(prepared), "--steps", "2", "--batch", "4", "--out",
-                            str(tmp_path / "job")], cwd=tmp_path, capture_output=True, text=True)
+    words = [*command, "--data", prepared, "--steps", "2", "--batch", "4", "--out", tmp_path / "job"]
+    found = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0 and (tmp_path / "job" / "result.json").exists(), found.stderr
