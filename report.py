@@ -425,7 +425,7 @@ def layers(results, study, rows):
         filled.append({
             "layer": row["layer"],
             "output, printed": row["output"],
-            "ours": " x ".join(map(str, shape)) or "-",
+            "ours": "x".join(map(str, shape)) or "-",
             "parameters, printed": row["parameters"],
             "our parameters": f"{parameters:,}"})
     return filled
