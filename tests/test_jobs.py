@@ -238,17 +238,24 @@ def test_the_runner_runs_by_stages_goes_on_and_names_what_failed(tmp_path):
 
 MEETING = """import pathlib, sys, time
 out = pathlib.Path(sys.argv[-1])
-while out.name != "z" and not (out.parent / "xy".replace(out.name, "")).exists():
+at_work = lambda: sum(not (one / "result.json").exists() for one in out.parent.iterdir())
+while at_work() < 2 and out.name in "xy":
     time.sleep(0.1)
-alone = out.name == "z" and not [*out.parent.glob("[xy]/result.json")]
-(out / "result.json").write_text("{}") if not alone else sys.exit("three at once")
+if at_work() > 2:
+    sys.exit("three at once")
+time.sleep(2)
+(out / "result.json").write_text("{}")
 """
 
 
-def test_two_jobs_run_at_once_and_never_three(tmp_path):
+def test_two_jobs_run_at_once_and_never_three_and_the_time_left_is_that_of_two(tmp_path):
     (tmp_path / "meeting.py").write_text(MEETING)
-    found = run_jobs(tmp_path, [("a", 1, name, tmp_path / "meeting.py") for name in "xyz"])
-    assert found.returncode == 0 and "3 of 3 jobs are done" in found.stdout, found.stdout
+    found = run_jobs(tmp_path, [("a", 1, name, tmp_path / "meeting.py") for name in "xyzw"])
+    assert found.returncode == 0 and "4 of 4 jobs are done" in found.stdout, found.stdout
+    taken = re.findall(r"a/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)     # as printed, to the second
+    for k, (_, left) in enumerate(taken if len(taken) == 4 else [], 1):
+        mean, still = sum(int(seconds) for seconds, _ in taken[:k]) / k, 4 - k
+        assert abs(int(left) - mean * still / 2) <= 0.5 + 0.25 * still + 0.01, found.stdout
 
 
 def test_a_job_gives_the_same_bytes_alone_and_in_the_runner_which_keeps_to_one_scale(tmp_path, prepared):
