@@ -5,9 +5,11 @@
     python data.py prepare my_photos --size 64 --out runs/data   class folders, or images and csv
     python data.py prepare DIR --for dermagan --out runs/data    the set a study needs, below DIR
     python data.py check my_photos                               copies, wrong labels, leaks
+    python data.py export runs/data --share 1/2 --out half/      PNG for any other generator
 
-An image set is uint8 RGB images, labels, class names, image ids, lesion ids and a split. On disk:
-images.npy, which numpy maps as it is, with the rest in images.json beside it.
+Other people's photographs and tables are read in reading.py. An image set is uint8 RGB images,
+labels, class names, image ids, lesion ids and a split. On disk: images.npy, which numpy maps as it
+is, with the rest in images.json beside it.
 """
 import argparse
 import collections
@@ -89,10 +91,8 @@ class ImageSet:
         return dict(zip(self.classes, numbers.tolist()))
 
     def share(self, share):
-        """This share of each class, in a fixed random order of lesions: a larger one holds a smaller.
-
-        share: a Fraction or a float. Lesions are whole, but perhaps the last one of each class.
-        """
+        """This share (a Fraction or a float) of each class, in a fixed random order of lesions: a
+        larger one holds a smaller. Lesions are whole, but perhaps the last one of each class."""
         if share >= 1:
             return self
         lots = [hash_of(str(group).encode()) for group in self.groups]
@@ -173,8 +173,8 @@ def what_was_seen(*sets):
 def load(path, size=None, folder_size=None, label=None):
     """The image set of an .npy file, a job's folder, a folder of images or a zip, `size` px wide.
 
-    size: None leaves an .npy as it is, and a tree of GAN images at their GAN's size; any other folder
-    needs one, or a folder_size of its own. label: the class of all image files below a folder.
+    size: None leaves an .npy as it is, and a tree of GAN images at their GAN's size; any other
+    folder needs one, or a folder_size of its own. label: the class of all images of a folder.
     """
     path = Path(path)
     if not path.exists():
@@ -211,7 +211,8 @@ def load_npy(path):
         classes = [plain_name(name) for name in rest["classes"]]
         n, side = images.shape[:2]
         sizes = {n, len(labels), *map(len, columns.values())}
-        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "no RGB squares"
+        assert images.shape == (n, side, side, 3), "no RGB squares"
+        assert images.dtype == np.uint8, "no bytes"
         assert sizes == {n}, "labels and images differ in number"
         assert set(labels.tolist()) <= set(range(len(classes))), "labels without a class"
         assert len(set(classes)) == len(classes), "two classes of one name"
@@ -222,8 +223,8 @@ def load_npy(path):
 
 
 def load_synthetic(source, size=None, folder_size=None):
-    """The images of a generator: a GAN job, an image set or class folders; or CLASS=PATH, all of one
-    class, PATH any folder of images, a job, or an .npz whose arr_0 is uint8 (n, side, side, 3).
+    """The images of a generator: a GAN job, an image set or class folders; or CLASS=PATH, all of
+    one class, PATH any folder of images, a job, or an .npz whose arr_0 is uint8 (n, side, side, 3).
 
     info["generator"] is the GAN's model, else the name of the folder or file.
     """
@@ -251,7 +252,8 @@ def load_samples(path):
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
         n, side = images.shape[:2]
-        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "other type or shape"
+        assert images.shape == (n, side, side, 3), images.shape
+        assert images.dtype == np.uint8, images.dtype
     except Exception as problem:                    # numpy and zipfile raise a dozen types
         raise UserError(f"{path} holds no arr_0 of uint8 (n, side, side, 3): {problem}") from None
     ids = np.array([f"{path.name}/{k}" for k in range(n)])
@@ -281,8 +283,8 @@ def decoded(rows, size, info, skip_bad=False):
                 good.append(k)
             progress(k + 1)
     if bad and not (skip_bad and good):
-        raise UserError(f"{info['source']}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair or "
-                        "remove it, or use `python data.py prepare --skip-bad`")
+        raise UserError(f"{info['source']}/{bad[0]}: unreadable, and {len(bad) - 1} more. Repair "
+                        "or remove it, or use `python data.py prepare --skip-bad`")
     if bad:
         rows, pictures = [rows[k] for k in good], pictures[good]
     names, labels, lesions, parts, *_ = map(list, zip(*rows))
@@ -567,7 +569,7 @@ def honeycomb(rng, place, spacing):
 
 
 def pigment(rng, label, place):
-    """Brown, red, blue, white (size, size, 4) of a lesion without skin; place: x, y in the lesion."""
+    """Brown, red, blue, white (size, size, 4) of a lesion without skin. place: x, y in it."""
     like, own_shape, own = LESIONS[EIGHT[label]]
     _, other_shape, other = LESIONS[like]
     severity = 0.5 * rng.beta(1, 2)         # 0: a textbook case; .5: half the other class
@@ -647,7 +649,7 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
 
     image = image * picture.normal(1, 0.05, 3)                  # the light
     image = add_artefacts(picture, image, frame)
-    image = image + picture.normal(0, 0.01, (size, size, 1))    # the camera, last: it knows the size
+    image = image + picture.normal(0, 0.01, (size, size, 1))    # the camera, last: it knows size
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
@@ -800,8 +802,8 @@ def prepare(args):
         before_after = np.concatenate([before, images.images[:8]])
     images = with_split(resized(images, args.size), args.val, args.test, args.seed)
     if "train" not in images.split:
-        raise UserError("no image is left to train on: give a smaller --val or --test, or --resplit "
-                        "if the set marks all of its images val or test")
+        raise UserError("no image is left to train on: give a smaller --val or --test, or "
+                        "--resplit if the set marks all of its images val or test")
     near = near_test(images)
     if args.drop_near:
         images = images.take(~near)
@@ -853,8 +855,8 @@ def warnings_of(images):
         if n < 10:
             notes.append(f"warning: class {name} has only {n} images")
     if images.info["deep_grey"]:
-        notes.append(f"grey of more than 8 bits: {images.info['deep_grey']} images, each scaled by the "
-                     "power of two that holds its range")
+        notes.append(f"grey of more than 8 bits: {images.info['deep_grey']} images, each scaled by "
+                     "the power of two that holds its range")
     if images.info["skipped"]:
         notes.append(f"left out, unreadable: {first_of(images.info['skipped'])}")
     return notes
@@ -867,8 +869,8 @@ def export(args):
     info |= what_was_seen(images)
     replace(images, info=info).save(args.out)
     print(f"{args.out}: {images.counts()}. Let your generator learn from each class, and write its "
-          f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of {args.out}/info.json, "
-          "which says what it has seen. Then:\n"
+          f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of "
+          f"{args.out}/info.json, which says what it has seen. Then:\n"
           "bash run_all.sh controls --data ... --synthetic MINE")
 
 
@@ -932,9 +934,8 @@ def main():
     c.add_argument("source", help="a data set")
     for command in (p, c):
         command.add_argument("--zeros", metavar="CLASS", help="class of rows that hold only zeros")
-        command.add_argument("--columns", type=column, nargs="+", default=[], metavar="MEANING=NAME",
-                             help="image=NAME label=NAME lesion=NAME part=NAME: what columns of the "
-                             "tables mean")
+        command.add_argument("--columns", type=column, nargs="+", default=[], metavar="X=COLUMN",
+                             help="what columns of the tables mean, X: image, label, lesion, part")
 
     e = commands.add_parser("export", help="class folders of PNG", description=export.__doc__)
     e.set_defaults(function=export)

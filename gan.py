@@ -705,7 +705,8 @@ def sample_set(name, config, pictures, labels, seen):
 
 # ---- Training
 
-# What decides a GAN's result, besides its recipe and its images. The last two are a CycleGAN's.
+# What decides a GAN's result, besides its images and its recipe, whose epochs become steps. The
+# last two are a CycleGAN's.
 DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
 
 
@@ -877,10 +878,7 @@ def finish(m, args, held_out, labels, begun, cost):
     generated = sample_set(out.name, config, pictures, labels, seen)
     generated.save(out / "samples.npy")
 
-    values = metrics.judge_generated(generated, m.images, held_out, config["seed"])
-    if m.source is not None:
-        some = pictures[:128]
-        values["resemblance"] = metrics.resemblance(some, m.source.images[:len(some)])
+    values = metrics.judge_generated(generated, m.images, held_out, config["seed"], m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""

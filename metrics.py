@@ -31,7 +31,7 @@ from jobs import UserError
 def measures(labels, probabilities, classes, weights=None):
     """{measure: value}, nan where undefined. Of two classes also the AUC of the second.
 
-    labels (n,), probabilities (n, k); weights (b, n): values (b,) of b weighted versions of the test.
+    labels (n,), probabilities (n, k); weights (b, n): values (b,) of b weighted versions of it.
     """
     k = len(classes)
     if weights is None:
@@ -57,10 +57,12 @@ def measures(labels, probabilities, classes, weights=None):
 def auc(labels, scores, weights):
     """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
-    scores, labels, weights = scores[order], labels[order], weights[..., order]
-    first = np.flatnonzero(np.diff(scores, prepend=-np.inf))    # of the images of each score
-    positives = np.add.reduceat(weights * labels, first, -1)
-    negatives = np.add.reduceat(weights * (1 - labels), first, -1)
+    rises = np.diff(scores[order], prepend=-np.inf)
+    first = np.flatnonzero(rises)       # of the images of each score
+    weights = weights[..., order]
+    positive = weights * labels[order]
+    positives = np.add.reduceat(positive, first, -1)
+    negatives = np.add.reduceat(weights - positive, first, -1)
     below = negatives.cumsum(-1) - negatives / 2
     won = (positives * below).sum(-1)
     return won / (positives.sum(-1) * negatives.sum(-1))
@@ -68,10 +70,9 @@ def auc(labels, scores, weights):
 
 def roc_curve(labels, scores):
     """(false positive rate, true positive rate) from (0, 0) to (1, 1), by falling score."""
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    labels = np.asarray(labels)[order]
-    hits = np.stack([1 - labels, labels]).cumsum(1)
-    rates = hits / np.maximum(hits[:, -1:], 1)
+    positive = labels[np.argsort(-scores, kind="stable")]
+    found = np.stack([1 - positive, positive]).cumsum(1)
+    rates = found / found.max(1, keepdims=True).clip(1)
     return np.insert(rates, 0, 0, axis=1)
 
 
@@ -105,18 +106,20 @@ def arms_of(runs):
 
     runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of the k classes), ...]
     """
-    images = [repr((labels.tolist(), groups.tolist())) for labels, _, groups, _ in runs]
-    if len(set(images)) > 1:
+    tests, seeds = set(), []
+    for labels, probabilities, groups, classes in runs:
+        images = repr((labels.tolist(), groups.tolist()))
+        tests.add(data.hash_of(images.encode()))
+        as_it_is = np.ones(len(labels))
+        weights = np.vstack([as_it_is, lesion_weights(tuple(groups))])
+        seeds.append(measures(labels, probabilities, classes, weights))
+    if len(tests) > 1:
         raise UserError("the seeds of an arm must have the same test images in the same order")
-    test = data.hash_of(images[0].encode())
-    labels, _, groups, classes = runs[0]
-    drawn = lesion_weights(tuple(groups))
-    weights = np.vstack([np.ones(len(labels)), drawn])      # first the test images as they are
-    seeds = [measures(labels, probabilities, classes, weights) for _, probabilities, *_ in runs]
+    [test] = tests
+    views = len(labels) / len(set(groups))
     arms = {}
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
-        views = len(labels) / len(set(groups))
         arms[name] = Arm(values[:, 0], values[:, 1:], lesions_of(name, runs), test, views)
     return arms
 
@@ -143,9 +146,9 @@ def combine(arms, weights):
     """(value, variance, degrees of freedom) of sum weights[name] * mean over seeds of arms[name].
 
     Two sources of chance. *Lesions*: which ones the test set happens to hold; the variance over the
-    bootstrap draws of the whole sum, so that what is easy for all arms cancels. *Trainings*: how each
-    happened to go; an arm's variance over its seeds, divided by their number. What one seed gets wrong
-    on its own is in both: it is taken off the lesions, and is the least that the trainings can have.
+    bootstrap draws of the whole sum, so that what is easy for all arms cancels. *Trainings*: how
+    each happened to go; an arm's variance over its seeds, divided by their number. What one seed
+    gets wrong on its own is in both: it is taken off the lesions, and is the least of trainings.
     Degrees of freedom: Satterthwaite's, total^2 / sum part^2 / df; 0 if an arm has one seed, which
     says nothing of its trainings.
 
@@ -203,9 +206,10 @@ def difference(arms, weights):
 def gain(arms, before, after):
     """difference() of the mean of the arms named in `after` to the mean of those in `before`."""
     weights = dict.fromkeys([*before, *after], 0.0)
-    for sign, names in ((-1, before), (1, after)):
-        for name in names:
-            weights[name] += sign / len(names)
+    for name in before:
+        weights[name] -= 1 / len(before)
+    for name in after:
+        weights[name] += 1 / len(after)
     return difference(arms, weights)
 
 
@@ -227,23 +231,26 @@ def level(arm):
 
 def wilson(share, n, z=1.96):
     """[share, low, high] of a share of n, by Wilson: never without width, never beyond 0 and 1."""
-    shrink = 1 + z ** 2 / n
-    middle = (share + z ** 2 / (2 * n)) / shrink
-    half = z / shrink * np.sqrt(share * (1 - share) / n + z ** 2 / (4 * n * n))
+    half_z = z ** 2 / (2 * n)
+    shrink = 1 + 2 * half_z
+    middle = (share + half_z) / shrink
+    variance = share * (1 - share) / n + half_z / (2 * n)
+    half = z / shrink * np.sqrt(variance)
     return np.clip([share, middle - half, middle + half], 0, 1).tolist()
 
 
 def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
-    k = len(classes)
-    matrix = np.bincount(labels * k + probabilities.argmax(1), minlength=k * k).reshape(k, k)
+    matrix = np.zeros((len(classes), len(classes)), int)
+    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
     values = {
         "n": len(labels),
         "confusion": matrix.tolist(),
         "loss": log_loss(labels, probabilities),
         "majority": float(matrix.sum(1).max() / len(labels))}
-    arms = arms_of([(labels, probabilities, groups, classes)])
-    return values | {name: level(arm) for name, arm in arms.items()}
+    for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
+        values[name] = level(arm)
+    return values
 
 
 def holm(ps):
@@ -260,9 +267,9 @@ def holm(ps):
 def worth(arms, triples):
     """[x, low, high]: what one GAN image is worth in further real images, or infinite ends.
 
-    triples: names of (real, real + GAN, real + as many further real images); x is the ratio of the two
-    gains, each summed over the triples. The interval is Fieller's: every x at which gain of GAN images
-    - x * gain of real ones does not differ from 0. Infinite where real images' own gain is not clear.
+    triples: names of (real, real + GAN, real + as many further real images); x is the ratio of the
+    two gains, each summed over the triples. The interval is Fieller's: every x at which gain of GAN
+    images - x * gain of real ones does not differ from 0. Infinite where the latter is not clear.
     """
     def at(of_gan, of_real):
         weights = dict.fromkeys(np.ravel(triples), 0.0)
@@ -292,20 +299,24 @@ def worth(arms, triples):
 def read_predictions(folder, test="real"):
     """(labels, probabilities, groups, classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
+    labels, probabilities, groups = [], [], []
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            header, *rows = csv.reader(lines)
-        classes = header[4:]
-        rows = [row for row in rows if row[0] == test]
-        groups = np.array([row[2] for row in rows])
-        labels = np.array([classes.index(row[3]) for row in rows], int)
-        probabilities = np.asarray_chkfinite([row[4:] for row in rows], float)
-        probabilities = probabilities.reshape(len(rows), len(classes))
-    except (OSError, ValueError, IndexError, csv.Error) as problem:
-        raise UserError(f"{file} cannot be used ({problem}): delete its folder, run it again") from None
-    if not rows:
-        raise UserError(f"{file} has no test {test}")
-    return labels, probabilities, groups, classes
+            rows = csv.reader(lines)
+            classes = next(rows)[4:]
+            for of_test, _, group, label, *scores in rows:
+                if of_test == test:
+                    labels.append(classes.index(label))
+                    groups.append(group)
+                    probabilities.append(scores)
+        if not labels:
+            raise ValueError(f"it has no test {test}")
+        probabilities = np.asarray_chkfinite(probabilities, float)
+        probabilities = probabilities.reshape(len(labels), len(classes))
+    except (OSError, ValueError, StopIteration, csv.Error) as problem:
+        raise UserError(f"{file} cannot be used ({problem}): delete its folder, "
+                        "run it again") from None
+    return np.array(labels), probabilities, np.array(groups), classes
 
 
 # ---- Distances between sets of images
@@ -314,8 +325,8 @@ def frechet(x, y):
     """Frechet distance of features (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)).
 
     With X, Y centred and divided by sqrt(n - 1), Sx = X'X, and tr (Sx Sy)^(1/2) is the sum of the
-    singular values of X Y'. If n > d, X is first replaced by R of X = QR (R'R = X'X), which keeps the
-    matrix at d x d. No matrix square root: nothing complex, nothing negative. float64.
+    singular values of X Y'. If n > d, X is first replaced by R of X = QR (R'R = X'X), which keeps
+    the matrix at d x d. No matrix square root: nothing complex, nothing negative. float64.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     gap = np.square(x.mean(0) - y.mean(0)).sum()
@@ -337,9 +348,11 @@ def kid(x, y):
 
     def within(a):
         k = kernel(a, a)
-        return (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+        np.fill_diagonal(k, 0)
+        return k.sum() / len(k) / (len(k) - 1)
 
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x = np.asarray(x, np.float64)
+    y = np.asarray(y, np.float64)
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
@@ -395,18 +408,20 @@ def copying(generated, train, held_out, seed=0):
     """{closer_to_train: [share, low, high]}: is a GAN image's nearest real image one it has seen?
 
     Of as many training as held-out images, by 16 x 16 thumbnails: .5 without copying. Where a few
-    real images are the nearest of many generated ones, these count as fewer. {}: nothing to compare.
+    real images are the nearest of many generated ones, these count as fewer. {}: none to compare.
     """
     n = min(len(train), len(held_out))
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
-    real = [images[rng.permutation(len(images))[:n]] for images in (train, held_out)]
-    gaps = cdist(colour_features(generated, 16), colour_features(np.concatenate(real), 16))
-    nearest = gaps.argmin(1)                        # the first n are training images
+    seen = train[rng.permutation(len(train))[:n]]
+    unseen = held_out[rng.permutation(len(held_out))[:n]]
+    real = colour_features(np.concatenate([seen, unseen]), 16)      # the first n: training images
+    nearest = cdist(colour_features(generated, 16), real).argmin(1)
     often = np.bincount(nearest, minlength=2 * n)
     counted = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
-    return {"closer_to_train": wilson((nearest < n).mean(), min(len(generated), counted))}
+    share = (nearest < n).mean()
+    return {"closer_to_train": wilson(share, min(len(generated), counted))}
 
 
 # ---- Collapse
@@ -420,64 +435,72 @@ def diversity(images, real):
 
     Each image's mean colour is taken away first: the light and the skin are not the lesion.
     """
-    if min(len(images), len(real)) < 2:
-        return 1.0                                  # one image differs from nothing
-    means = []
-    for some in (images, real):
+    def spread(some):
         pixels = some.astype(np.float32)
         pixels -= pixels.mean((1, 2), keepdims=True)
-        means.append(pdist(pixels.reshape(len(some), -1)).mean())
-    return float(means[0] / max(means[1], 1e-9))
+        return pdist(pixels.reshape(len(some), -1)).mean()
+
+    if min(len(images), len(real)) < 2:
+        return 1.0                                  # one image differs from nothing
+    return float(spread(images) / max(spread(real), 1e-9))
 
 
 def distinctness(images, real):
     """Median distance of a sample to its nearest other one, over the same in as many real images.
 
-    Near 0 where pictures come again: five in turn are as diverse as real images, but each has a double.
-    In 8 x 8 mean colours less that of the image, where noise upon a picture does not make it another.
+    Near 0 where pictures come again: five in turn are as diverse as real images, but each has a
+    double. In 8 x 8 mean colours less that of the image: noise upon a picture makes no other one.
     """
     n = min(len(images), len(real))
-    if n < 2:
-        return 1.0
-    medians = []
-    for some in (images, real):
+
+    def to_nearest(some):
         colours = colour_features(some[:n]).reshape(n, 3, -1)
         colours -= colours.mean(2, keepdims=True)
         gaps = squareform(pdist(colours.reshape(n, -1)))
         np.fill_diagonal(gaps, np.inf)
-        medians.append(np.median(gaps.min(1)))
-    return float(medians[0] / max(medians[1], 1e-9))
+        return np.median(gaps.min(1))
+
+    if n < 2:
+        return 1.0
+    return float(to_nearest(images) / max(to_nearest(real), 1e-9))
 
 
 def resemblance(images, originals):
-    """What a translation leaves: 1, each image is its original; 0, as far from it as another original."""
-    images, originals = (some.reshape(len(some), -1).astype(np.float32) for some in (images, originals))
-    change = np.linalg.norm(images - originals, axis=1).mean()
-    return float(1 - change / max(pdist(originals).mean(), 1e-9))
+    """What a translation leaves: 1, nothing is changed; 0, as far from it as another original."""
+    originals = originals.astype(np.float32).reshape(len(originals), -1)
+    change = images.reshape(originals.shape) - originals
+    moved = np.linalg.norm(change, axis=1).mean()
+    return float(1 - moved / max(pdist(originals).mean(), 1e-9))
 
 
-def judge_generated(generated, train, held_out, seed=0):
+def judge_generated(generated, train, held_out, seed=0, source=None):
     """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
 
-    train: what it learned from. held_out: real images that it never saw; none if it saw all. Diversity
-    is the mean of its classes, distinctness that of the worst; of up to 128 images of each.
+    train: what it learned from. held_out: real images that it never saw; none if it saw all.
+    source: what it translated, in order. Diversity is the mean of its classes, distinctness that of
+    the worst; of up to 128 images of each.
     """
     rng = np.random.default_rng(seed)
     spread, distinct = [], []
     for name in generated.classes:
-        real = train.of_class(name) if name in train.classes else train
-        pair = []
-        for one in (generated.of_class(name), real):
-            pair.append(one.images[rng.permutation(len(one))[:128]])
-        spread.append(diversity(*pair))
-        distinct.append(distinctness(*pair))
+        samples, real = generated.of_class(name), train
+        if name in train.classes:
+            real = train.of_class(name)
+        samples = samples.images[rng.permutation(len(samples))[:128]]
+        real = real.images[rng.permutation(len(real))[:128]]
+        spread.append(diversity(samples, real))
+        distinct.append(distinctness(samples, real))
     values = dict(diversity=float(np.mean(spread)), distinctness=min(distinct))
     values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
 
+    if source is not None:
+        n = min(len(generated), 128)
+        values["resemblance"] = resemblance(generated.images[:n], source.images[:n])
     if len(train) >= 4 and len(generated) >= 2:
-        features = [colour_features(one.images) for one in (train, generated)]
-        row = distances(*features, draws=1)
-        values |= {f"fd_8x8_{key}": row[key] for key in ("distance", "floor", "n", "kid")}
+        real = colour_features(train.images)
+        row = distances(real, colour_features(generated.images), draws=1)
+        for key in ("distance", "floor", "n", "kid"):
+            values[f"fd_8x8_{key}"] = row[key]
     some = generated.images[rng.permutation(len(generated))[:2000]]     # of 24,000 it takes minutes
     return values | copying(some, train.images, held_out.images, seed)
 
@@ -491,8 +514,8 @@ FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_we
 def fid_network():
     """The FID's Inception (TensorFlow's, weights by pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
 
-    torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out the
-    padding, and the last block takes the maximum. net.head: weights of the last layer, for the IS.
+    torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out
+    the padding, the last block takes the maximum. net.head: weights of the last layer, for the IS.
     """
     from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
@@ -554,14 +577,16 @@ def compare(args):
     of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
-        pair = dict(a=a, b=of_b.get(name, a._replace(values=a.values * np.nan)))
-        value, low, high, p = gain(pair, "a", "b")
+        b = of_b.get(name, a._replace(values=a.values * np.nan))
+        value, low, high, p = gain(dict(a=a, b=b), "a", "b")
         if value is None:
             print(f"{name:24}  undefined: a class is never found, or unknown to B")
             continue
-        means = [f"{arm.values.mean():7.3f}" for arm in pair.values()]
-        chance = f"{p:.3f}" if p is not None else "one seed: chance of the test lesions alone"
-        print(f"{name:24}{''.join(means)}   {value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
+        chance = "one seed: chance of the test lesions alone"
+        if p is not None:
+            chance = f"{p:.3f}"
+        print(f"{name:24}{a.values.mean():7.3f}{b.values.mean():7.3f}   "
+              f"{value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
 
 
 def fid(args):

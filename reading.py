@@ -75,8 +75,8 @@ def class_name(name, binary):
         if key in names.split():
             short = known
     if binary and short not in KINDS:
-        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv (image, label), "
-                        "or in CLASS_NAMES of reading.py")
+        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv (image, "
+                        "label), or in CLASS_NAMES of reading.py")
     return KINDS[short] if binary else short
 
 
@@ -114,7 +114,7 @@ def kind_of(name):
 
 
 def walk(folder):
-    """Every file below a folder. Links are followed last and no folder twice, so that circles end."""
+    """Every file below a folder. Links are followed last, no folder twice, so that circles end."""
     seen, waiting = set(), [folder]
     while waiting:
         for root, folders, files in os.walk(waiting.pop(0)):
@@ -201,9 +201,6 @@ class Table(NamedTuple):
     columns: dict       # meaning: [number of its column]; "classes": of 0 and 1, one for each class
     rows: list          # (line, cells, [images that it names])
 
-    def titles(self, meaning):
-        return [self.header[k] for k in self.columns.get(meaning, [])]
-
     def unused(self):
         """Numbers of the columns that tell nothing."""
         used = set(itertools.chain(*self.columns.values()))
@@ -214,8 +211,8 @@ class Table(NamedTuple):
 
 
 def finder(pictures):
-    """A function that finds the pictures which a cell means: by path, file name or stem, in any case,
-    with either slash, as they lay on any machine. strictly: no folder may disagree."""
+    """A function that finds the pictures which a cell means: by path, file name or stem, in any
+    case, with either slash, as they lay on any machine. strictly: no folder may disagree."""
     def key_of(path):
         path = path.replace("\\", "/").lower().lstrip("./")
         if kind_of(path) in SUFFIXES:
@@ -265,16 +262,16 @@ def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
         "image=... label=... lesion=... part=... (label=A,B,C: a column of 0 and 1 for each class; "
-        "label=folder: the folders are the classes; part=none: no parts), or write a labels.csv (image, "
-        "label, lesion_id, split)")
+        "label=folder: the folders are the classes; part=none: no parts), or write a labels.csv "
+        "(image, label, lesion_id, split)")
 
 
 def read_table(place, name, open_file, find, named):
-    """The Table, without rows if it names no image: its first lines tell, the rest is not read then."""
+    """The Table; without rows if, by its first lines, it names no image: then no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
         first = text.readline(1_000_000)
-        delimiter = max(",;\t", key=first.count)
-        cells = csv.reader(itertools.chain([first], text), delimiter=delimiter, skipinitialspace=True)
+        cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
+                           delimiter=max(",;\t", key=first.count))
         lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
         top = list(itertools.islice(lines, 20))
         header = top[0][1] if top else []
@@ -321,11 +318,12 @@ def read_tables(folder, files, pictures, named):
     titles = {plain(title) for table in tables for title in table.header}
     for title in ",".join(named.values()).split(","):
         if plain(title) not in titles | {"folder", "none", ""}:
-            headers = [f"{table.name}: {first_of(table.header)}" for table in tables]
-            raise UserError(f"no table of {folder} has a column {title}. {'; '.join(headers)}")
-    own = [table for table in tables if Path(table.name).name == "labels.csv" and table.has_label()]
+            headers = "; ".join(f"{table.name}: {first_of(table.header)}" for table in tables)
+            raise UserError(f"no table of {folder} has a column {title}. {headers}")
+    own = [table.name for table in tables if table.has_label()
+           and Path(table.name).name.lower() == "labels.csv"]
     for table in tables:
-        if own and table not in own:                # one's own labels win over those of the set
+        if own and table.name not in own:                # one's own labels win over those of the set
             table.columns.pop("label", None)
             table.columns.pop("classes", None)
     return tables
@@ -336,7 +334,8 @@ def class_of(table, row, place, zeros):
     if "label" in table.columns:
         label = row[table.columns["label"][0]]
         if not label:
-            raise UserError(f"{place}: the label is empty. Fill it in, or take the row out")
+            raise UserError(f"{place}: the label is empty. Fill it in, take the row out, or name "
+                            "another column: --columns label=...")
         return label
     ones = []
     for k in table.columns["classes"]:
@@ -373,15 +372,16 @@ def values_of(folder, tables, files, zeros):
             if table.has_label():
                 told |= dict(label=class_of(table, row, place, zeros), table=by_name)
             if len({hash_of(contents(files[name])) for name in names[1:] and names}) > 1:
-                raise UserError(f"{place}: {len(names)} different pictures are called so, {names[0]} "
-                                f"and {names[1]}: name them by their paths")
+                raise UserError(f"{place}: {len(names)} different pictures are called so, "
+                                f"{names[0]} and {names[1]}: name them by their paths")
             for name, meaning in itertools.product(names, told):
-                text = told[meaning]
-                before, where = values[meaning].setdefault(name, (text, place)) if text else (text, "")
-                if class_name(before, False) != class_name(text, False):
-                    raise UserError(
-                        f"{name}: its {meaning} is {before!r} in {where}, but {text!r} in {place}. Mend "
-                        f"or take out one of them, or say which counts: --columns {meaning}=...")
+                if not told[meaning]:
+                    continue
+                before, where = values[meaning].setdefault(name, (told[meaning], place))
+                if class_name(before, False) != class_name(told[meaning], False):
+                    raise UserError(f"{name}: its {meaning} is {before!r} in {where}, but "
+                                    f"{told[meaning]!r} in {place}. Mend or take out one of them, "
+                                    f"or say which counts: --columns {meaning}=...")
     return values
 
 
@@ -398,8 +398,8 @@ class Row(NamedTuple):
 
 
 def classes_of_folders(pictures):
-    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no part's
-    folder, and none that all images share."""
+    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
+    part's folder, and none that all images share."""
     folders = {}
     for name in pictures:
         folders[name] = [one for one in name.split("/")[:-1] if not part_of([one])]
@@ -428,26 +428,43 @@ def check_folders(folder, tables, classes):
 
 
 def without_copies(rows, files):
-    """The rows but for further files of one name, class, part and content: archives hold sets twice."""
-    alike, kept = collections.defaultdict(list), []
-    for row in rows:
-        alike[Path(row.name).name.lower(), row.label, row.part].append(row.name)
-    for names in alike.values():
-        first = {}
-        for name in names:
-            first.setdefault(hash_of(contents(files[name])) if names[1:] else "", name)
-        kept += first.values()
-    kept = set(kept)
-    return [row for row in rows if row.name in kept]
+    """The rows without further files of the same name, class, part and content: some archives hold
+    a set twice."""
+    keys = [(Path(row.name).name.lower(), row.label, row.part) for row in rows]
+    alike, kept, seen = collections.Counter(keys), [], set()
+    for row, key in zip(rows, keys):
+        if alike[key] > 1:
+            key = (*key, hash_of(contents(files[row.name])))
+        if key not in seen:
+            kept.append(row)
+        seen.add(key)
+    return kept
+
+
+def part_told(name, values, named):
+    """The part of an image: by a column, else by its folders, else by its table's name."""
+    column, _ = values["part"].get(name, ("", ""))
+    folder = part_of(name.split("/")[:-1])
+    table, place = values["table"].get(name, ("", ""))
+    if named.get("part") == "none":
+        return ""
+    if not column and folder and table not in ("", folder):
+        raise UserError(f"{name} lies in a folder of {folder}, but is listed in {place}. Rename "
+                        "one, or --columns part=none")
+    return column or folder or table
 
 
 def told_by(tables, meaning):
     """"column dx of HAM10000_metadata.csv", of all tables that tell it; "" if none does."""
-    tables = [table for table in tables if meaning in table.columns and table.rows]
-    return first_of([f"column {first_of(table.titles(meaning))} of {table.name}" for table in tables])
+    words = []
+    for table in tables:
+        titles = [table.header[k] for k in table.columns.get(meaning, [])]
+        if titles and table.rows:
+            words.append(f"column {first_of(titles)} of {table.name}")
+    return first_of(words)
 
 
-def what_was_left(tables, others, pictures, labels, copies):
+def what_was_left(tables, rows, pictures, others, n_copies):
     """Sentences on what was not used, and why."""
     notes = []
     for table in tables:
@@ -458,17 +475,31 @@ def what_was_left(tables, others, pictures, labels, copies):
         elif titles:
             notes.append(f"not used: column {titles} of {table.name}")
         if missing:
-            notes.append(f"left out: {missing} of {len(table.rows)} rows of {table.name}, whose images "
-                         "are not here")
-    lacking = [name for name in pictures if name not in labels]
+            notes.append(f"left out: {missing} of {len(table.rows)} rows of {table.name}, whose "
+                         "images are not here")
+    lacking = sorted(set(pictures) - {row.name for row in rows})
     if lacking:
-        notes.append(f"left out: {len(lacking)} of {len(pictures)} images, which no table or folder "
-                     f"gives a class: {first_of(lacking, 3)}")
+        notes.append(f"left out: {len(lacking)} of {len(pictures)} images, which no table or "
+                     f"folder gives a class: {first_of(lacking, 3)}")
     if others:
         notes.append(f"left out, no images: {counted(others)}")
-    if copies:
-        notes.append(f"left out: {copies} further files of the same name and content")
+    if n_copies:
+        notes.append(f"left out: {n_copies} further files of the same name and content")
     return notes
+
+
+def what_decides(tables, rows, classes):
+    """Sentences on what tells classes, lesions and parts."""
+    lesions, patients = told_by(tables, "lesion"), told_by(tables, "patient")
+    alone = sum(row.lesion == row.name for row in rows)
+    if patients:
+        lesions = f"{lesions or 'no lesion_id'}, else {patients}, whose images stay together"
+    parts = "not given"
+    if any(row.part for row in rows):
+        parts = told_by(tables, "part") or "names of folders or tables"
+    return [f"classes: {classes}",
+            f"lesions: {lesions or 'not given'}; {alone} of {len(rows)} images count on their own",
+            f"parts: {parts}"]
 
 
 def read_rows(folder, zeros=None, named=None, label=None):
@@ -487,45 +518,30 @@ def read_rows(folder, zeros=None, named=None, label=None):
         raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}), but "
                         f"{counted(others) or 'nothing'}")
     if label:
-        pictures_of = [functools.partial(photograph, files[name]) for name in pictures]
-        return [Row(name, label, name, "", "", picture) for name, picture in zip(pictures, pictures_of)], []
+        pictures = {name: functools.partial(photograph, files[name]) for name in pictures}
+        return [Row(name, label, name, "", "", pictures[name]) for name in pictures], []
     tables = read_tables(folder, files, pictures, named)
     values = values_of(folder, tables, files, zeros)
     labels = {name: label for name, (label, _) in values["label"].items()}
-    by = told_by(tables, "label") or told_by(tables, "classes")
+    told = told_by(tables, "label") or told_by(tables, "classes")
     if not labels:
         labels = classes_of_folders(pictures)
         classes = sorted(set(labels.values()))
-        by = f"folders {first_of(classes)}"
+        told = f"folders {first_of(classes)}"
         if named.get("label") != "folder":
             check_folders(folder, tables, classes)
 
     rows, spelled = [], {}
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), plain_name(label))     # Benign is benign
-        told = {meaning: values[meaning].get(name, ("", ""))[0] for meaning in (*COLUMN_NAMES, "table")}
-        above = part_of(name.split("/")[:-1])
-        if not told["part"] and above and told["table"] not in ("", above) and "part" not in named:
-            raise UserError(f"{name} lies in a folder of {above}, but is listed in "
-                            f"{values['table'][name][1]}. Rename one, or --columns part=none")
-        part = told["part"] or above or told["table"]
-        if named.get("part") == "none":
-            part = ""
-        lesion = told["lesion"] or name
-        if told["patient"] and not told["lesion"]:
-            lesion = f"patient {told['patient']}"
+        part = part_told(name, values, named)
+        lesion, _ = values["lesion"].get(name, ("", ""))
+        patient, _ = values["patient"].get(name, ("", ""))
+        if patient and not lesion:
+            lesion = f"patient {patient}"
         picture = functools.partial(photograph, files[name])
-        rows.append(Row(name, label, lesion, part, told["patient"], picture))
-
+        rows.append(Row(name, label, lesion or name, part, patient, picture))
     kept = without_copies(rows, files)
-    notes = [f"classes: {by}"]
-    lesions, patients = told_by(tables, "lesion"), told_by(tables, "patient")
-    alone = sum(row.lesion == row.name for row in rows)
-    if patients:
-        lesions = f"{lesions or 'no lesion_id'}, else {patients}, whose images stay together"
-    notes.append(f"lesions: {lesions or 'not given'}; {alone} of {len(rows)} images count on their own")
-    by = "not given"
-    if any(row.part for row in rows):
-        by = told_by(tables, "part") or "names of folders or tables"
-    notes.append(f"parts: {by}")
-    return kept, notes + what_was_left(tables, others, pictures, labels, len(rows) - len(kept))
+    n_copies = len(rows) - len(kept)
+    left = what_was_left(tables, rows, pictures, others, n_copies)
+    return kept, what_decides(tables, rows, told) + left

@@ -20,8 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--batch 8 --steps 6 --samples 12"
 KINDS = {
@@ -31,9 +29,9 @@ KINDS = {
     "cyclegan": "gan.py train cyclegan --data data/job --source data/job --size 32 --width 4 "
                 "--blocks 1 --class malignant --source-class benign --batch 1 --steps 6 "
                 "--samples 12",
-    "classifier": "classify.py train cnn --data data/job --batch 8 --steps 6 --keep",
+    "classifier": "classify.py train cnn --data data/job --batch 8 --steps 6",
     "tree": "gan.py sample finished/job --n 300",
-    "run": "jobs.py run",
+    "run": "jobs.py",
 }
 LIST = [("study", 1, "data", KINDS["prepare"]), ("study", 2, "gan", KINDS["gan"]),
         ("study", 2, "cnn", KINDS["classifier"])]
@@ -61,18 +59,15 @@ def start(kind, folder, limit=-1):
 
 
 def contents(folder):
-    """{file: what is in it} of all that decides anything: no times, logs or bytes of an archive."""
+    """{file: what is in it} of all that decides anything: no times, logs or bytes of weights."""
     found, out = {}, Path(folder) / "job"
     for file in out.rglob("*"):
         name = str(file.relative_to(out))
         if file.name == "result.json":
             result = json.loads(file.read_text())
             found[name] = {key: value for key, value in result.items()
-                           if key not in ("seconds", "memory_gb", "command", "checksum")}
-        elif file.suffix == ".npz":
-            with np.load(file) as arrays:
-                found[name] = {key: arrays[key].tobytes() for key in arrays}
-        elif file.suffix in (".csv", ".png", ".json"):
+                           if key not in ("seconds", "memory_gb", "command")}
+        elif file.suffix in (".npy", ".csv", ".png", ".json"):
             found[name] = file.read_bytes()
     return found
 
@@ -108,8 +103,7 @@ def series_of(kind, series, times, expected, seconds, rng):
     for k in range(times):
         folder = Path(f"{kind}-{series}-{k}")
         disturb(kind, folder, series, (k + rng.random()) / times, seconds)
-        starts = 0
-        done = 1
+        starts, done = 0, 1
         while done not in (0, 2) and starts < 2:    # 2: a tree that was complete is refused
             done = start(kind, folder).wait()
             starts += 1
@@ -144,13 +138,11 @@ def main():
         assert start(kind, f"{kind}-whole").wait() == 0, Path(f"{kind}-whole", "said").read_text()
         seconds, expected = time.time() - begun, contents(f"{kind}-whole")
         for series in args.series:
-            row = series_of(kind, series, args.times, expected, seconds, rng)
-            rows.append([kind, series, *row])
+            rows.append([kind, series, *series_of(kind, series, args.times, expected, seconds, rng)])
             print(rows[-1], flush=True)
     names = ["stopped", "different", "traceback", "left over", "more starts"]
-    print(f"{'kind':12}{'series':9}" + "".join(f"{name:>12}" for name in names))
-    for kind, series, *row in rows:
-        print(f"{kind:12}{series:9}" + "".join(f"{count:12}" for count in row))
+    for row in [["kind", "series", *names], *rows]:
+        print("".join(f"{cell:>12}" for cell in row))
     print(f"in {scratch}")
 
 

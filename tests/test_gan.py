@@ -1,400 +1,433 @@
-"""Networks have the papers' parameter counts, losses known answers, and a training resumes exactly."""
-import math
+"""Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
+import copy
 import os
-import shutil
+import re
 import signal
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_GAN, result_of
+from conftest import TINY_GAN, result_of
+from PIL import Image
 from torch import nn
 
 import data
 import gan
 import jobs
+import metrics
+
+# What the papers state: {"wgan_gp recipe": its text, ...}
+TEXT = Path(__file__).with_name("gans.txt").read_text()
+STATED = dict(re.findall(r"^(\w.*)\n((?:  .*\n)+)", TEXT, re.MULTILINE))
 
 
-def parameters(net):
-    return sum(weight.numel() for weight in net.parameters())
-
-
-@pytest.mark.parametrize("net, count", [
-    (lambda: gan.wgan_gp_generator(), 39_473_507), (lambda: gan.wgan_gp_critic(), 33_767_777),
-    (lambda: gan.wgan_gp_critic(64), 2_766_657), (lambda: gan.dcgan_discriminator(), 4_316_545),
-    (lambda: gan.dcgan_generator(100), 5_135_363), (lambda: gan.dcgan_generator(128), 5_364_739),
-    (lambda: gan.dcgan_generator(100, 128), 18_872_323), (lambda: gan.acgan_generator(), 11_465_728),
-    (lambda: gan.acgan_discriminator(), 2_352_505), (lambda: gan.cyclegan_generator(), 11_378_179),
-    (lambda: gan.cyclegan_discriminator(), 2_764_737), (lambda: gan.wgan_gp_generator(512, 64, bias=False), 6_951_808),
-    (lambda: gan.conv4_discriminator(64, nn.BatchNorm2d, bias=False), 2_765_696)])
-def test_parameter_counts(net, count):
-    assert parameters(net()) == count
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_the_acgans_judge_ends_on_13_or_14_pixels_at_every_size(size):
-    """Ending at 1 x 1, as the first edition's did at 32 px, a BatchNorm over fakes alone makes them look real."""
-    judge = gan.acgan_discriminator(8, 16, size)
-    features = judge[:-2](torch.randn(2, 3, size, size))
-    assert features.shape[1] == 128 and features.shape[2] in (13, 14)
+def recipe(name, **changes):
+    values = {key: value for key, (value, _) in gan.GANS[name].recipe.items()}
+    return values | dict(model=name, classes=data.EIGHT) | changes
 
 
 @pytest.mark.parametrize("name", gan.GANS)
-def test_recipes_build_networks_that_fit_each_other(name):
-    entry = gan.GANS[name]
-    config = {key: value for key, (value, _) in entry.recipe.items()}
-    config |= dict(model=name, classes=data.EIGHT, width=8)
-    side = config.get("size", 64)
-    inputs = torch.randn(2, 3, side, side) if entry.source else gan.noise(config, 2)[0]
-    image = entry.generator(config).eval()(inputs)
-    assert image.shape == (2, 3, side, side) and image.abs().max() <= 1
-    if name != "lapgan":
-        judged = entry.discriminator(config).eval()(image)
-        assert len(judged) == 2
-    assert all(source for _, source in entry.recipe.values())
+def test_recipes_are_as_stated(name):
+    entry, papers = gan.GANS[name], eval(f"dict({STATED[name + ' recipe']})")
+    ours = {key: value for key, (value, source) in entry.recipe.items() if source}
+    ours |= {key: getattr(entry, key) for key in ("noise", "labels", "source", "lends", "sizes")}
+    assert sorted(map(repr, ours.items())) == sorted(map(repr, papers.items()))
 
 
-def test_patchgan_judges_30_by_30_patches_of_70_pixels():
-    judge = gan.cyclegan_discriminator(4).eval()
-    x = torch.randn(1, 3, 256, 256, requires_grad=True)
-    convolutions = nn.Sequential(*(layer for layer in judge if not isinstance(layer, nn.InstanceNorm2d)))
-    scores = convolutions(x)
-    scores[0, 0, 15, 15].backward()
-    rows = x.grad.abs().sum((0, 1, 3)).nonzero()
-    assert scores.shape == (1, 1, 30, 30) and int(rows.max() - rows.min()) + 1 == 70
+@pytest.mark.parametrize("key", [key for key in STATED if "tor " in key])
+def test_networks_are_the_papers_layer_by_layer(key):
+    name, network, side, *count = key.split()
+    make, values = getattr(gan.GANS[name], network), recipe(name, size=int(side))
+    with torch.device("meta"):
+        net, papers = make(values), eval(f"[{STATED[key]}]", vars(nn))
+    leaves = [layer for layer in net.modules() if not list(layer.children())]
+    assert list(map(repr, leaves)) == list(map(repr, papers))
+    assert not count or f"{sum(weight.numel() for weight in net.parameters()):,}" == count[0]
+
+    torch.manual_seed(0)                                # the initial weights, of a narrower one
+    net = make(values | dict(width=16))
+    torch.manual_seed(0)
+    for layer in [layer for layer in net.modules() if list(layer.parameters(recurse=False))]:
+        if name in ("wgan_gp", "plain_gan", "lapgan", "dermagan"):      # not stated: as PyTorch's
+            again = copy.deepcopy(layer)
+            again.reset_parameters()
+            assert all(map(torch.equal, layer.parameters(), again.parameters()))
+        else:                                           # N(0, 0.02), of a BatchNorm N(1, 0.02)
+            off = layer.weight.flatten() - float(isinstance(layer, nn.BatchNorm2d))
+            error = 0.02 / len(off) ** 0.5
+            assert abs(off.mean()) < 5 * error and abs(off.std() - 0.02) < 5 * error
+            assert len(off) < 9999 or 0.03 < (off.abs() > 0.04).float().mean() < 0.06
+            assert layer.bias is None or not layer.bias.any()
 
 
-# ---- Losses
-
-class Linear(nn.Module):
-    """critic(x) = weight . x: its gradient is the weight, everywhere."""
-
-    def __init__(self, norm):
-        super().__init__()
-        weight = torch.randn(3 * 64 * 64)
-        self.weight = nn.Parameter(norm * weight / weight.norm())
-
-    def forward(self, x):
-        return x.flatten(1) @ self.weight
-
-
-@pytest.mark.parametrize("norm", [0.0, 0.5, 1.0, 3.0])
-def test_the_penalty_of_a_linear_critic_is_known(norm):
-    real, fake = torch.randn(2, 5, 3, 64, 64)
-    penalty = gan.gradient_penalty(Linear(norm), real, fake, weight=10.0)
-    assert penalty.item() == pytest.approx(10 * (norm - 1) ** 2, abs=1e-4)
+def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_slope(done):
+    words = done("gan", "describe", "wgan_gp")
+    assert all(sum_ in words for sum_ in ("39,473,507", "33,767,777", "2,766,657", "1792 x 4 x 4"))
+    torch.manual_seed(0)
+    x, z, lapgan = torch.randn(2, 4, 8, 8), torch.randn(2, 5504, 1, 1), training("lapgan").generator
+    block, heads, flat = gan.ResidualBlock(4), gan.TwoHeads(8, 3), nn.Parameter(torch.zeros(192))
+    assert torch.equal(block(x), x + block.layers(x))
+    ends = heads.source(x[0, 0])[:, 0], heads.label(x[0, 0])
+    assert all(map(torch.equal, heads(x[0, 0]), ends))
+    image = pyramid(lapgan, z.flatten(1))[-1]
+    assert image.abs().max() > 1 and torch.allclose(lapgan(z), image.clamp(-1, 1), atol=1e-5)
+    images = torch.zeros(2, 5, 3, 8, 8)
+    penalty = gan.gradient_penalty(lambda x: x.flatten(1) @ flat, *images, weight=7.0)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(7, abs=1e-4) and flat.grad.isfinite().all()
 
 
-def test_the_penalty_takes_one_norm_per_image_over_all_its_values():
-    scale = torch.tensor([0.5, 2.0]).view(2, 1, 1, 1)
-
-    def critic(x):                              # gradient of image i: scale[i] / 8 in each of its 64 values
-        return (x * scale / 8).sum((1, 2, 3))
-
-    penalty = gan.gradient_penalty(critic, torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8), 1.0)
-    assert float(penalty) == pytest.approx(((0.5 - 1) ** 2 + (2 - 1) ** 2) / 2, abs=1e-5)
-
-
-def test_the_penalty_is_taken_between_real_and_fake_and_is_finite_at_zero_gradient():
-    seen = []
-
-    def critic(x):
-        seen.append(x.detach())
-        return (x * 0).sum((1, 2, 3))
-
-    penalty = gan.gradient_penalty(critic, torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2), 1.0)
-    assert math.isfinite(float(penalty)) and 0 < seen[0].min() < 0.2 and 0.8 < seen[0].max() < 1
-    assert (seen[0] == seen[0][:, :, :1, :1]).all()         # one alpha per image
-
-
-def model(name, generator, discriminator, **config):
-    """A model as gan.build makes it, with given networks; batches of ones."""
-    full = {key: value for key, (value, _) in gan.GANS[name].recipe.items()}
-    full |= dict(model=name, classes=data.EIGHT, of_class=None, batch=6, width=4) | config
-    pixels = torch.full((6, 3, 64, 64), 200, dtype=torch.uint8)
-    m = SimpleNamespace(config=full, generator=generator, discriminator=discriminator, step=0)
-    m.batches = SimpleNamespace(next=lambda: (pixels, torch.arange(6)))
-    m.real = lambda: data.scaled(m.batches.next()[0])
-    m.noise = lambda n: gan.noise(full, n)
-    m.autocast = nullcontext()
-    m.optimizer_g = torch.optim.SGD(generator.parameters(), 1e-3)
-    m.optimizer_d = torch.optim.SGD(discriminator.parameters(), 1e-3)
+@torch.no_grad()
+def training(name, device="cpu", **changes):
+    """A tiny Training, 12 images, away from every symmetric point: no logit near 0, no bias 0."""
+    small = dict(plain_gan=dict(width=20), acgan=dict(size=32), cyclegan=dict(size=32, blocks=1))
+    config = recipe(name, seed=3, steps=8, batch=4, width=4, precision="float32")
+    config |= small.get(name, {}) | changes
+    images = data.built_in(24, config["size"])
+    source = images.take(slice(12, 24)) if name == "cyclegan" else None
+    torch.manual_seed(0)
+    m = gan.build(config, images.take(slice(12)), source, torch.device(device))
+    m.nets = [net for net in (m.generator, m.discriminator, m.back, m.judge_a) if net is not None]
+    for weight in nn.ModuleList(m.nets).parameters():
+        spread = 1.5 * weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.3
+        weight += spread * torch.randn_like(weight)
     return m
 
 
-class Constant(nn.Module):
-    """A judge that knows nothing: every logit is the same; with classes, the ACGAN's two heads."""
-
-    def __init__(self, classes=0):
-        super().__init__()
-        self.logit = nn.Parameter(torch.zeros(()))
-        self.classes = classes
-
-    def forward(self, x):
-        score = self.logit + 0 * x.flatten(1).sum(1)
-        if self.classes:
-            return score, score[:, None].expand(-1, self.classes)
-        return score
+def bce(logit, target):
+    probability = 1 / (1 + torch.exp(-logit))
+    return -torch.log(probability if target else 1 - probability).mean()
 
 
-def test_dcgan_losses_of_a_judge_that_knows_nothing():
-    m = model("dcgan_cls", gan.dcgan_generator(128, 4), Constant())
-    values = gan.dcgan_step(m)
-    assert float(values["D loss"]) == pytest.approx(2 * math.log(2), abs=1e-6)
-    assert float(values["G loss"]) == pytest.approx(math.log(2), abs=1e-6)
-    assert float(values["D(x)"]) == float(values["D(G(z))"]) == 0.5
+def class_loss(logits, labels):
+    return (torch.logsumexp(logits, 1) - logits[range(len(labels)), labels]).mean()
 
 
-@pytest.mark.parametrize("name, step", [("dcgan_cls", gan.dcgan_step), ("acgan", gan.acgan_step)])
-def test_real_and_fake_images_pass_the_discriminator_apart(name, step):
-    """BatchNorm would mix them: no batch may hold real images (here all of one colour) and fakes."""
-    judge, seen = Constant(8 if name == "acgan" else 0), []
-    judge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    generator = gan.acgan_generator(110, 4, 64) if name == "acgan" else gan.dcgan_generator(128, 4)
-    step(model(name, generator, judge, size=64))
-    colour = 200 / 127.5 - 1
-    real = [int(torch.isclose(batch, torch.tensor(colour)).flatten(1).all(1).sum()) for batch in seen]
-    assert real == [6, 0, 0]                    # real, fake for the judge, fake for the generator
+class Textbook:
+    """The same networks in float64, the same batches and noise; gradient descent written out."""
+
+    def __init__(self, m):
+        self.__dict__.update(m.config, momentum={}, pools=([], []))
+        self.nets = [copy.deepcopy(net).double() for net in m.nets]
+        self.batches = data.Batches(m.images, self.batch, 3, "cpu")
+        self.sources = data.Batches(m.source or m.images, self.batch, 4, "cpu")
+
+    def real(self, of="batches"):
+        pixels, labels = getattr(self, of).next()
+        return pixels.double() / 127.5 - 1, labels
+
+    def noise(self):
+        shape, labels = (self.batch, self.z_dim), None
+        uniform = self.model == "dcgan_inception"
+        z = 2 * torch.rand(shape).double() - 1 if uniform else torch.randn(shape).double()
+        if self.model == "acgan":
+            labels = torch.randint(8, (self.batch,))
+            z[:, :8] = torch.eye(8)[labels]
+        return z[:, :, None, None], labels
+
+    def descend(self, loss, *nets):
+        weights = [weight for net in nets for weight in net.parameters()]
+        for weight, slope in zip(weights, torch.autograd.grad(loss, weights)):
+            self.momentum[weight] = self.beta1 * self.momentum.get(weight, 0) + slope
+            weight.data -= self.lr * self.momentum[weight]
+
+    def wgan_gp(self):
+        """Gulrajani et al. 2017, algorithm 1."""
+        for _ in range(self.n_critic):
+            (real, _), (z, _), G, D = self.real(), self.noise(), *self.nets
+            fake, alpha = G(z).detach(), torch.rand(self.batch, 1, 1, 1).double()
+            x = (alpha * real + (1 - alpha) * fake).requires_grad_()
+            slope, = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+            penalty = (((slope ** 2).sum((1, 2, 3)) ** 0.5 - 1) ** 2).mean()
+            self.descend(D(fake).mean() - D(real).mean() + self.penalty * penalty, D)
+        self.descend(-D(G(self.noise()[0])).mean(), G)
+
+    def dcgan(self):
+        """Goodfellow et al. 2014, algorithm 1, with the generator's non-saturating loss."""
+        (real, _), (z, _), G, D = self.real(), self.noise(), *self.nets
+        fake = G(z)
+        self.descend(bce(D(real), 1) + bce(D(fake.detach()), 0), D)
+        self.descend(bce(D(fake), 1), G)
+
+    def acgan(self):
+        """Odena et al. 2017: D raises L_S + L_C of real and of fake, G raises L_C - L_S."""
+        (real, labels), (z, told), G, D = self.real(), self.noise(), *self.nets
+        fake = G(z)
+        (on_real, real_class), (on_fake, fake_class) = D(real), D(fake.detach())
+        of_class = class_loss(real_class, labels) + class_loss(fake_class, told)
+        self.descend(bce(on_real, 1) + bce(on_fake, 0) + of_class, D)
+        score, named = D(fake)
+        self.descend(bce(score, 1) + class_loss(named, told), G)
+
+    def lapgan(self):
+        """Denton et al. 2015: a GAN for each level, upon the real smaller image."""
+        (real, _), (z, _), G, D = self.real(), self.noise(), *self.nets
+        reals = [nn.functional.avg_pool2d(real, squares) for squares in (8, 4, 2, 1)]
+        fakes = pyramid(G, z.flatten(1), reals)
+        on_reals = sum(bce(D[k](reals[k]), 1) for k in range(4))
+        on_fakes = sum(bce(D[k](fakes[k].detach()), 0) for k in range(4))
+        self.descend(on_reals + on_fakes, D)
+        self.descend(sum(bce(D[k](fakes[k]), 1) for k in range(4)), G)
+
+    def cyclegan(self):
+        """Zhu et al. 2017, eq. 1 to 3 with least squares; the identity loss of section 5.2."""
+        self.lr = {2: 0.002, 6: 0.001, 7: 0.0005}[self.step]    # it falls from step 4 to 8
+        G, D, F, D_A = self.nets
+        a, b = self.jittered(self.real("sources")[0]), self.jittered(self.real()[0])
+        fake_b, fake_a = G(a), F(b)
+        fooled = ((D(fake_b) - 1) ** 2).mean() + ((D_A(fake_a) - 1) ** 2).mean()
+        cycle = (F(fake_b) - a).abs().mean() + (G(fake_a) - b).abs().mean()
+        identity = (F(a) - a).abs().mean() + (G(b) - b).abs().mean()
+        self.descend(fooled + 3 * cycle + 3 * 0.7 * identity, G, F)
+        old_a, old_b = self.old(fake_a, self.pools[0]), self.old(fake_b, self.pools[1])
+        d_a = (((D_A(a) - 1) ** 2).mean() + (D_A(old_a) ** 2).mean()) / 2
+        d_b = (((D(b) - 1) ** 2).mean() + (D(old_b) ** 2).mean()) / 2
+        self.descend(d_a + d_b, D_A, D)
+
+    def jittered(self, real):
+        """Its code: 286 / 256 times as large (32: 36), a random window of it, perhaps mirrored."""
+        large = nn.Upsample(36, mode="bicubic")(real).clamp(-1, 1)
+        top, left, mirrored = (int(torch.randint(number, ())) for number in (5, 5, 2))
+        window = large[:, :, top:top + 32, left:left + 32]
+        return window.flip(3) if mirrored else window
+
+    def old(self, fakes, pool):
+        """Its code: new fakes until the pool is full, then half of the time an old one."""
+        shown = []
+        for fake in fakes.detach():
+            if len(pool) < self.pool:
+                pool.append(fake)
+            elif torch.rand(()) < 0.5:
+                place = int(torch.randint(self.pool, ()))
+                fake, pool[place] = pool[place], fake
+            shown.append(fake)
+        return torch.stack(shown)
 
 
-def test_the_acgans_class_loss_of_a_judge_that_knows_nothing_is_log_k():
-    """It takes raw logits: softmax twice, as popular code has it, would give log K too, so shift one logit."""
-    m = model("acgan", gan.acgan_generator(110, 4, 64), Constant(8), size=64)
-    values = gan.acgan_step(m)
-    assert float(values["class real"]) == pytest.approx(math.log(8), abs=1e-6)
-    assert float(values["class fake"]) == pytest.approx(math.log(8), abs=1e-6)
-
-    sure = Constant(8)
-    sure.forward = lambda x: (0 * x.flatten(1).sum(1) + sure.logit, 20 * torch.eye(8)[:6] + sure.logit)
-    m = model("acgan", gan.acgan_generator(110, 4, 64), sure, size=64)
-    assert float(gan.acgan_step(m)["class real"]) < 1e-6    # softmax twice could not go below 1.27
+def pyramid(net, z, below=None):
+    """LAPGAN's images, 8 to 64 px: each adds detail to the enlarged `below`, else its own last."""
+    images = [net.base(z[:, :128])]
+    for k, (begin, side) in enumerate([(128, 16), (384, 32), (1408, 64)]):
+        large = nn.Upsample(scale_factor=2, mode="bilinear")((below or images)[k])
+        plane = z[:, begin:begin + side ** 2].reshape(-1, 1, side, side)
+        images.append(large + net.detail[k](torch.cat([large, plane], 1)))
+    return images
 
 
-def test_the_real_acgan_does_not_start_at_log_k():
-    """Its class logits have a large deviation at the start: the first edition's note on this was wrong."""
-    torch.manual_seed(0)
-    _, logits = gan.acgan_discriminator(8, 64, 128)(torch.randn(16, 3, 128, 128))
-    loss = nn.functional.cross_entropy(logits, torch.arange(16) % 8)
-    assert float(loss) > 1.5 * math.log(8)
+@pytest.mark.parametrize("name", gan.GANS)
+def test_three_steps_are_the_textbooks(name, monkeypatch):
+    for kind in (nn.ReLU, nn.LeakyReLU):        # smooth: at a kink rounding would choose the slope
+        monkeypatch.setattr(kind, "forward", lambda self, x: nn.functional.silu(x))
+    textbook, *resting, expected = eval(f"[{STATED[name + ' step']}]")
+    m, asked = training(name, optimizer="sgd", lr=0.002, beta1=0.4, penalty=7.0, n_critic=2,
+                        cycle=3.0, identity=0.7, pool=5), []
+    t, before = Textbook(m), Textbook(m).nets
+    m.discriminator[0].register_forward_pre_hook(lambda _, x: asked.append(x[0].requires_grad))
+    for t.step in (2, 6, 7):
+        m.step = t.step
+        torch.manual_seed(t.step)
+        gan.GANS[name].step(m)
+        torch.manual_seed(t.step)
+        getattr(t, textbook)()
+    assert asked == 3 * expected
+
+    for k, net in enumerate(m.nets):
+        was, theirs = before[k].state_dict(), t.nets[k].state_dict()
+        for key, value in net.state_dict().items():
+            assert torch.allclose(value.double(), theirs[key].double(), 1e-5, 1e-5), (k, key)
+            moved = (theirs[key] - was[key]).abs().max() > 1e-9         # in float64
+            assert moved != (key.removesuffix(".bias") in resting[k % 2].split()), (k, key)
 
 
-def test_cyclegan_losses_of_generators_that_change_nothing(monkeypatch):
-    class Same(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(()))
+@pytest.mark.parametrize("name", gan.GANS)
+def test_every_weight_has_its_adam_and_a_step_in_bf16_or_on_another_device(name, monkeypatch):
+    m, values, seen = training(name, precision="bf16"), recipe(name), []
+    for k, optimizer in enumerate([m.optimizer_g, m.optimizer_d]):
+        weights = list(nn.ModuleList(m.nets[k::2]).parameters())
+        betas = values["beta1"], values["beta2"]
+        adam = torch.optim.Adam(weights, values["lr"], betas, fused=True)
+        assert type(optimizer) is type(adam) and optimizer.defaults == adam.defaults
+        assert set(optimizer.param_groups[0]["params"]) == set(weights)
+        layers = [one for one in m.nets[k].modules() if list(one.parameters(recurse=False))]
+        layers[0].register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    assert {value.dtype for value in gan.GANS[name].step(m).values()} == {torch.float32}
+    assert set(seen) == {torch.bfloat16}
 
-        def forward(self, x):
-            return x * self.weight
-
-    monkeypatch.setattr(gan, "crop_and_flip", lambda x: x)
-    m = model("cyclegan", Same(), Constant(), steps=10)
-    m.back, m.judge_a, m.source_batches = Same(), Constant(), m.batches
-    m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
-    values = gan.cyclegan_step(m)
-    assert float(values["cycle"]) == float(values["identity"]) == 0
-    assert float(values["adversarial"]) == 2                # two scores of 0, wanted 1
-    assert float(values["D_A"]) == float(values["D_B"]) == 0.5
-    m.step = 9
-    gan.cyclegan_step(m)
-    assert m.optimizer_g.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.2)     # falls to zero at step 10
-
-
-@pytest.mark.parametrize("name, step", [("dcgan_cls", gan.dcgan_step), ("wgan_gp", gan.wgan_gp_step),
-                                        ("lapgan", gan.lapgan_step), ("dermagan", gan.dcgan_step)])
-def test_a_step_trains_both_networks_and_leaves_them_trainable(name, step):
-    entry = gan.GANS[name]
-    m = model(name, *(build(model_config(name)) for build in (entry.generator, entry.discriminator)))
-    before = [weight.clone() for net in (m.generator, m.discriminator) for weight in net.parameters()]
-    step(m)
-    after = [weight for net in (m.generator, m.discriminator) for weight in net.parameters()]
-    moved = [not torch.equal(a, b) for a, b in zip(before, after)]
-    assert np.mean(moved) > 0.9                 # biases in front of a BatchNorm have no gradient
-    assert all(weight.requires_grad and weight.isfinite().all() for weight in after)
+    # On meta tensors mixing devices fails as on a GPU. Its autocast and fused Adam do not exist.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    m = training(name, "meta", optimizer="sgd", pool=4)
+    for _ in range(2):
+        assert {value.device.type for value in gan.GANS[name].step(m).values()} == {"meta"}
 
 
-def model_config(name):
-    config = {key: value for key, (value, _) in gan.GANS[name].recipe.items()}
-    return config | dict(width=4, classes=data.EIGHT)
+@pytest.fixture
+def command(tmp_path, prepared):
+    """command("acgan --size 32", "run"): the words of a tiny training on DATA, into that folder."""
+    def words(options, out):
+        name, *options = options.replace("DATA", str(prepared)).split()
+        tiny = [name, "--data", prepared, *TINY_GAN, *options]
+        return ["gan", "train", *tiny, "--out", tmp_path / out]
+    return words
 
 
-def test_a_critic_step_leaves_the_generator_alone_and_there_is_no_batchnorm_in_a_critic():
-    m = model("wgan_gp", gan.wgan_gp_generator(200, 4), gan.wgan_gp_critic(4))
-    before = [weight.clone() for weight in m.generator.parameters()]
-    gan.critic_step(m)
-    assert all(torch.equal(a, b) for a, b in zip(before, m.generator.parameters()))
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in m.discriminator.modules())
-    critic, x = gan.wgan_gp_critic(4), torch.randn(4, 3, 64, 64)
-    assert torch.allclose(critic(x)[:1], critic(x[:1]), atol=1e-5)      # no image looks at the others
+@torch.no_grad()
+def drawn(net, inputs, images):
+    """Are these the images that the net makes of the inputs? But for a half, rounded either way."""
+    expected = ((net(inputs) + 1) * 127.5).numpy().transpose(0, 2, 3, 1)
+    return images.shape == expected.shape and np.abs(images - expected).max() < 0.51
 
 
-def test_image_pool_shows_new_images_until_it_is_full_and_then_old_ones_half_of_the_time():
-    torch.manual_seed(0)
-    pool = jobs.Record(images=[])
-    shown = [int(gan.show_old(pool, 10, torch.full((1, 1), k))) for k in range(400)]
-    assert shown[:10] == list(range(10))
-    old = np.mean([value < k for k, value in enumerate(shown)][10:])
-    assert 0.4 < old < 0.6 and len(pool["images"]) == 10
+def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, done, lesions):
+    run, more, turns = tmp_path / "run", tmp_path / "more.npy", [0, 1] * 34
+    done(*command("acgan --size 32 --steps 5 --lr 0.02 --average 0.25 --seed 3 --samples 67 "
+                  "--snapshots 3", "run"))
+    torch.manual_seed(3)
+    config, train = jobs.read_json(run / "config.json"), data.resized(lesions.part("train"), 32)
+    m = gan.build(config, train, None, torch.device("cpu"))
+    average, curve = copy.deepcopy(m.generator.state_dict()), []
+    for keep in (1 / 10, 2 / 11, 3 / 12, 1 / 4, 1 / 4):         # at first less than --average
+        curve.append(gan.acgan_step(m)["D loss"].item())
+        for key, weight in m.generator.state_dict().items():
+            average[key] = keep * average[key] + (1 - keep) * weight
+    assert result_of(run)["curves"]["D loss"] == pytest.approx(curve)
+    saved, net = torch.load(run / "model.pt")["average"], m.generator.eval()
+    for key, weight in saved.items():
+        assert not weight.is_floating_point() or torch.allclose(weight, average[key], 1e-5, 1e-6)
+    net.load_state_dict(average)
+
+    def inputs(seed, labels):
+        z = np.random.default_rng(seed).standard_normal((len(labels), 110), np.float32)
+        z[:, :2] = np.eye(2)[labels]
+        return torch.from_numpy(z)[:, :, None, None]
+
+    samples, snapshot = data.load(run), data.load(run / "snapshots/000005.npy")
+    assert samples.classes == data.TWO and samples.labels.tolist() == turns[:67]
+    assert drawn(net, inputs(4, turns[:67]), samples.images)
+    assert drawn(net, inputs(5, turns[:3]), snapshot.images)
+    grid = np.asarray(Image.open(run / "grid.png"))[None, :32, :32]
+    assert drawn(net, inputs(3, turns[:1]), grid) and m.discriminator[-1].label.out_features == 2
+    done("gan", "sample", run, "--n", 4, "--seed", 9, "--class", "malignant", "--out", more)
+    more = data.load(more)
+    assert more.labels.tolist() == [1] * 4 and drawn(net, inputs(9, [1] * 4), more.images)
+    z = gan.inputs_of(recipe("dcgan_inception"), None, np.zeros(9, int), 7)[:, :, 0, 0]
+    assert np.allclose(z, 2 * np.random.default_rng(7).random((9, 100), np.float32) - 1)
 
 
-# ---- Noise, averages, samples
-
-def test_noise_of_each_kind():
-    config = dict(model="acgan", z_dim=110, classes=data.EIGHT)
-    z, labels = gan.noise(config, 20, np.random.default_rng(0))
-    assert labels.tolist() == [k % 8 for k in range(20)]
-    assert torch.equal(z[:, :8, 0, 0].argmax(1), labels) and float(z[:, :8].sum()) == 20
-    few, _ = gan.noise(config, 5, np.random.default_rng(0))
-    assert torch.equal(few, z[:5])                          # image i does not depend on n
-    uniform, _ = gan.noise(dict(model="dcgan_inception", z_dim=100, classes=["malignant"]), 50)
-    assert -1 <= uniform.min() < -0.9 and 0.9 < uniform.max() <= 1
-
-
-def test_the_average_takes_weights_and_batchnorm_statistics():
-    net, average = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
-    net.weight.data.fill_(3.0)
-    net.running_mean.fill_(5.0)
-    gan.update_average(average, net, 1000, decay=0.75)
-    assert torch.allclose(average.weight, torch.full((2,), 1.5))
-    assert torch.allclose(average.running_mean, torch.full((2,), 1.25))
+def test_what_a_cyclegan_translates(tmp_path, command, done, refused, lesions, prepared):
+    run, (benign, malignant) = tmp_path / "run", map(lesions.part("train").of_class, data.TWO)
+    done(*command("cyclegan --size 64 --blocks 1 --batch 1 --class malignant --top 1/4 "
+                  "--source DATA --source-class benign --samples 1/2", "run"))
+    samples, net = data.load(run), gan.cyclegan_generator(4, 1)
+    assert len(samples) == round(len(benign) / 2) and samples.classes == ["malignant"]
+    top = malignant.take(slice(round(len(malignant) / 4)))
+    assert set(samples.info["digests"]) == {*top.digests(), *benign.digests()}
+    net.load_state_dict(torch.load(run / "model.pt")["average"])
+    pixels = torch.from_numpy(benign.images).permute(0, 3, 1, 2) / 127.5 - 1
+    assert drawn(net, pixels[:len(samples)], samples.images)
+    sample = ["gan", "sample", run, "--source", prepared, "--out", tmp_path / "more.npy", "--n"]
+    done(*sample, len(benign))
+    assert drawn(net, pixels, data.load(tmp_path / "more.npy").images)
+    refused([f"has {len(benign)}"], *sample, len(benign) + 1)
 
 
-def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in():
-    generator = gan.dcgan_generator(16, 4).eval()
-    z = torch.randn(70, 16, 1, 1)
-    together, alone = gan.draw(generator, z), gan.draw(generator, z[66:67])
-    assert np.abs(together[66].astype(int) - alone[0]).max() <= 1
+def test_samples_as_many_as_asked(tmp_path, command, done, lesions):
+    train = lesions.part("train")
+    n, half = train.counts(), train.share(0.5).counts()
+    few, many = sorted(data.TWO, key=n.get)
+    one = f"dcgan_cls --class {few} --samples "
+    cases = {one + "5": [5], one + "3/2": [round(n[few] * 1.5)], one + "1/999": [1],
+             one + "balance": [n[many] - n[few]],
+             one + "balance --share 1/2": [half[many] - half[few]],
+             "acgan --size 32 --samples balance": [n[many] - n[name] for name in data.TWO]}
+    for k, (options, numbers) in enumerate(cases.items()):
+        done(*command(options, f"run{k}"))
+        assert list(data.load(tmp_path / f"run{k}").counts().values()) == numbers
 
 
-def test_diversity():
-    real = np.random.default_rng(0).integers(0, 255, (8, 4, 4, 3)).astype(np.uint8)
-    assert gan.diversity(real, real) == pytest.approx(1)
-    assert gan.diversity(real[:1].repeat(8, 0), real) == 0
-    light = np.arange(0, 80, 10, dtype=np.uint8).reshape(8, 1, 1, 1)
-    assert gan.diversity(real[:1] // 2 + light, real) == pytest.approx(0, abs=1e-6)
-
-
-# ---- Training
-
-FAMILIES = [("wgan_gp", ["--width", 4]), ("dcgan_cls", ["--width", 4, "--optimizer", "sgd"]),
-            ("lapgan", ["--width", 4]), ("acgan", ["--size", 32, "--width", 4]),
-            ("cyclegan", ["--size", 32, "--width", 4, "--blocks", 1, "--pool", 2]),
-            ("dcgan_inception", ["--width", 4, "--precision", "bf16"])]
-
-
-@pytest.mark.parametrize("name, options", FAMILIES)
-def test_two_and_two_steps_are_four(tmp_path, done, prepared, name, options):
-    train = ["gan", "train", name, "--data", prepared, "--batch", 4, "--steps", 4, "--samples", 8, *options]
-    if name == "cyclegan":
-        train += ["--source", prepared, "--source-class", "benign", "--class", "malignant"]
-    done(*train, "--out", tmp_path / "whole")
-    done(*train, "--out", tmp_path / "parts", "--stop-after", 2)
+@pytest.mark.parametrize("options", [
+    "wgan_gp", "dcgan_cls --optimizer sgd", "plain_gan --width 20", "lapgan", "acgan --size 32",
+    "cyclegan --size 32 --blocks 1 --pool 2 --source DATA", "dermagan --precision bf16"])
+def test_two_and_two_steps_are_four(tmp_path, command, done, options):
+    done(*command(options, "whole"))
+    done(*command(options + " --stop-after 2", "parts"))
     assert not (tmp_path / "parts" / "result.json").exists()
-    done(*train, "--out", tmp_path / "parts")
+    done(*command(options, "parts"))
     assert result_of(tmp_path / "whole") == result_of(tmp_path / "parts")
-    whole, parts = (data.load(tmp_path / name) for name in ("whole", "parts"))
-    assert (whole.images == parts.images).all()
+    assert (data.load(tmp_path / "whole").images == data.load(tmp_path / "parts").images).all()
 
 
-def test_kill_9_or_ctrl_c_and_the_same_command_again_gives_the_same_result(tmp_path, prepared):
-    def start(out):
-        words = [sys.executable, str(ROOT / "gan.py"), "train", "dcgan_cls", "--data", str(prepared),
-                 "--width", "4", "--batch", "4", "--steps", "60", "--out", str(out)]
-        code = "import jobs, runpy, sys; jobs.SAVE_EVERY = 0; sys.argv = sys.argv[1:]; " \
-               "runpy.run_path(sys.argv[0], run_name='__main__')"
-        return subprocess.Popen([words[0], "-c", code, *words[1:]], cwd=ROOT, stderr=subprocess.PIPE,
-                                env=dict(os.environ, OMP_NUM_THREADS="1"), text=True)
+def test_a_job_and_what_it_leaves(tmp_path, command, done, refused, lesions, monkeypatch):
+    def finish(out, *rest, finish=jobs.finish_job, **result):
+        assert (out / "samples.json").exists() and (out / "grid.png").exists()
+        assert (out / "model.pt").exists() != (out.name == "forget")
+        finish(out, *rest, **result)
 
-    assert start(tmp_path / "whole").wait() == 0
-    checkpoint = tmp_path / "cut" / "checkpoint.pt"
-    for kind in (signal.SIGKILL, signal.SIGINT):
-        process, before = start(tmp_path / "cut"), checkpoint.exists() and checkpoint.stat().st_mtime_ns
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
-        process.send_signal(kind)
-        words = process.communicate()[1]
-        if kind == signal.SIGINT:
-            assert process.returncode == 130 and words.splitlines()[-1].startswith("gan.py: stopped")
-    assert start(tmp_path / "cut").wait() == 0
+    monkeypatch.setattr(jobs, "finish_job", finish)
+    done(*command("dcgan_cls --forget", "forget"))
+    done(*command("dcgan_cls", "job"))
+    assert "done before" in done(*command("dcgan_cls", "job"))
+    refused(["lr 0.0002 -> 0.1"], *command("dcgan_cls --lr 0.1", "job"))
+    saved = torch.load(tmp_path / "job" / "model.pt")
+    gan.dcgan_discriminator(4).load_state_dict(saved.pop("discriminator"))
+    assert list(saved) == ["average"]
+    words = command("wgan_gp --epochs 9 --dry-run", "dry")
+    done(*words[:words.index("--steps")], *words[words.index("--steps") + 2:])
+    passes = 9 * len(lesions.part("train")) / 8     # of the critic, 5 of them in a step
+    assert result_of(tmp_path / "dry")["config"]["dry_run_of"] == np.ceil(passes / 5)
+
+
+def test_kill_9_breaking_down_and_ctrl_c(tmp_path, command, cli, done, monkeypatch):
+    done(*command("dcgan_cls", "whole"))
+    monkeypatch.setattr(jobs, "SAVE_EVERY", -1)     # after each step
+
+    def train_until(event):
+        monkeypatch.setattr(gan.GANS["dcgan_cls"], "step", lambda m: (
+            m.step == 2 and event(m), gan.dcgan_step(m))[1])
+        return cli(*command("dcgan_cls", "cut"))
+
+    child = os.fork()
+    if not child:
+        train_until(lambda m: os.kill(os.getpid(), signal.SIGKILL))
+        os.abort()
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    status, _, err = train_until(lambda m: m.generator[1].weight.data.fill_(torch.nan))
+    assert status == 2 and "not a finite number" in err
+    status, _, err = train_until(lambda m: os.kill(os.getpid(), signal.SIGINT))
+    assert status == 130 and "going on from step 2" in err and "gan.py: stopped" in err
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt")["step"] == 3
+    done(*command("dcgan_cls", "cut"))
     assert result_of(tmp_path / "whole") == result_of(tmp_path / "cut")
 
 
-def test_a_gan_sees_the_training_part_alone_and_its_samples_say_so(tmp_path, done, lesions, made, prepared):
-    samples = data.load(made["benign"])
-    train = lesions.part("train").of_class("benign")
-    assert set(samples.info["digests"]) == set(train.digests()) and samples.classes == ["benign"]
-    assert set(samples.info["seen_ids"]) == set(train.ids)
+def test_samples_tell_what_was_seen(tmp_path, command, done, lesions, made, monkeypatch):
+    samples, train = data.load(made["benign"]), lesions.part("train").of_class("benign")
+    assert samples.info["digests"] == sorted(train.digests()) and samples.classes == ["benign"]
+    assert samples.info["seen_ids"] == {train.info.get("dataset", "unknown"): sorted(train.ids)}
     done("gan", "sample", made["benign"], "--n", 3, "--out", tmp_path / "more.npy")
     assert data.load(tmp_path / "more.npy").info["digests"] == samples.info["digests"]
-    done("gan", "train", "cyclegan", "--source", made["benign"], "--data", prepared, "--class", "malignant",
-         "--size", 64, "--width", 4, "--blocks", 1, "--steps", 1, "--samples", 2, "--out", tmp_path / "cycle")
-    chain = set(data.load(tmp_path / "cycle").info["digests"])
-    assert set(train.digests()) < chain             # what the first GAN saw, and its own images
-    done("gan", "train", "dcgan_cls", "--data", made["benign"], *TINY_GAN, "--out", tmp_path / "second")
-    assert set(train.digests()) < set(data.load(tmp_path / "second").info["digests"])   # a GAN of a GAN
-    done("gan", "sample", tmp_path / "cycle", "--source", prepared, "--n", 9, "--out", tmp_path / "all.npy")
-    assert set(lesions.digests()) <= set(data.load(tmp_path / "all.npy").info["digests"])
+    for options in (f"cyclegan --size 64 --blocks 1 --source {made['benign']}",
+                    f"dcgan_cls --data {made['benign']}"):
+        done(*command(options + " --samples 2", options[:5]))
+        chain = data.load(tmp_path / options[:5])   # what the first GAN saw, and its own images
+        assert {*train.digests(), *samples.digests()} <= set(chain.info["digests"])
+        assert chain.classes == ["unlabelled"]
 
-
-def test_samples_as_many_as_asked(tmp_path, done, lesions, prepared):
-    counts = lesions.part("train").counts()
-    few, many = sorted(counts, key=counts.get)
-    train = ["gan", "train", "dcgan_cls", "--data", prepared, "--class", few, *TINY_GAN]
-    done(*train, "--samples", "balance", "--out", tmp_path / "balance")
-    assert len(data.load(tmp_path / "balance")) == max(1, counts[many] - counts[few])
-    done(*train, "--samples", 3, "--per", 2, "--out", tmp_path / "per")
-    assert len(data.load(tmp_path / "per")) == round(counts[few] * 1.5)
-
-
-def test_a_changed_option_is_refused_by_name_and_a_done_job_is_skipped(tmp_path, done, refused, prepared):
-    train = ["gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--out", tmp_path / "job"]
-    done(*train)
-    assert "done before" in done(*train)
-    refused(["lr 0.0002 -> 0.1"], *train, "--lr", 0.1)
-
-
-def test_a_broken_down_training_keeps_its_last_good_checkpoint(tmp_path, cli, prepared):
-    train = ["gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--optimizer", "sgd", "--lr", 1e11]
-    status, _, err = cli(*train, "--out", tmp_path / "job")
-    assert status == 2 and "not a finite number" in err and not (tmp_path / "job" / "result.json").exists()
+    judged, judge = [], metrics.judge_generated
+    monkeypatch.setattr(metrics, "judge_generated", lambda *x: judged.append(x) or judge(*x))
+    for leak in ("", " --leak"):
+        done(*command("dcgan_cls --class benign --share 1/2" + leak, "leak" + leak[2:]))
+    (_, half, test, *_), (_, everything, none, *_) = judged
+    assert set(half.ids) == set(train.share(0.5).ids) and len(none) == 0
+    assert set(test.ids) == set(lesions.part("test").of_class("benign").ids)
+    assert set(everything.ids) == set(lesions.of_class("benign").ids)
 
 
 @pytest.mark.parametrize("words, options", [
-    (["--size", "63"], ["dcgan_cls", "--size", 63]), (["no class mole"], ["dcgan_cls", "--class", "mole"]),
-    (["--batch 1"], ["dcgan_cls", "--batch", 1]), (["too few"], ["dcgan_cls", "--batch", 5000]),
-    (["--samples many"], ["dcgan_cls", "--samples", "many"]), (["--lr"], ["dcgan_cls", "--lr", "nan"]),
-    (["--optimizer"], ["dcgan_cls", "--optimizer", "adma"]), (["--size"], ["cyclegan", "--source", "x", "--size", 16]),
-    (["--z-dim 1"], ["acgan", "--size", 32, "--z-dim", 1])])
-def test_bad_options_end_in_one_line(tmp_path, refused, prepared, words, options):
-    name, *rest = options
-    refused(words, "gan", "train", name, "--data", prepared, "--out", tmp_path / "job", *rest)
-
-
-def test_weights_can_be_left_out(tmp_path, done, prepared):
-    done("gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--forget", "--out", tmp_path)
-    assert (tmp_path / "samples.npy").exists() and not (tmp_path / "model.pt").exists()
-
-
-def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, refused, made):
-    saved = torch.load(made["benign"] / "model.pt")
-    shutil.copy(made["benign"] / "config.json", tmp_path)
-    name = next(iter(saved["average"]))
-    for state in ({}, 3, saved["average"] | {name: "x"}):
-        jobs.save_state(tmp_path / "model.pt", saved | dict(average=state))
-        refused(["model.pt is of another job"], "gan", "sample", tmp_path, "--out", tmp_path / "x.npy")
-
-
-def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path, done, refused, prepared):
-    train = ["gan", "train", "dcgan_cls", "--data", prepared, *TINY_GAN, "--out", tmp_path / "job"]
-    done(*train, "--stop-after", 2)
-    file = tmp_path / "job" / "checkpoint.pt"
-    raw = bytearray(file.read_bytes())
-    raw[len(raw) // 2] ^= 16
-    file.write_bytes(raw)
-    refused(["checkpoint.pt is damaged"], *train)
+    ("--size", "dcgan_cls --size 63"), ("no class mole", "dcgan_cls --class mole"),
+    ("--batch 1", "dcgan_cls --batch 1"), ("too few", "dcgan_cls --batch 5000"),
+    ("--samples many", "dcgan_cls --samples many"), ("give --class", "dcgan_cls --samples balance"),
+    ("--z-dim 1", "acgan --size 32 --z-dim 1"), ("--lr", "dcgan_cls --lr nan")])
+def test_bad_options_end_in_one_line(command, refused, words, options):
+    refused([words], *command(options, "job"))

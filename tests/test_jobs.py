@@ -1,4 +1,5 @@
-"""The runner does each job once and goes on; a job's folder tells the truth, whatever cut it off."""
+"""A job's folder tells the truth, whatever cut it off; the runner does each job once and goes on."""
+import fcntl
 import os
 import re
 import signal
@@ -15,88 +16,8 @@ from conftest import ROOT
 import jobs
 from jobs import UserError
 
-# ---- The runner
 
-def run_jobs(out, rows, *words):
-    """Give the runner rows of (study, stage, name, command)."""
-    text = "".join(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n" for study, stage, name, command in rows)
-    command = [sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words]
-    return subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT)
-
-
-LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
-
-
-def test_the_runner_runs_by_stages_goes_on_and_names_what_failed(tmp_path):
-    rows = [("a", 1, "data", LESIONS), ("a", 2, "bad", "gan.py train dcgan_cls --data {}/a/none"), ("a", 2, "other", LESIONS),
-            ("a", 3, "late", LESIONS), ("b", 1, "data", LESIONS), ("b", 2, "more", "gan.py sample {}/a/late/model.pt --n 1")]
-    rows[1], rows[5] = (row[:3] + (row[3].format(tmp_path),) for row in (rows[1], rows[5]))
-    found = run_jobs(tmp_path, rows)
-    assert found.returncode == 1 and found.stdout.count("FAILED") == 2, found.stdout + found.stderr
-    assert "a/none does not exist" in found.stdout and "alone: python gan.py train dcgan_cls" in found.stdout
-    assert "3 of 6 jobs are done" in found.stdout and not (tmp_path / "a" / "late").exists()
-    assert re.search(r"\[6/6\]|\[5/6\] [ab]/\w+ +\d+ s, about \d+ s left", found.stdout)
-    again = run_jobs(tmp_path, [row[:3] + (LESIONS,) for row in rows])
-    assert again.returncode == 0 and "3 of 6 jobs were done before" in again.stdout and "6 of 6 jobs" in again.stdout
-    order = [re.search(rf"\] {name} ", again.stdout).start() for name in ("a/bad", "a/late")]
-    assert order == sorted(order) and "a/data" not in again.stdout
-
-
-def test_a_job_gives_the_same_bytes_alone_and_in_the_runner(tmp_path, prepared):
-    train = f"classify.py train cnn --data {prepared} --steps 5 --batch 8"
-    assert run_jobs(tmp_path, [("a", 1, "cnn", train)]).returncode == 0
-    subprocess.run([sys.executable, *train.split(), "--out", str(tmp_path / "alone")], cwd=ROOT,
-                   env=dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // 2))))
-    alone, run = tmp_path / "alone" / "predictions.csv", tmp_path / "a" / "cnn" / "predictions.csv"
-    assert alone.read_bytes() == run.read_bytes()
-    other = run_jobs(tmp_path, [], "--scale", "small")
-    assert other.returncode == 2 and "scale 'quick' -> 'small'" in other.stderr
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_path, prepared, kind):
-    job, steps = tmp_path / "a" / "gan", 4000
-    train = f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps {steps} --out {job}"
-    process = subprocess.Popen([sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    process.stdin.write(f"a\t1\tgan\t{train}\na\t2\tlate\t{LESIONS} --out {tmp_path}/a/late\n")
-    process.stdin.close()
-    while not (job / "log.txt").exists() or f"/{steps}" not in (job / "log.txt").read_text():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    process.send_signal(kind)
-    process.wait()
-    while True:                                         # the job's lock is free as soon as nobody works there
-        try:
-            assert jobs.start_job(job, jobs.read_json(job / "config.json")) is None
-            break
-        except UserError as problem:
-            assert "at work" in str(problem)
-            jobs.LOCKS.pop(job).close()
-            time.sleep(0.1)
-    jobs.LOCKS.pop(job).close()
-    assert not (tmp_path / "a" / "late").exists()
-    if kind == signal.SIGINT:
-        assert process.returncode == 130 and 0 < torch.load(job / "checkpoint.pt")["step"] < steps
-        assert "stopped. The same command goes on" in process.stderr.read()
-
-
-def test_a_dry_run_makes_two_steps_of_the_last_job_of_each_kind_and_of_what_it_needs(tmp_path):
-    rows = [("study", 1, name, LESIONS) for name in ("data", "other")]
-    for name, number in (("cnn_1-s0", 1), ("cnn_2-s0", 720000)):
-        rows.append(("study", 2, name, f"classify.py train cnn --data {tmp_path}/study/data --steps {number} --batch 8 --dry-run"))
-    found = run_jobs(tmp_path, rows, "--dry-run")
-    assert {folder.name for folder in (tmp_path / "study").iterdir()} == {"data", "other", "cnn_2-s0"}, found.stderr
-    result = jobs.read_json(tmp_path / "study/cnn_2-s0/result.json")
-    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 720000
-    seconds = result["cost"]["step_seconds"]
-    disk = sum(file.stat().st_size for file in (tmp_path / "study/cnn_2-s0").iterdir()) / 1e9
-    assert f"   2 x study/cnn_2-s0: 720,000 x {seconds:.3g} s = {200 * seconds:.3g} h" in found.stdout
-    assert f"disk {disk:.3g}" in found.stdout and f"all 4 jobs, one after another: {400 * seconds:.3g} h" in found.stdout
-
-
-# ---- Errors and command lines
+# ---- Errors and options
 
 @pytest.mark.parametrize("problem, status, said", [
     (UserError("mend\n  it"), 2, "x.py: mend it\n"), (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
@@ -113,9 +34,265 @@ def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, statu
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(type(problem) if status is None else SystemExit) as end:
         jobs.run_cli(main)
-    if status is not None:
-        assert end.value.code == status and said in capsys.readouterr().err
+    assert status is None or end.value.code == status and said in capsys.readouterr().err
 
+
+def test_numbers_of_options():
+    assert jobs.at_least(1)("1") == 1 and jobs.at_least(0, float, below=1)("0.5") == 0.5
+    assert jobs.fraction("2000/24000") * 12 == 1 and jobs.fraction("0.25") * 4 == 1
+    wrong = {jobs.at_least(1): "0 1.5 x 1000000000000", jobs.at_least(0, float, below=1): "-0.1 1 nan inf", jobs.fraction: "0 -1/4 1/0 x"}
+    for kind, text in [(kind, text) for kind in wrong for text in wrong[kind].split()]:
+        with pytest.raises(ArgumentTypeError, match=re.escape(text)):
+            kind(text)
+    parser = jobs.Parser()
+    jobs.add_training_options(parser, dict(z_dim=(5, ""), beta1=(.5, ""), size=(9, ""), epochs=(2.0, "")), size=(9, 16))
+    args = parser.parse_args(["--out", "x", "--z-dim", "7"])
+    given = dict(z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", steps=None, stop_after=None)
+    assert vars(args) == given | dict(forget=False, seed=0, dry_run=False)
+    for words in ("--z-dim 0", "--beta1 1", "--size 10", "--epochs 0", "--see 1", "--steps 0"):
+        with pytest.raises(UserError):
+            parser.parse_args(["--out", "x", *words.split()])
+    for asked, expected in ((dict(), dict(steps=5)), (dict(dry_run=True), dict(steps=2, dry_run_of=5)), (dict(steps=7), dict(steps=7))):
+        assert jobs.planned(SimpleNamespace(**vars(args) | asked), 2.2) == expected
+    assert [jobs.readable_time(seconds) for seconds in (40, 720, 9000)] == ["40 s", "12 min", "2.5 h"]
+
+
+def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
+    drawn = [(jobs.start_device(SimpleNamespace(seed=seed)), torch.rand(1).item())[1] for seed in (7, 7, 8)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    clock, cost = iter([0, 6, 7, 12, 0, 10, 20, 23]), {}
+    for name in ("time", "perf_counter"):
+        monkeypatch.setattr(jobs.time, name, lambda: next(clock))
+    progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
+    progress(4), progress(5), progress(6)
+    assert capsys.readouterr().err == "job  4/10    18 s left\njob  6/10    12 s left\n"
+    step = jobs.timed(lambda a, b: a + b, cost)
+    assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
+
+
+# ---- A job's folder
+
+def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp_path):
+    file = tmp_path / "a.json"
+    jobs.write_json(file, dict(old=1))
+    with pytest.raises(ValueError):
+        jobs.write_json(file, dict(new=float("nan")))
+    with pytest.raises(OSError) as problem, jobs.replacing(file) as half:
+        half.write(b"{")
+        assert jobs.read_json(file, "old") == dict(old=1)           # until it is complete
+        raise OSError(28, "full")
+    assert problem.value.filename == str(file)
+    assert jobs.read_json(file) == dict(old=1) and len(list(tmp_path.iterdir())) == 1
+    for text, keys in ((b'{"a": 1}', ["a", "b"]), (b"[1]", []), (b"{", []), (b"\xff", []), (b"[" * 100000, [])):
+        file.write_bytes(text)
+        with pytest.raises(UserError, match="a.json"):
+            jobs.read_json(file, *keys)
+    with pytest.raises(UserError, match="nowhere"):
+        jobs.read_json(tmp_path / "nowhere")
+
+
+def begin(out, config):
+    """As a process that ends at once: the result of start_job."""
+    try:
+        return jobs.start_job(out, config)
+    finally:
+        jobs.LOCKS.pop(out).close()
+
+
+def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
+    out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
+    assert begin(out, config) is None and begin(out, config) is None
+    for other, words in ((config | dict(lr=2), "lr 1 -> 2."), (dict(lr=1), r"sizes \[2, 3\] -> None"), (config | dict(n=5), "n None -> 5")):
+        with pytest.raises(UserError, match=words) as problem:
+            begin(out, other)
+        assert ("sizes" in str(problem.value)) == ("sizes" in words)
+    (out / "snapshots").mkdir()
+    for file in (".images.npy.77.tmp", "snapshots/.a.tmp", "checkpoint.pt"):
+        (out / file).write_text("left by a kill")
+    monkeypatch.setattr(sys, "argv", ["/a/gan.py", "train", "a b"])
+    jobs.finish_job(out, config, 1.23, "cpu", n=4)
+    assert not (out / "checkpoint.pt").exists()
+    (out / "checkpoint.pt").write_text("left by a kill")
+    result = begin(out, config)
+    assert sorted(file.name for file in out.rglob("*") if file.is_file()) == [".lock", "config.json", "result.json"]
+    assert result["config"] == dict(lr=1, sizes=[2, 3]) and result["n"] == 4 and result["seconds"] == 1.2
+    assert result["command"] == f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py train 'a b'"
+    assert result["versions"].keys() >= {"python", "torch"} and result["commit"] and result["memory_gb"] > 0.01
+    jobs.write_json(out / "result.json", dict(config=dict(lr=9)))
+    with pytest.raises(UserError, match="lr 9 -> 1"):
+        begin(out, config)
+    jobs.start_job(tmp_path, {})
+    held = jobs.LOCKS.pop(tmp_path)
+    with pytest.raises(UserError, match="another process is at work"):
+        begin(tmp_path, {})
+    held.close()
+    assert begin(tmp_path, {}) is None
+
+
+@pytest.mark.parametrize("command, written", [
+    ("gan train dcgan_cls --width 4 --class benign", {"model.pt", "samples.npy", "grid.png"}),
+    ("classify train cnn", {"model.pt", "predictions.csv"}), ("classify train cnn --forget", {"predictions.csv"})])
+def test_all_that_a_job_makes_is_there_before_it_counts_as_done(monkeypatch, tmp_path, prepared, done, command, written):
+    def write_json(path, value, write=jobs.write_json):
+        if path.name == "result.json":
+            there.update(file.name for file in path.parent.iterdir())
+        write(path, value)
+
+    there = set()
+    monkeypatch.setattr(jobs, "write_json", write_json)
+    done(*command.split(), "--data", prepared, "--steps", 2, "--batch", 8, "--out", tmp_path)
+    assert there >= written and ("model.pt" in there) == ("model.pt" in written)
+
+
+# ---- A training
+
+def parts_of(seed):
+    torch.manual_seed(seed)
+    return dict(net=torch.nn.Linear(2, 2), record=jobs.Record(curves=dict(loss=[float(seed)])))
+
+
+def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_path):
+    parts = parts_of(1)
+    weights, drawn = parts["net"].weight.tolist(), torch.get_rng_state()
+    jobs.save_checkpoint(tmp_path, parts, step=3, seconds=10.0)
+    parts["net"].weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="not a finite number at step 4"):
+        jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
+    other, file = parts_of(2), tmp_path / "checkpoint.pt"
+    assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
+    assert other["net"].weight.tolist() == weights and other["record"] == dict(curves=dict(loss=[1.0]))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    with pytest.raises(UserError, match="checkpoint.pt is of another job"):
+        jobs.load_checkpoint(tmp_path, other | dict(more=other["net"]), "cpu", 1.0)
+    file.write_bytes(file.read_bytes().replace(torch.tensor(weights[0][:1]).numpy().tobytes(), b"1234"))
+    with pytest.raises(UserError, match="checkpoint.pt is damaged"):
+        jobs.load_checkpoint(tmp_path, other, "cpu", 1.0)
+    file.unlink()
+    assert jobs.load_checkpoint(tmp_path, other, "cpu", 5.0) == (0, 5.0)
+
+
+def test_points_of_curves_and_finished_runs(tmp_path):
+    record = jobs.Record(curves=dict(loss=[1.0]), recent=[4])
+    assert jobs.add_point(record, tmp_path, 5, dict(loss=0.5)) == "loss 0.50" and record == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
+    with pytest.raises(UserError, match="at step 6"):
+        jobs.add_point(record, tmp_path, 6, dict(loss=float("nan")))
+    with pytest.raises(UserError, match="without --forget"):
+        jobs.load_run(tmp_path, ["cnn"])
+    jobs.save_state(tmp_path / "model.pt", dict(net=7))
+    jobs.write_json(tmp_path / "config.json", dict(model="cnn"))
+    assert jobs.load_run(tmp_path, ["cnn"]) == (dict(net=7), dict(model="cnn"))
+    with pytest.raises(UserError, match="is not one of acgan"):
+        jobs.load_run(tmp_path, ["acgan"])
+
+
+@pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_path, monkeypatch, sent):
+    done, parts, saved = [], parts_of(1), []
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt if sent else SystemExit):
+        for step in jobs.steps_to_do(tmp_path, parts, time.time() - 50, 2, 9, None if sent else 5):
+            done.append(step)
+            if sent and step == 4:
+                os.kill(os.getpid(), sent)
+    state = torch.load(tmp_path / "checkpoint.pt")
+    assert done == [2, 3, 4] and state["step"] == 5 and state["seconds"] >= 50
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    monkeypatch.setattr(jobs, "save_checkpoint", lambda out, parts, step, seconds: saved.append(step))
+    for every, expected in ((1e9, []), (-1, [1, 2, 3])):
+        monkeypatch.setattr(jobs, "SAVE_EVERY", every)
+        assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and saved == expected
+
+
+# ---- The runner
+
+LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
+
+
+def run_jobs(out, rows, *words):
+    """Give the runner rows of (study, stage, name, command)."""
+    lines = "".join(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n" for study, stage, name, command in rows)
+    return subprocess.run([sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], input=lines, capture_output=True, text=True, cwd=ROOT)
+
+
+MEETING = """import pathlib, sys, time
+out = pathlib.Path(sys.argv[-1])
+at_work = lambda: sum(not (one / "result.json").exists() for one in out.parent.iterdir())
+while at_work() < 2 and out.name in "xy":
+    time.sleep(0.1)
+if at_work() > 2:
+    sys.exit("three at once")
+time.sleep(2)
+(out / "result.json").write_text("{}")
+"""
+
+
+def test_the_runner_runs_two_jobs_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
+    (tmp_path / "meeting.py").write_text(MEETING)
+    found = run_jobs(tmp_path, [("m", 1, name, tmp_path / "meeting.py") for name in "xyzw"])
+    taken = re.findall(r"m/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)     # as printed, to the second
+    assert found.returncode == 0 and "4 of 4 jobs are done" in found.stdout, found.stdout
+    for k, (_, left) in enumerate(taken if len(taken) == 4 else [], 1):
+        mean, still = sum(int(seconds) for seconds, _ in taken[:k]) / k, 4 - k
+        assert abs(int(left) - mean * still / 2) <= 0.5 + 0.25 * still + 0.01, found.stdout
+
+    rows = [("a", 1, "data", LESIONS), ("a", 2, "bad", f"gan.py train dcgan_cls --data {tmp_path}/none"), ("a", 2, "other", LESIONS),
+            ("a", 3, "late", LESIONS), ("b", 1, "data", LESIONS), ("b", 2, "more", LESIONS)]
+    found = run_jobs(tmp_path, rows)
+    assert found.returncode == 1 and found.stdout.count("FAILED") == 1, found.stdout + found.stderr
+    assert "none does not exist" in found.stdout and "alone: python gan.py train dcgan_cls" in found.stdout
+    assert "4 of 6 jobs are done" in found.stdout and not (tmp_path / "a" / "late").exists()
+    assert found.stdout.index("b/data") < found.stdout.index("b/more") and "[4/6] " in found.stdout
+    again = run_jobs(tmp_path, [row[:3] + (LESIONS,) for row in rows])
+    assert again.returncode == 0 and "4 of 6 jobs were done before" in again.stdout and "6 of 6 jobs are" in again.stdout
+    assert again.stdout.index("[5/6] a/bad") < again.stdout.index("[6/6] a/late") and "a/data" not in again.stdout
+
+
+def test_a_job_gives_the_same_bytes_alone_and_in_the_runner_which_keeps_to_one_scale(tmp_path, prepared):
+    train = f"classify.py train cnn --data {prepared} --steps 5 --batch 8"
+    assert run_jobs(tmp_path, [("a", 1, "cnn", train)]).returncode == 0
+    subprocess.run([sys.executable, *train.split(), "--out", tmp_path / "alone"], cwd=ROOT,
+                   env=dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // 2))))
+    assert (tmp_path / "alone" / "predictions.csv").read_bytes() == (tmp_path / "a" / "cnn" / "predictions.csv").read_bytes()
+    other = run_jobs(tmp_path, [], "--scale", "small")
+    assert other.returncode == 2 and "scale 'quick' -> 'small'" in other.stderr
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_path, prepared, kind):
+    job = tmp_path / "a" / "gan"
+    train = f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps 4000 --out {job}"
+    process = subprocess.Popen([sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"], cwd=ROOT, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    process.stdin.write(f"a\t1\tgan\t{train}\na\t2\tlate\t{LESIONS} --out {tmp_path}/a/late\n")
+    process.stdin.close()
+    while not (job / "log.txt").exists() or "/4000" not in (job / "log.txt").read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(kind)
+    process.wait()
+    with open(job / ".lock") as lock:                   # free as soon as nobody works there
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert not (job / "result.json").exists() and not (tmp_path / "a" / "late").exists()
+    if kind == signal.SIGINT:
+        assert process.returncode == 130 and 0 < torch.load(job / "checkpoint.pt")["step"] < 4000
+        assert "stopped. The same command goes on" in process.stderr.read()
+
+
+def test_a_dry_run_makes_two_steps_of_the_last_job_of_each_kind_and_of_what_it_needs(tmp_path):
+    train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
+    rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS), ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
+    found = run_jobs(tmp_path, rows, "--dry-run")
+    assert {folder.name for folder in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, found.stderr
+    result = jobs.read_json(tmp_path / "study/b/result.json")
+    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 720000
+    hours = 720000 * result["cost"]["step_seconds"] / 3600
+    assert f"   2 x study/b: 720,000 x {result['cost']['step_seconds']:.3g} s = {hours:.3g} h" in found.stdout
+    disk = sum(file.stat().st_size for file in (tmp_path / "study/b").iterdir()) / 1e9
+    assert f"disk {disk:.3g}" in found.stdout and f"all 4 jobs, one after another: {2 * hours:.3g} h" in found.stdout
+
+
+# ---- What the machine refuses
 
 def test_a_full_disk_and_a_closed_pipe_at_the_output():
     describe = [sys.executable, "gan.py", "describe", "acgan"]
@@ -134,183 +311,3 @@ def test_a_full_disk_and_a_closed_pipe_at_the_output():
 def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
     monkeypatch.chdir(tmp_path)
     refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
-
-
-def test_numbers_of_options(monkeypatch, capsys):
-    assert jobs.at_least(1)("1") == 1 and jobs.at_least(0, float, below=1)("0.5") == 0.5
-    assert jobs.fraction("2000/24000") * 12 == 1 and jobs.fraction("0.25") * 4 == 1
-    for kind, texts in ((jobs.at_least(1), "0 1.5 x 1000000000000"), (jobs.at_least(0, float, below=1), "-0.1 1 nan inf"),
-                        (jobs.fraction, "0 -1/4 1/0 x")):
-        for text in texts.split():
-            with pytest.raises(ArgumentTypeError, match=re.escape(text)):
-                kind(text)
-    assert [jobs.readable_time(seconds) for seconds in (40, 720, 9000)] == ["40 s", "12 min", "2.5 h"]
-    parser = jobs.Parser()
-    jobs.add_training_options(parser, dict(z_dim=(5, "why"), beta1=(.5, "w"), size=(9, "w"), epochs=(2.0, "w")), size=(9, 16))
-    assert vars(parser.parse_args(["--out", "x", "--z-dim", "7"])) == dict(
-        z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", forget=False, steps=None, precision="float32", stop_after=None, seed=0, dry_run=False)
-    for words in ("--z-dim 0", "--beta1 1", "--size 10", "--epochs 0", "--see 1", "--steps 0"):
-        with pytest.raises(UserError):
-            parser.parse_args(["--out", "x", *words.split()])
-    args = SimpleNamespace(steps=None, epochs=1.5, dry_run=False)
-    assert jobs.planned(args, 3) == dict(steps=5) and jobs.planned(SimpleNamespace(**vars(args) | dict(steps=7)), 3) == dict(steps=7)
-    assert jobs.planned(SimpleNamespace(**vars(args) | dict(dry_run=True)), 3) == dict(steps=2, dry_run_of=5)
-    clock = iter([0, 6, 7, 12])                          # of 10 steps 2 were done before; two lines of progress, at 6 and 12 s
-    monkeypatch.setattr(jobs.time, "time", lambda: next(clock))
-    progress = jobs.Progress("job", 10, 2)
-    progress.note = "loss 1"
-    for step in (4, 5, 6):
-        progress(step)
-    assert capsys.readouterr().err == "job  4/10  loss 1  18 s left\njob  6/10  loss 1  12 s left\n"
-
-
-# ---- A job's folder
-
-def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp_path):
-    file = tmp_path / "a.json"
-    jobs.write_json(file, dict(old=1))
-    with pytest.raises(ValueError):
-        jobs.write_json(file, dict(new=float("nan")))
-    with pytest.raises(OSError) as problem, jobs.replacing(file) as half:
-        half.write(b"{")
-        assert jobs.read_json(file, "old") == dict(old=1)           # until it is complete
-        raise OSError(28, "full")
-    assert problem.value.filename == str(file)
-    assert jobs.read_json(file) == dict(old=1) and len(list(tmp_path.iterdir())) == 1
-    for text, keys in (('{"a": 1}', ["a", "b"]), ("[1]", []), ("{", []), ("\xff", []), ("[" * 100000, []), (None, [])):
-        file.unlink(missing_ok=True)
-        if text:
-            file.write_text(text, encoding="latin-1")
-        with pytest.raises(UserError, match="a.json"):
-            jobs.read_json(file, *keys)
-
-
-def begin(out, config):
-    """As a process that ends at once: the result of start_job."""
-    try:
-        return jobs.start_job(out, config)
-    finally:
-        jobs.LOCKS.pop(out).close()
-
-
-def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
-    out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
-    assert begin(out, config) is None and begin(out, config) is None
-    for other, words in ((dict(lr=2, sizes=[2, 3]), "lr 1 -> 2."), (dict(lr=1), r"sizes \[2, 3\] -> None"), (config | dict(n=5), "None -> 5")):
-        with pytest.raises(UserError, match=words) as problem:
-            begin(out, other)
-        assert ("sizes" in str(problem.value)) == ("sizes" in words)
-    for file in (".images.npy.77.tmp", "snapshots/.a.tmp", "checkpoint.pt"):
-        (out / file).parent.mkdir(exist_ok=True)
-        (out / file).write_text("left by a kill")
-    monkeypatch.setattr(sys, "argv", ["/a/gan.py", "train", "a b"])
-    jobs.finish_job(out, config, 1.23, "cpu", n=4)
-    assert not (out / "checkpoint.pt").exists()
-    (out / "checkpoint.pt").write_text("left by a kill")
-    result = begin(out, config)
-    assert sorted(file.name for file in out.rglob("*") if file.is_file()) == [".lock", "config.json", "result.json"]
-    assert result["config"] == dict(lr=1, sizes=[2, 3]) and result["n"] == 4 and result["seconds"] == 1.2
-    assert result["command"] == f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py train 'a b'"
-    assert result["versions"].keys() >= {"python", "torch"} and result["commit"] and result["memory_gb"] > 0.01
-    jobs.write_json(out / "result.json", dict(config=dict(lr=9)))
-    with pytest.raises(UserError, match="lr 9 -> 1"):
-        begin(out, config)
-
-
-def test_two_processes_never_share_a_job(tmp_path):
-    code = "import jobs, sys; jobs.start_job(sys.argv[1], {}); print('begun', flush=True); sys.stdin.read()"
-    first = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert first.stdout.readline() == b"begun\n"
-    with pytest.raises(UserError, match="another process is at work"):
-        begin(tmp_path, {})
-    first.kill()
-    first.wait()
-    assert begin(tmp_path, {}) is None
-
-
-@pytest.mark.parametrize("command, written", [
-    ("gan train dcgan_cls --width 4 --class benign", "model.pt samples.npy grid.png"), ("classify train cnn", "model.pt predictions.csv"),
-    ("classify train cnn --forget", "predictions.csv")])
-def test_all_that_a_job_makes_is_there_before_it_counts_as_done(monkeypatch, tmp_path, prepared, done, command, written):
-    def write_json(path, value, write=jobs.write_json):
-        if path.name == "result.json":
-            there.update(file.name for file in path.parent.iterdir())
-        write(path, value)
-
-    there = set()
-    monkeypatch.setattr(jobs, "write_json", write_json)
-    done(*command.split(), "--data", prepared, "--steps", 2, "--batch", 8, "--out", tmp_path)
-    assert there >= set(written.split()) and ("model.pt" in there) == ("model.pt" in written)
-
-
-# ---- A training
-
-def parts_of(seed):
-    torch.manual_seed(seed)
-    return dict(net=torch.nn.Linear(2, 2), record=jobs.Record(curves=dict(loss=[float(seed)])))
-
-
-def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_path):
-    parts = parts_of(1)
-    weights, drawn = parts["net"].weight.tolist(), torch.get_rng_state()
-    jobs.save_checkpoint(tmp_path, parts, step=3, seconds=10.0)
-    for broken in (float("nan"), float("inf")):
-        parts["net"].weight.data[0, 0] = broken
-        with pytest.raises(UserError, match="not a finite number at step 4"):
-            jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
-    other = parts_of(2)
-    assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
-    assert other["net"].weight.tolist() == weights and other["record"] == dict(curves=dict(loss=[1.0]))
-    assert torch.equal(torch.get_rng_state(), drawn) and jobs.load_checkpoint(tmp_path / "no", other, "cpu", 5.0) == (0, 5.0)
-    with pytest.raises(UserError, match="checkpoint.pt is of another job"):
-        jobs.load_checkpoint(tmp_path, other | dict(more=other["net"]), "cpu", 1.0)
-    whole = (tmp_path / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(whole.replace(torch.tensor(weights[0][:1]).numpy().tobytes(), b"1234"))
-    with pytest.raises(UserError, match="checkpoint.pt is damaged"):
-        jobs.load_checkpoint(tmp_path, other, "cpu", 1.0)
-    with pytest.raises(UserError, match="without --forget"):
-        jobs.load_run(tmp_path, ["cnn"])
-
-
-def test_points_of_curves_and_finished_runs(tmp_path):
-    record = jobs.Record(curves=dict(loss=[1.0]), recent=[4])
-    assert jobs.add_point(record, tmp_path, 5, dict(loss=0.5, accuracy=1.0)) == "loss 0.50  accuracy 1.00"
-    assert record == dict(curves=dict(loss=[1.0, 0.5], accuracy=[1.0]), recent=[])
-    with pytest.raises(UserError, match="at step 6"):
-        jobs.add_point(record, tmp_path, 6, dict(loss=float("nan"), accuracy=1.0))
-    jobs.save_state(tmp_path / "model.pt", dict(net=7))
-    jobs.write_json(tmp_path / "config.json", dict(model="cnn"))
-    assert jobs.load_run(tmp_path, ["cnn"]) == (dict(net=7), dict(model="cnn"))
-    with pytest.raises(UserError, match="is not one of acgan"):
-        jobs.load_run(tmp_path, ["acgan"])
-
-
-@pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM])
-def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_path, monkeypatch, sent):
-    done, handlers, parts = [], [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], parts_of(1)
-    steps = jobs.steps_to_do(tmp_path, parts, time.time() - 50, 2, 9, stop_after=None if sent else 5)
-    with pytest.raises(KeyboardInterrupt if sent else SystemExit):
-        for step in steps:
-            done.append(step)
-            if sent and step == 4:
-                os.kill(os.getpid(), sent)
-    state = torch.load(tmp_path / "checkpoint.pt")
-    assert done == [2, 3, 4] and state["step"] == 5 and 50 <= state["seconds"] < 90
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    saved = []
-    monkeypatch.setattr(jobs, "save_checkpoint", lambda out, parts, step, seconds: saved.append(step))
-    assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and not saved        # within a minute
-    monkeypatch.setattr(jobs, "SAVE_EVERY", -1)
-    assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and saved == [1, 2, 3]
-
-
-def test_the_seed_reaches_torch_and_the_last_step_is_timed(monkeypatch):
-    drawn = []
-    for seed in (7, 7, 8):
-        jobs.start_device(SimpleNamespace(seed=seed))
-        drawn.append(torch.rand(1).item())
-    assert drawn[0] == drawn[1] != drawn[2]
-    clock, cost = iter([0, 10, 20, 23]), {}
-    monkeypatch.setattr(jobs.time, "perf_counter", lambda: next(clock))
-    step = jobs.timed(lambda a, b: a + b, cost)
-    assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
