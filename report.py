@@ -419,8 +419,7 @@ def layers(results, study, rows):
     name, _, network = rows[0]["job"].partition("@")
     ours = [["", [f"not run: {name}"], 0]] * len(rows)
     for result in results.of(f"{study}/{name}"):
-        *ours, total = result["tables"][network]
-        ours[len(rows) - 1:] = [total]
+        ours = result["tables"][network]
     filled = []
     for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], ours[-1]]):
         filled.append({
