@@ -97,7 +97,7 @@ def test_no_worth_without_a_gain_from_real_images_and_no_claim_of_copies_without
     controls(tmp_path, 0.70, 0.75, 0.70)
     assert "cannot be told here: as many further real photographs" in page_of(tmp_path)[2]
     assert report.state_of(MINE | dict(closer_to_train=[.7, .59, .8])) == "alive"
-    assert report.state_of(MINE | dict(collapsed=True)).startswith("COLLAPSED")
+    assert report.state_of(MINE | dict(collapsed=True)) == "COPIES its training images; COLLAPSED: its rows count as failed"
 
 
 @pytest.mark.parametrize("printed, gain, p, expected", [
