@@ -27,6 +27,7 @@ Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file, decoded: 192 MB. From her
 warnings.simplefilter("error", Image.DecompressionBombWarning)     # which refuses the file
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
+SHEETS = {".xlsx", ".xls", ".ods", ".json", ".parquet"}
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 
@@ -84,10 +85,12 @@ def is_known(name):
     return class_name(name, binary=False) in KINDS
 
 
-def plain_name(name):
+def plain_name(name, place="class"):
     """The name of a class, without path parts, since folders are made of it."""
     if not re.fullmatch(r"[^./\\\n][^/\\\n]*", name):
-        raise UserError(f"{name!r} cannot be the name of a class: rename it")
+        raise UserError(f"{place}: {name!r} cannot be the name of a class: rename it there")
+    if "\ufffd" in name:
+        raise UserError(f"{place}: {name!r} is not in UTF-8: save the table in that encoding")
     return name
 
 
@@ -323,7 +326,7 @@ def read_tables(folder, files, pictures, named):
     own = [table.name for table in tables if table.has_label()
            and Path(table.name).name.lower() == "labels.csv"]
     for table in tables:
-        if own and table.name not in own:                # one's own labels win over those of the set
+        if own and table.name not in own:       # one's own labels win over those of the set
             table.columns.pop("label", None)
             table.columns.pop("classes", None)
     return tables
@@ -336,7 +339,7 @@ def class_of(table, row, place, zeros):
         if not label:
             raise UserError(f"{place}: the label is empty. Fill it in, take the row out, or name "
                             "another column: --columns label=...")
-        return label
+        return plain_name(label, place)
     ones = []
     for k in table.columns["classes"]:
         number = row[k].lower().replace("true", "1").replace("false", "0").replace(",", ".")
@@ -530,10 +533,13 @@ def read_rows(folder, zeros=None, named=None, label=None):
         told = f"folders {first_of(classes)}"
         if named.get("label") != "folder":
             check_folders(folder, tables, classes)
+        if classes == ["unlabelled"] and SHEETS.intersection(others):
+            raise UserError(f"{folder} has no class folders, but {counted(others)}: save the sheet "
+                            "that tells the classes as .csv")
 
     rows, spelled = [], {}
     for name, label in labels.items():
-        label = spelled.setdefault(label.casefold(), plain_name(label))     # Benign is benign
+        label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         part = part_told(name, values, named)
         lesion, _ = values["lesion"].get(name, ("", ""))
         patient, _ = values["patient"].get(name, ("", ""))
