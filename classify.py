@@ -338,10 +338,11 @@ def load_images(args):
         leaked += count_leaked(args.start, data.load(args.start), held_out, args)
     generators = {}
     for whole in found.values():
-        generators[whole.info["generator"]] = {}
-        if "digests" not in whole.info:             # not one of gan.py's, which judges its own
-            generators[whole.info["generator"]] = metrics.judge_generated(
-                whole, *at_sizes_of(whole, training, test))
+        name = whole.info["generator"]
+        generators[name] = {}
+        if name not in gan.GANS:                    # gan.py has judged its own
+            pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
+            generators[name] = metrics.judge_generated(whole, *pair)
 
     added, held_back = divided(args, found)
     tests = {"real": test}
@@ -354,10 +355,6 @@ def load_images(args):
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
     return Images(mixed, real.part("val"), tests, leaked, generators)
-
-
-def at_sizes_of(whole, *sets):
-    return [data.resized(images, whole.images.shape[1]) for images in sets]
 
 
 def load_synthetic(args):

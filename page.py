@@ -196,7 +196,7 @@ h1{line-height:1.2}h1+p{font-size:1.2rem;font-weight:500}
 h2{margin-top:2.5em;border-top:1px solid #ddd}
 .scroll{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;vertical-align:top}
-tr>:first-child{position:sticky;left:0;background:#fff;min-width:6em;max-width:38vw}
+tr>:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:38vw}
 tr>:first-child{overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
 img,svg{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}

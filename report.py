@@ -425,7 +425,7 @@ def layers(results, study, rows):
         filled.append({
             "layer": row["layer"],
             "output, printed": row["output"],
-            "ours": " x ".join(map(str, shape)) or "-",
+            "ours": "x".join(map(str, shape)) or "-",
             "parameters, printed": row["parameters"],
             "our parameters": f"{parameters:,}"})
     return filled
@@ -659,11 +659,13 @@ def gan_row(name, steps, measures):
 
 
 def state_of(measures):
-    if measures.get("collapsed"):
-        return "COLLAPSED: its rows count as failed"
+    """How a generator ended, in words: copying comes first, since who copies a few looks collapsed."""
+    states = []
     if measures.get("closer_to_train", [0, 0, 0])[1] > COPIES:
-        return "COPIES its training images"
-    return "alive"
+        states.append("COPIES its training images")
+    if measures.get("collapsed"):
+        states.append("COLLAPSED: its rows count as failed")
+    return "; ".join(states) or "alive"
 
 
 # ---- The first screen, and the last

@@ -103,8 +103,7 @@ def series_of(kind, series, times, expected, seconds, rng):
     for k in range(times):
         folder = Path(f"{kind}-{series}-{k}")
         disturb(kind, folder, series, (k + rng.random()) / times, seconds)
-        starts = 0
-        done = 1
+        starts, done = 0, 1
         while done not in (0, 2) and starts < 2:    # 2: a tree that was complete is refused
             done = start(kind, folder).wait()
             starts += 1
