@@ -326,7 +326,7 @@ def read_tables(folder, files, pictures, named):
     own = [table.name for table in tables if table.has_label()
            and Path(table.name).name.lower() == "labels.csv"]
     for table in tables:
-        if own and table.name not in own:                # one's own labels win over those of the set
+        if own and table.name not in own:       # one's own labels win over those of the set
             table.columns.pop("label", None)
             table.columns.pop("classes", None)
     return tables
