@@ -1,9 +1,9 @@
 """Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
+import contextlib
 import copy
 import os
 import re
 import signal
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,7 @@ import gan
 import jobs
 import metrics
 
-# What the papers state: {"wgan_gp recipe": its text, ...}
-TEXT = Path(__file__).with_name("gans.txt").read_text()
+TEXT = Path(__file__).with_name("gans.txt").read_text()     # what the papers state
 STATED = dict(re.findall(r"^(\w.*)\n((?:  .*\n)+)", TEXT, re.MULTILINE))
 
 
@@ -73,8 +72,7 @@ def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_s
     assert all(map(torch.equal, heads(x[0, 0]), ends))
     image = pyramid(lapgan, z.flatten(1))[-1]
     assert image.abs().max() > 1 and torch.allclose(lapgan(z), image.clamp(-1, 1), atol=1e-5)
-    images = torch.zeros(2, 5, 3, 8, 8)
-    penalty = gan.gradient_penalty(lambda x: x.flatten(1) @ flat, *images, weight=7.0)
+    penalty = gan.gradient_penalty(lambda x: x.flatten(1) @ flat, *torch.zeros(2, 5, 3, 8, 8), 7.0)
     penalty.backward()
     assert penalty.item() == pytest.approx(7, abs=1e-4) and flat.grad.isfinite().all()
 
@@ -99,10 +97,6 @@ def training(name, device="cpu", **changes):
 def bce(logit, target):
     probability = 1 / (1 + torch.exp(-logit))
     return -torch.log(probability if target else 1 - probability).mean()
-
-
-def class_loss(logits, labels):
-    return (torch.logsumexp(logits, 1) - logits[range(len(labels)), labels]).mean()
 
 
 class Textbook:
@@ -153,6 +147,9 @@ class Textbook:
 
     def acgan(self):
         """Odena et al. 2017: D raises L_S + L_C of real and of fake, G raises L_C - L_S."""
+        def class_loss(logits, labels):
+            return (torch.logsumexp(logits, 1) - logits[range(len(labels)), labels]).mean()
+
         (real, labels), (z, told), G, D = self.real(), self.noise(), *self.nets
         fake = G(z)
         (on_real, real_class), (on_fake, fake_class) = D(real), D(fake.detach())
@@ -243,11 +240,10 @@ def test_three_steps_are_the_textbooks(name, monkeypatch):
 
 @pytest.mark.parametrize("name", gan.GANS)
 def test_every_weight_has_its_adam_and_a_step_in_bf16_or_on_another_device(name, monkeypatch):
-    m, values, seen = training(name, precision="bf16"), recipe(name), []
+    m, c, seen = training(name, precision="bf16"), recipe(name), []
     for k, optimizer in enumerate([m.optimizer_g, m.optimizer_d]):
         weights = list(nn.ModuleList(m.nets[k::2]).parameters())
-        betas = values["beta1"], values["beta2"]
-        adam = torch.optim.Adam(weights, values["lr"], betas, fused=True)
+        adam = torch.optim.Adam(weights, c["lr"], (c["beta1"], c["beta2"]), fused=True)
         assert type(optimizer) is type(adam) and optimizer.defaults == adam.defaults
         assert set(optimizer.param_groups[0]["params"]) == set(weights)
         layers = [one for one in m.nets[k].modules() if list(one.parameters(recurse=False))]
@@ -256,7 +252,7 @@ def test_every_weight_has_its_adam_and_a_step_in_bf16_or_on_another_device(name,
     assert set(seen) == {torch.bfloat16}
 
     # On meta tensors mixing devices fails as on a GPU. Its autocast and fused Adam do not exist.
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     m = training(name, "meta", optimizer="sgd", pool=4)
     for _ in range(2):
         assert {value.device.type for value in gan.GANS[name].step(m).values()} == {"meta"}
@@ -265,10 +261,9 @@ def test_every_weight_has_its_adam_and_a_step_in_bf16_or_on_another_device(name,
 @pytest.fixture
 def command(tmp_path, prepared):
     """command("acgan --size 32", "run"): the words of a tiny training on DATA, into that folder."""
-    def words(options, out):
+    def words(options, out, tiny=TINY_GAN):
         name, *options = options.replace("DATA", str(prepared)).split()
-        tiny = [name, "--data", prepared, *TINY_GAN, *options]
-        return ["gan", "train", *tiny, "--out", tmp_path / out]
+        return ["gan", "train", name, "--data", prepared, *tiny, *options, "--out", tmp_path / out]
     return words
 
 
@@ -303,7 +298,8 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         return torch.from_numpy(z)[:, :, None, None]
 
     samples, snapshot = data.load(run), data.load(run / "snapshots/000005.npy")
-    assert samples.classes == data.TWO and samples.labels.tolist() == turns[:67]
+    assert samples.classes == data.TWO and samples.info["generator"] == "acgan"
+    assert samples.labels.tolist() == turns[:67] and not samples.split.any()
     assert drawn(net, inputs(4, turns[:67]), samples.images)
     assert drawn(net, inputs(5, turns[:3]), snapshot.images)
     grid = np.asarray(Image.open(run / "grid.png"))[None, :32, :32]
@@ -338,8 +334,7 @@ def test_samples_as_many_as_asked(tmp_path, command, done, lesions):
     few, many = sorted(data.TWO, key=n.get)
     one = f"dcgan_cls --class {few} --samples "
     cases = {one + "5": [5], one + "3/2": [round(n[few] * 1.5)], one + "1/999": [1],
-             one + "balance": [n[many] - n[few]],
-             one + "balance --share 1/2": [half[many] - half[few]],
+             one + "balance": [n[many] - n[few]], one + "balance --share 1/2": [half[many] - half[few]],
              "acgan --size 32 --samples balance": [n[many] - n[name] for name in data.TWO]}
     for k, (options, numbers) in enumerate(cases.items()):
         done(*command(options, f"run{k}"))
@@ -358,7 +353,7 @@ def test_two_and_two_steps_are_four(tmp_path, command, done, options):
     assert (data.load(tmp_path / "whole").images == data.load(tmp_path / "parts").images).all()
 
 
-def test_a_job_and_what_it_leaves(tmp_path, command, done, refused, lesions, monkeypatch):
+def test_a_job_and_what_it_leaves(tmp_path, command, done, refused, monkeypatch):
     def finish(out, *rest, finish=jobs.finish_job, **result):
         assert (out / "samples.json").exists() and (out / "grid.png").exists()
         assert (out / "model.pt").exists() != (out.name == "forget")
@@ -367,15 +362,22 @@ def test_a_job_and_what_it_leaves(tmp_path, command, done, refused, lesions, mon
     monkeypatch.setattr(jobs, "finish_job", finish)
     done(*command("dcgan_cls --forget", "forget"))
     done(*command("dcgan_cls", "job"))
-    assert "done before" in done(*command("dcgan_cls", "job"))
-    refused(["lr 0.0002 -> 0.1"], *command("dcgan_cls --lr 0.1", "job"))
     saved = torch.load(tmp_path / "job" / "model.pt")
     gan.dcgan_discriminator(4).load_state_dict(saved.pop("discriminator"))
-    assert list(saved) == ["average"]
-    words = command("wgan_gp --epochs 9 --dry-run", "dry")
-    done(*words[:words.index("--steps")], *words[words.index("--steps") + 2:])
-    passes = 9 * len(lesions.part("train")) / 8     # of the critic, 5 of them in a step
-    assert result_of(tmp_path / "dry")["config"]["dry_run_of"] == np.ceil(passes / 5)
+    assert list(saved) == ["average"] and "done before" in done(*command("dcgan_cls", "job"))
+    changes = {"lr 0.1": "lr 0.0002 -> 0.1", "seed 1": "seed 0 -> 1", "leak": "leak False -> True",
+               "class benign": "of_class None -> 'benign'", "precision bf16": "-> 'bf16'",
+               "share 1/2": "share '1' -> '1/2'; data '"}
+    for option, words in changes.items():
+        refused(words.split("; "), *command("dcgan_cls --" + option, "job"))
+
+
+def test_epochs_count_passes_of_the_critic_and_of_the_larger_set(tmp_path, command, done, lesions):
+    passes, tiny = 9 * len(lesions.part("train")) / 8, ["--width", 4, "--batch", 8, "--epochs", 9]
+    for options, steps in {"wgan_gp": passes / 5, "acgan --size 32": passes,
+                           "cyclegan --size 32 --class benign --source DATA": passes}.items():
+        done(*command(options + " --dry-run", options[:5], tiny))
+        assert result_of(tmp_path / options[:5])["config"]["dry_run_of"] == np.ceil(steps)
 
 
 def test_kill_9_breaking_down_and_ctrl_c(tmp_path, command, cli, done, monkeypatch):
@@ -389,7 +391,8 @@ def test_kill_9_breaking_down_and_ctrl_c(tmp_path, command, cli, done, monkeypat
 
     child = os.fork()
     if not child:
-        train_until(lambda m: os.kill(os.getpid(), signal.SIGKILL))
+        with contextlib.suppress(BaseException):
+            train_until(lambda m: os.kill(os.getpid(), signal.SIGKILL))
         os.abort()
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     status, _, err = train_until(lambda m: m.generator[1].weight.data.fill_(torch.nan))
@@ -428,6 +431,7 @@ def test_samples_tell_what_was_seen(tmp_path, command, done, lesions, made, monk
     ("--size", "dcgan_cls --size 63"), ("no class mole", "dcgan_cls --class mole"),
     ("--batch 1", "dcgan_cls --batch 1"), ("too few", "dcgan_cls --batch 5000"),
     ("--samples many", "dcgan_cls --samples many"), ("give --class", "dcgan_cls --samples balance"),
+    ("images to translate", "cyclegan --source DATA --size 32 --samples 99"),
     ("--z-dim 1", "acgan --size 32 --z-dim 1"), ("--lr", "dcgan_cls --lr nan")])
 def test_bad_options_end_in_one_line(command, refused, words, options):
     refused([words], *command(options, "job"))
