@@ -70,8 +70,10 @@ def auc(labels, scores, weights):
 
 def roc_curve(labels, scores):
     """(false positive rate, true positive rate) from (0, 0) to (1, 1), by falling score."""
-    positive = labels[np.argsort(-scores, kind="stable")]
-    found = np.stack([1 - positive, positive]).cumsum(1)
+    order = np.argsort(-scores, kind="stable")
+    positive, scores = labels[order], scores[order]
+    last = np.append(scores[1:] != scores[:-1], True)       # equal scores are one step
+    found = np.stack([1 - positive, positive]).cumsum(1)[:, last]
     rates = found / found.max(1, keepdims=True).clip(1)
     return np.insert(rates, 0, 0, axis=1)
 
