@@ -239,6 +239,7 @@ NETWORKS = {
     "inception": Network(               # paper 004
         PLAIN | IMAGENET | dict(
             size=(299, "not stated; what Inception V3 was made for"),
+            weights=("IMAGENET1K_V1", "not stated whether pretrained; ours"),
             optimizer=("adagrad", "section 4.1"),
             lr=(1e-3, "section 4.1"),
             epochs=(20.0, "section 4.1"),
