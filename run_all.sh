@@ -29,7 +29,7 @@ wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on r
   case $SCALE in
     quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 80" fit="--size 32 --steps 40 --batch 16 $BF16"
            benign=118 malignant=142 mixed="13 16" ;;
-    small) gan="--width 32 --lr 2e-4 --steps 1500 $BF16" fit="--epochs 15 $BF16" ;;
+    small) gan="--width 16 --batch 16 --lr 5e-4 --steps 800" fit="--size 32 --epochs 8 $BF16" ;;
   esac
   gan+=" --forget $DRY" fit+=" --forget $DRY"
   stage
@@ -52,8 +52,9 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
            fit="--width 8 --steps 40 --batch 16 --lr 1e-3 $BF16" hundred="--batch 12" fast="--lr 4e-3"  # in proportion
            plain="--width 200 --batch 16 --lr 1e-3 --steps 500"
            lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 400 $BF16" ;;
-    small) gan="--width 32 --steps 500 $BF16" plain="--steps 500 $BF16" lapgan="--width 32 --steps 250 $BF16"
-           fit="--width 32 --epochs 12 $BF16" samples=600 ;;
+    small) gan="--width 16 --batch 32 --steps 1000 $BF16" samples=600 hundred="--batch 25"
+           fit="--width 16 --batch 32 --steps 800 $BF16" plain="--width 400 --batch 32 --lr 5e-4 --steps 800"
+           lapgan="--width 16 --batch 32 --lr 2e-3 --beta1 0 --steps 400 $BF16" ;;
   esac
   gan+=" $DRY" plain+=" --forget $DRY" lapgan+=" --forget $DRY" fit+=" $DRY"
   local net=inception scratch=--forget          # the FID's network; without its weights one of ours, which is
@@ -96,9 +97,10 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
            cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
            resnet="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
-    small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250" acgan="--size 64 --width 32 --batch 32 --steps 3000 $BF16"
-           cyclegan="--size 64 --width 32 --blocks 6 --steps 400 $BF16"
-           resnet="--size 64 --width 16 --batch 32 --epochs 3 --weights none $BF16" ;;
+    small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
+           acgan="--size 64 --width 16 --batch 24 --beta1 0 --lr 1e-3 --steps 800 $BF16"
+           cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 300"
+           resnet="--size 32 --width 8 --batch 64 --epochs 3 --weights none $BF16" ;;
   esac
   acgan+=" --forget $DRY" cyclegan+=" --forget $DRY"
   resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS $DRY"
@@ -130,7 +132,8 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
   case $SCALE in
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200 $BF16" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3 $BF16" steps="--steps 30" epochs="--epochs 2" nets="--steps 3" ;;
-    small) gan="--width 32 --steps 1200 --batch 16 $BF16" steps="--steps 300" epochs="--epochs 15" ;;
+    small) gan="--width 16 --batch 16 --lr 5e-4 --steps 1200 $BF16" size="--size 32"
+           fit+=" --batch 32 $BF16" steps="--steps 200" epochs="--epochs 5" nets="--steps 150 --batch 16" ;;
     paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part: 1,000 steps, too few
   esac
   gan+=" --forget $DRY" fit+=" --forget $DRY"
@@ -163,7 +166,8 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
   case $SCALE in
     quick) full=96 gan="--width 12 --batch 16 --steps 300 --lr 1e-3 --snapshots 48 $BF16"
            fit="--size 80 --batch 8 --steps 8" ;;
-    small) full=96 gan="--width 32 --steps 800 --snapshots 500 $BF16" fit="--size 96 --batch 32 --epochs 3 $BF16" ;;
+    small) full=96 gan="--width 16 --batch 32 --lr 5e-4 --steps 1000 --snapshots 200 $BF16"
+           fit="--size 80 --batch 32 --epochs 2 $BF16" ;;
     paper) gan="--snapshots 2000 $BF16" fit=$BF16 ;;
   esac
   if [ ! "$DATA" ]; then limit="--limit malignant=250"; fi      # the paper's ratio of malignant to benign: 0.83
