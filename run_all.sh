@@ -29,7 +29,7 @@ wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on r
   case $SCALE in
     quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 80" fit="--size 32 --steps 40 --batch 16 $BF16"
            benign=118 malignant=142 mixed="13 16" ;;
-    small) gan="--width 16 --batch 16 --lr 5e-4 --steps 800" fit="--size 32 --epochs 8 $BF16" ;;
+    small) gan="--width 16 --batch 16 --lr 5e-4 --steps 600" fit="--size 32 --epochs 8 $BF16" ;;
   esac
   gan+=" --forget $DRY" fit+=" --forget $DRY"
   stage
@@ -100,7 +100,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
     small) px=64 limit="--limit NV=600 MEL=300 BCC=250 BKL=250"
            acgan="--size 64 --width 16 --batch 24 --beta1 0 --lr 1e-3 --steps 800 $BF16"
            cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 300"
-           resnet="--size 32 --width 8 --batch 64 --epochs 3 --weights none $BF16" ;;
+           resnet="--size 32 --width 8 --batch 64 --epochs 2 --weights none $BF16" ;;
   esac
   acgan+=" --forget $DRY" cyclegan+=" --forget $DRY"
   resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS $DRY"
@@ -133,7 +133,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200 $BF16" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3 $BF16" steps="--steps 30" epochs="--epochs 2" nets="--steps 3" ;;
     small) gan="--width 16 --batch 16 --lr 5e-4 --steps 1200 $BF16" size="--size 32"
-           fit+=" --batch 32 $BF16" steps="--steps 200" epochs="--epochs 5" nets="--steps 150 --batch 16" ;;
+           fit+=" --batch 32 $BF16" steps="--steps 200" epochs="--epochs 5" nets="--steps 100 --batch 16" ;;
     paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part: 1,000 steps, too few
   esac
   gan+=" --forget $DRY" fit+=" --forget $DRY"
