@@ -20,7 +20,7 @@ CLASSES = ["benign", "malignant"]
 def test_measures_by_hand():
     labels = np.array([0] * 6 + [1] * 4)
     scores = np.array([.1, .2, .3, .4, .6, .7, .3, .8, .9, .95])
-    values = metrics.measures(labels, np.stack([1 - scores, scores], 1), CLASSES)
+    values = metrics.measures(labels, np.stack([1 - scores, scores], 1), CLASSES, np.ones((1, 10)))
     assert values["accuracy"] == 0.7 and values["recall malignant"] == 0.75
     assert values["precision malignant"] == 0.6 and values["recall benign"] == pytest.approx(4 / 6)
     assert values["balanced accuracy"] == pytest.approx((0.75 + 4 / 6) / 2)
@@ -36,7 +36,7 @@ def test_weights_are_the_same_as_repeated_images():
     drawn = metrics.measures(labels, probabilities, CLASSES, weights)
     for k in range(5):
         which = np.repeat(np.arange(30), weights[k].astype(int))
-        plain = metrics.measures(labels[which], probabilities[which], CLASSES)
+        plain = metrics.measures(labels[which], probabilities[which], CLASSES, np.ones((1, len(which))))
         assert all(drawn[name][k] == pytest.approx(plain[name]) for name in plain)
 
 
@@ -270,7 +270,7 @@ def test_compare_command(tmp_path, done, refused, prepared):
     out = done("metrics", "compare", tmp_path / "a", tmp_path / "b")
     accuracy = next(line for line in out.splitlines() if line.startswith("accuracy"))
     assert "+0.000 [" in accuracy and accuracy.rstrip().endswith("1.000")       # the same trainings
-    refused(["no finished classifier"], "metrics", "compare", tmp_path / "c", tmp_path / "b")
+    refused(["predictions.csv"], "metrics", "compare", tmp_path / "c", tmp_path / "b")
     file = tmp_path / "b-s1" / "predictions.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))       # one image less
     refused(["same test images"], "metrics", "compare", tmp_path / "a", tmp_path / "b")

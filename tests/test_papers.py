@@ -167,10 +167,10 @@ RECOVERED = {       # benign called benign, called malignant; malignant called b
 def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(table):
     right_b, wrong_b, wrong_m, right_m = RECOVERED[table]
     truth, called = np.repeat([[0, 0, 1, 1], [0, 1, 0, 1]], RECOVERED[table], axis=1)
-    values = metrics.measures(truth, np.eye(2)[called], data.TWO)
+    values = metrics.measures(truth, np.eye(2)[called], data.TWO, np.ones((1, len(truth))))
     rows = tables_of("wgan_gp")[table]
     for row in rows[:-1]:                           # the last is the AUC, not printed
-        assert row["value"][0].removeprefix("put right: ") == short(values[row["measure"][0]], 4)
+        assert row["value"][0].removeprefix("put right: ") == short(values[row["measure"][0]][0], 4)
     printed = {row["printed as"][0].replace("F1 score", "f1"): row["value"][0] for row in rows[:5]}
     for sizes in ((460, 404), (404, 460)):          # whichever class is positive
         assert matrices(printed, sizes) == matrices(printed, sizes, printed) == []
