@@ -127,8 +127,7 @@ class Results:
 
     def gain(self, study, before, after):
         """metrics.gain in accuracy of jobs named as in papers/*.md; None if one has not run."""
-        before = self.accuracies(study, before)
-        after = self.accuracies(study, after)
+        before, after = self.accuracies(study, before), self.accuracies(study, after)
         if not before or not after:
             return None
         try:
@@ -279,7 +278,7 @@ def distance_curves(result, name):
     lines = {}
     at = [int(row["set"]) for row in result["rows"]]
     for key in ("distance", "floor", "inception_score"):
-        lines[key] = key, at, [row[key] for row in result["rows"]]
+        lines[key] = key.replace("_", " "), at, [row[key] for row in result["rows"]]
     return [(name, line_chart(result["net"], "step", [lines["distance"], lines["floor"]])),
             (name, line_chart("Inception score", "step", [lines["inception_score"]]))]
 
@@ -366,29 +365,27 @@ def read_paper(study):
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 
 
-def paper_section(page, results, study, judged):
+def paper_section(page, results, study):
     """A paper's text with its tables filled."""
     for block in read_paper(study):
         if isinstance(block, str):
             page.add(re.sub("^#", "##", block))
             continue
         with leaving_out(page.add):
-            fill(page, results, study, block, judged)
+            fill(page, results, study, block)
     page.add("What the paper states, leaves silent, and what was changed: "
              f"papers/{PAPERS[study].name}")
     gan_table(page, results, study)
 
 
-def fill(page, results, study, rows, judged):
+def fill(page, results, study, rows):
     first, *others = rows[0]
     if first == "figure":
         for row in rows:
             figure(page, results, study, *row.values())
         return
     if first == "claim":
-        rows = claims_of(results, study)
-        for row in rows if not judged else []:
-            del row["verdict"]
+        rows = claims_of(results, study, "verdict")             # which is on the first screen
     elif first == "layer":
         rows = layers(results, study, rows)
     elif "measure" in others:
@@ -456,8 +453,8 @@ def figure(page, results, study, number, title, kind, patterns):
         page.pictures(pictures_of(results, kind, names))
 
 
-def claims_of(results, study):
-    """[{column: cell}, ...]: the paper's claims and what became of them, corrected together."""
+def claims_of(results, study, hidden):
+    """[{column: cell}, ...] without the hidden one: the paper's claims and what became of them."""
     tables = [block for block in read_paper(study) if isinstance(block, list)]
     [rows] = [table for table in tables if "claim" in table[0]]
     gains = []
@@ -480,6 +477,7 @@ def claims_of(results, study):
         found.append({
             "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
             "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)})
+        del found[-1][hidden]
     return found
 
 
@@ -516,10 +514,9 @@ def worth_of(results, net, generators):
             arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
     if not triples:
         return None
-    real, with_gan, with_real = zip(*triples)
+    real, with_gan, more = zip(*triples)
     generated = metrics.gain(arms, real, with_gan)
-    more = metrics.gain(arms, real, with_real)
-    return metrics.worth(arms, triples), generated, more
+    return metrics.worth(arms, triples), generated, metrics.gain(arms, real, more)
 
 
 def answer(results):
@@ -576,7 +573,7 @@ def controls_table(page, results, net):
         arms[f"{title} images"] = 1, generator, "none"
         arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
         arms[f"{title} alone"] = 1, generator, "alone"
-    rows = [{"added": "nothing: accuracy in %"}, *({"added": words} for words in arms)]
+    rows = [{"added": words} for words in ("nothing: accuracy in %", *arms)]
     for share in sizes_of(results, net):
         real = results.controls[net, share, "", "none"]
         images = sum(results.of(f"controls/{real}")[0]["counts"].values())
@@ -648,8 +645,7 @@ def first_screen(page, results, scale):
     for study in PAPERS:
         if scale != "quick" and results.names(study, "*"):
             with leaving_out(page.add, f"{study}: "):
-                for row in claims_of(results, study):
-                    del row["ours, as printed"]
+                for row in claims_of(results, study, "ours, as printed"):
                     claims.append({"paper": PAPERS[study].stem[:3]} | row)
     if claims:
         page.table(claims)
@@ -734,7 +730,7 @@ def write(out, docs=None):
     for study in PAPERS:
         if results.names(study, "*"):
             with leaving_out(page.add, f"{study}: "):
-                paper_section(page, results, study, scale != "quick")
+                paper_section(page, results, study)
     page.blocks += results.damaged
     last_screen(page, results, config)
 
