@@ -33,7 +33,7 @@ FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_we
 def measures(labels, probabilities, classes, weights):
     """{measure: values (b,)}, nan where undefined. Of two classes also the AUC of the second.
 
-    labels (n,), probabilities (n, k); weights (b, n): how often each image counts, in b versions."""
+    labels (n,), probabilities (n, k); weights (b, n): how often an image counts, in b versions."""
     k = len(classes)
     truth = np.eye(k)[labels]
     called = np.eye(k)[probabilities.argmax(1)]
@@ -65,7 +65,7 @@ def auc(labels, scores, weights):
 
 
 def roc_curve(labels, scores):
-    """(false positive rates, true positive rates) from (0, 0) to (1, 1): of rising numbers called."""
+    """(false positive rates, true positive rates), from (0, 0) to (1, 1), by falling threshold."""
     thresholds = np.append(np.inf, np.unique(scores)[::-1])
     positive = scores[:, None] >= thresholds
     return positive[labels == 0].mean(0), positive[labels == 1].mean(0)
@@ -100,7 +100,7 @@ def lesion_weights(groups):
 def arms_of(runs):
     """{measure: Arm} of one arm's runs, one per seed.
 
-    runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of the k classes), ...]"""
+    runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of k classes), ...]"""
     tests, seeds = set(), []
     for labels, probabilities, groups, classes in runs:
         tests.add(repr((labels.tolist(), groups.tolist(), classes)))

@@ -615,11 +615,10 @@ def gan_row(name, steps, measures):
         distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
-    row = {"GAN": name, "steps": steps}
-    for key in ("diversity", "distinctness"):
-        row[key] = f"{measures[key]:.2f}"
-    return row | {"FD-8x8 (noise floor)": distance, "nearer to training images": copies,
-                  "state": state_of(measures)}
+    return {
+        "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
+        "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
+        "nearer to training images": copies, "state": state_of(measures)}
 
 
 def state_of(measures):
@@ -661,8 +660,8 @@ def first_screen(page, results, scale):
     for study in ("controls", *PAPERS):
         data, gans = results.names(study, "data"), gans_of(results, study)[:2]
         if data and gans:
-            page.add(f"Real images ({results.source(study)}), a row per class, and those of GANs:")
-            page.pictures(pictures_of(results, "grid", data + gans))
+            (_, real), *generated = pictures_of(results, "grid", data + gans)
+            page.pictures([(f"real: {results.source(study)}, a row per class", real), *generated])
             break
 
 

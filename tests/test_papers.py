@@ -201,13 +201,11 @@ def test_the_printed_layers_are_those_of_our_networks(table, build, shape, total
         assert row["output"][0] == "x".join(map(str, sides))
 
 
-def test_the_two_test_sets_of_paper_000():
-    before = numbers(tables_of("wgan_gp")["Table 4"], "accuracy")
-    right = sum((counts(text, 864) for text in (".8634", ".9167", ".9178")), [])
-    assert right == [746, 792, 793] and counts(".8166", 660, True) == [539]
-    real = (np.array(right) - 204) / 660            # had all GAN images been classified rightly
-    assert list(map(short, real)) == [".821", ".891", ".892"] and (before > real).sum() == 2
-    assert counts(".8600", 864) == [743] and not counts(".8600", 660) + counts(".8600", 660, True)
+def test_tables_4_and_5_are_of_two_test_sets():
+    for text, right in ((".8634", 746), (".9167", 792), (".9178", 793), (".8600", 743)):
+        assert counts(text, 864) == [right]
+        assert not counts(text, 660) or text == ".9167"
+    assert counts(".8166", 660, True) == [539]
 
 
 # ---- 001: DCGAN
@@ -258,15 +256,12 @@ def test_the_marks_of_paper_001_and_the_matrices_that_fit_its_rows():
 
 def test_figure_17_of_paper_001():
     tp, fn, fp, tn, benign = 395, 76, 42, 338, 1800 / 3297
-    assert (tp + fn, fp + tn, tp + tn) == (471, 380, 733)
+    assert (tp + fn, fp + tn, tp + tn) == (471, 380, 733) and counts(".903", 851, True) == [769]
     deviation = math.sqrt(851 * benign * (1 - benign) * 2446 / 3296)    # without replacement
     away = [abs(471 - 851 * share) / deviation for share in (benign, 1 - benign)]
     assert away[0] < 1 and f"{away[1]:.1f}" == "6.8"
-    assert "{:.3f} {:.3f} {:.3f}".format(*metrics.wilson(733 / 851, 851)) == "0.861 0.836 0.883"
-    assert counts(".903", 851) == [] and counts(".903", 851, True) == [769]
     found = [tp / 437, tp / 471, tn / 380, tn / (tn + fn), 851 / 3297, 851 / 3597]
-    printed = ".9039 .8386 .8895 .8164 .2581 .2366"
-    assert " ".join(short(share, 4) for share in found) == printed
+    assert list(map(short, found)) == [".904", ".839", ".889", ".816", ".258", ".237"]
 
 
 # ---- 002: ACGAN and CycleGAN
@@ -319,17 +314,12 @@ def z_and_p(k, other, n):
     return f"{z:.2f}", 2 * stats.norm.sf(abs(z))
 
 
-def test_the_spread_the_trends_and_the_power_of_paper_002():
-    rows, with_gan = melanomas(), numbers(tables_of("acgan_cyclegan")["Table 2"][1:], "accuracy")
-    accuracy = numbers(rows, "accuracy")
-    assert (max(counts(".865", 2534)), min(counts(".856", 2534))) == (2193, 2168)
-    assert "{} {:.2f}".format(*z_and_p(2193, 2168, 2534)) == "1.01 0.31"
-    for values, ends in ((accuracy, "-0.9 +0.9"), (with_gan, "-1.1 +0.8")):
-        assert f"{100 * values.min() - 85.6:+.1f} {100 * values.max() - 85.6:+.1f}" == ends
-    found = [accuracy.std(ddof=1), with_gan.std(ddof=1), math.sqrt(0.856 * 0.144 / 2534)]
-    assert [short(value, 4) for value in found] == [".0042", ".0055", ".0070"]
+def test_the_trend_and_the_power_of_paper_002():
+    rows = melanomas()
     trend = stats.spearmanr(numbers(rows, "n"), numbers(rows, "recall MEL"))
     assert f"{trend.statistic:.2f} {trend.pvalue:.0e}" == "0.75 7e-07"
+    assert (max(counts(".865", 2534)), min(counts(".856", 2534))) == (2193, 2168)
+    assert "{} {:.2f}".format(*z_and_p(2193, 2168, 2534)) == "1.01 0.31"
     other = 0.856 + np.arange(-0.05, 0.05, 1e-5)    # gains that are found with less than 80 % power
     both = (other + 0.856) / 2
     needed = stats.norm.ppf(0.975) * np.sqrt(2 * both * (1 - both))
@@ -344,13 +334,9 @@ def test_the_arithmetic_of_paper_003():
     rows = tables_of("dermagan")["Figure 9"]
     matrix = np.array([numbers(rows, f"called {row['class'][0]}") for row in rows])
     assert np.trace(matrix) == 107 and matrix.sum(0).tolist() == [100] * 4
-    assert short(stats.chi2_contingency(matrix).pvalue, 2) == ".21"
-    (z, p), (_, other) = z_and_p(288, 262, 400), z_and_p(288, 274, 400)
-    assert (z, short(p), short(other, 2)) == ("1.98", ".047", ".28")
-    assert short(stats.fisher_exact([[288, 112], [262, 138]]).pvalue) == ".056"
-    sides = (64 - 1 - 2 - 4, (64 // 2 - 2) // 5)    # pool 2, 3x3, pool 5: stride 1, or as the pool
-    weights = [27290 + (50 * side ** 2 + 1) * 256 + 257 * 128 + 129 * 4 for side in sides]
-    assert weights == [41648158, 521758]
+    found = [stats.chi2_contingency(matrix).pvalue, z_and_p(288, 262, 400)[1]]
+    found += [z_and_p(288, 274, 400)[1], stats.fisher_exact([[288, 112], [262, 138]]).pvalue]
+    assert list(map(short, found)) == [".214", ".047", ".279", ".056"]
     config = dict(z_dim=512, width=64)
     with torch.device("meta"):
         nets = [gan.GANS["dermagan"].generator(config), gan.GANS["dermagan"].discriminator(config)]
@@ -362,12 +348,9 @@ def test_the_arithmetic_of_paper_003():
 # ---- 004: DCGAN and Inception
 
 def test_the_counts_behind_table_3_of_paper_004():
-    for n, right in ((1618, [1419, 1436]), (1619, []), (3238, [])):
-        assert counts(".8770", n) + counts(".8875", n) == right
-    for n, right in ((1619, [1420, 1437]), (3238, [2840, 2874])):
-        assert counts(".8770", n, True) + counts(".8875", n, True) == right
-    zs = [z_and_p(0.8875 * n, 0.877 * n, n)[0] for n in (1619, 3239, 4858)]     # 10, 20, 30 %
-    assert zs == ["0.93", "1.31", "1.61"] and (8833 - 7361, 8833 + 7361) == (1472, 16194)
+    for n, rounded, cut in ((1618, [1419, 1436], []), (1619, [], [1420, 1437]), (3238, [], [2840, 2874])):
+        assert counts(".8770", n) + counts(".8875", n) == rounded
+        assert n == 1618 or counts(".8770", n, True) + counts(".8875", n, True) == cut
 
 
 def test_the_class_sizes_behind_table_2_of_paper_004():
