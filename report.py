@@ -35,6 +35,7 @@ FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
 NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
 COPIES = 0.6                # share nearer to training images that is called copying; without it .5
+DISTANCE = " {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, KID {kid:.3g}"
 DRAWN = "drawn lesions"     # how the source of such images begins
 BROKEN = UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
@@ -165,7 +166,10 @@ def value(results, study, job, measure, row):
         counts = first["counts"].get(label, {})
         return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
     if kind == "distance":
-        return distance_of(first, label)
+        sets = {one["set"]: one for one in first["rows"]}
+        if label not in sets:
+            return "not scored"
+        return first["net"] + DISTANCE.format(**sets[label])
     if kind in first["metrics"]:                    # a GAN's
         return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
     if test not in first["tests"]:
@@ -192,14 +196,6 @@ def value(results, study, job, measure, row):
 
 def percent(level):
     return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
-
-
-def distance_of(scores, label):
-    for row in scores["rows"]:
-        if row["set"] == label:
-            return (scores["net"] + " {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, "
-                    "KID {kid:.3g}".format(**row))
-    return "not scored"
 
 
 def points(gain):
@@ -537,8 +533,7 @@ def sentence(results, generators, images):
     if not found:
         return f"What {images} are worth was not measured here: bash run_all.sh controls"
     (x, low, high), generated, more = found
-    drawn = results.source("controls").startswith(DRAWN)
-    what = "drawn lesion" if drawn else "photograph"
+    what = "drawn lesion" if results.source("controls").startswith(DRAWN) else "photograph"
     if not np.isfinite(low):
         return (f"What {images} are worth cannot be told here: as many further real {what}s "
                 f"changed the accuracy by {points(more)}, which is not clear of zero.")

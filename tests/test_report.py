@@ -120,23 +120,26 @@ def test_no_worth_without_a_gain_from_real_images_and_no_help_without_a_clear_ga
 
 
 VERDICTS = """
-+10.1 points | .10 .05 .15 .01 | .01 | reproduced; +10.1 points | .03 .01 .05 .01 | .01 | same direction
-+10.1 points | .01 -.02 .04 .5 | .5 | not reproduced; +10.1 points | .05 -.05 .15 .3 | .3 | cannot
-+10.1 points | -.1 -.2 -.05 .01 | .01 | not reproduced; +10.1 points | .1 .05 .15 - | - | cannot
-+10.1 points | .1 .05 .15 .02 | .06 | cannot   ; -1.0 points | -.01 -.02 -.001 .01 | .01 | reproduced
-no effect (-1 to 1) | .001 -.01 .012 .9 | .9 | reproduced; no effect | .05 .03 .07 .01 | .01 | not reproduced
-no effect | .01 -.02 .03 .5 | .5 | cannot      ; no effect | -.01 -.03 .02 .5 | .5 | cannot
-no effect | .05 .03 .07 .01 | .06 | cannot     ; level 93.5 % | .93 .92 .95 - | - | reproduced
-level 93.5 % | .86 .84 .88 - | - | not reproduced; better | .05 .02 .08 .01 | .01 | same direction
-better | -.05 -.08 -.02 .01 | .01 | not reproduced; better | .01 -.02 .04 .5 | .5 | cannot
-+1.0 points | .1 - - - | - | cannot be tested here: not run"""
++10.1 points: .10 .05 .15 .01 .01 reproduced; .03 .01 .05 .01 .01 same direction; .1 .05 .15 .02 .06 cannot
++10.1 points: .01 -.02 .04 .5 .5 not reproduced; .05 -.05 .15 .3 .3 cannot; .1 .05 .15 - - cannot
++10.1 points: -.1 -.2 -.05 .01 .01 not reproduced
+-1.0 points: -.01 -.02 -.001 .01 .01 reproduced
+no effect (-1 to 1): .001 -.01 .012 .9 .9 reproduced
+no effect: .05 .03 .07 .01 .01 not reproduced; .05 .03 .07 .01 .06 cannot
+no effect: .01 -.02 .03 .5 .5 cannot; -.01 -.03 .02 .5 .5 cannot
+level 93.5 %: .93 .92 .95 - - reproduced; .86 .84 .88 - - not reproduced
+better: .05 .02 .08 .01 .01 same direction; -.05 -.08 -.02 .01 .01 not reproduced; .01 -.02 .04 .5 .5 cannot
++1.0 points: .1 - - - - cannot be tested here: not run"""
 
 
 def test_verdicts():
-    for line in re.split(" *; |\n", VERDICTS.strip()):
-        printed, gain, p, expected = line.split(" | ")
-        *gain, p = [None if number == "-" else float(number) for number in (*gain.split(), p)]
-        assert report.verdict(printed, gain, p).startswith(expected), line
+    """Claim: gain, its interval and p, p corrected by Holm, what became of the claim; ..."""
+    for line in VERDICTS.strip().splitlines():
+        printed, cases = line.split(": ", 1)
+        for case in cases.split("; "):
+            *numbers, expected = case.split(" ", 5)
+            *gain, p = [None if number == "-" else float(number) for number in numbers]
+            assert report.verdict(printed, gain, p).startswith(expected), (printed, case)
     assert report.verdict("+1.0 points", None, None) == "cannot be tested here: not run"
 
 
@@ -168,18 +171,15 @@ def test_claims_stand_on_the_first_screen_with_their_signs_protocols_and_one_cor
 
 
 CELLS = """
-net | accuracy |  | 0.700 [0.6                ; net | accuracy % |  | 70.0 [6
-net@mixed | accuracy |  | 0.800 [             ; net@other | accuracy |  | no other test
-late | accuracy |  | not run: late            ; net | loss |  | 0.700
-net@mixed | loss |  | 0.800                   ; net | validation accuracy |  | 0.750
-net | called malignant | benign | 2           ; net | called benign | malignant | 3
-net@mixed | called malignant | malignant | 5  ; net | auc |  | 0.689
-net | recall malignant | x | 0.657            ; net | recall | malignant | 0.657
-net | precision | benign | 0.807              ; net | f1 MEL |  | no f1 MEL here
-data | images train | malignant | 45          ; data | images test | Sum | 15
-data | images val | benign | 0                ; gan | resemblance |  | 0.30
-gan | diversity |  | 0.90                     ; score | distance 9 |  | FID 1.50 ± 0.25, noise floor 0.50, KID 0.001
-score | distance more |  | not scored"""
+net: accuracy = 0.700 [0.6; accuracy % = 70.0 [6; loss = 0.700; validation accuracy = 0.750; auc = 0.689
+net: benign, called malignant = 2; malignant, called benign = 3; x, recall malignant = 0.657
+net: malignant, recall = 0.657; benign, precision = 0.807; f1 MEL = no f1 MEL here
+net@mixed: accuracy = 0.800 [; loss = 0.800; malignant, called malignant = 5
+net@other: accuracy = no other test
+late: accuracy = not run: late
+data: malignant, images train = 45; Sum, images test = 15; benign, images val = 0
+gan: resemblance = 0.30; diversity = 0.90
+score: distance 9 = FID 1.50 ± 0.25, noise floor 0.50, KID 0.001; distance more = not scored"""
 
 
 def test_cells_tables_and_figures_have_their_own_values(tmp_path, monkeypatch):
@@ -193,9 +193,12 @@ def test_cells_tables_and_figures_have_their_own_values(tmp_path, monkeypatch):
     layers = [["Conv2d", [4, 8, 8], 1234], ["Flatten", [], 0], ["total", [], 1300]]
     finished(tmp_path, "s/networks", tables=dict(net=layers, a=[["total", [], 7]]))
     results = report.Results(tmp_path)
-    for line in re.split(" *; |\n", CELLS.strip()):
-        job, measure, first, expected = line.split(" | ")
-        assert report.value(results, "s", job, measure, first).startswith(expected), line
+    for line in CELLS.strip().splitlines():         # job: first cell of the row, measure = value; ...
+        job, cells = line.split(": ", 1)
+        for cell in cells.split("; "):
+            what, expected = cell.split(" = ")
+            *first, measure = what.split(", ")
+            assert report.value(results, "s", job, measure, "".join(first)).startswith(expected), cell
 
     row = {"class": "malignant", "as printed": "net_2", "clean": "net"}
     rows = [row | {"loss": ".5"}, row | {"loss": "not printed", "clean": "-"}]
