@@ -2,7 +2,6 @@
 
     python metrics.py compare runs/real runs/hybrid        two classifiers on the same test images
     python metrics.py fid real_photos/ gan_images/         FID, KID and noise floor of two sets
-    python metrics.py fid real_photos/ gan_images/ --net none      the same in mean colours: no FID
 
 Every interval of the report is made by `combine` below; start there.
 """
@@ -12,11 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
-import scipy.stats
 import torch
-from scipy.spatial.distance import cdist, pdist, squareform
+from scipy import linalg, optimize, stats
+from scipy.spatial.distance import cdist, pdist
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,58 +21,54 @@ import data
 import jobs
 from jobs import UserError
 
+COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
+DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
+FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+               "pt_inception-2015-12-05-6726825d.pth")
+
 
 # ---- Measures of one classifier
 
 @np.errstate(invalid="ignore", divide="ignore")
-def measures(labels, probabilities, classes, weights=None):
-    """{measure: value}, nan where undefined. Of two classes also the AUC of the second.
+def measures(labels, probabilities, classes, weights):
+    """{measure: values (b,)}, nan where undefined. Of two classes also the AUC of the second.
 
-    labels (n,), probabilities (n, k); weights (b, n): values (b,) of b weighted versions of it.
-    """
+    labels (n,), probabilities (n, k); weights (b, n): how often an image counts, in b versions."""
     k = len(classes)
-    if weights is None:
-        weights = np.ones(len(labels))
-    cells = np.asarray(labels) * k + probabilities.argmax(1)
-    matrix = weights @ np.eye(k * k)[cells]
-    matrix = matrix.reshape(*weights.shape[:-1], k, k)
-    right = np.diagonal(matrix, axis1=-2, axis2=-1)
-    present = matrix.sum(-1)
-    found = matrix.sum(-2)
-    recall = right / present
-    values = {"accuracy": right.sum(-1) / present.sum(-1)}
-    values["balanced accuracy"] = np.nanmean(recall, -1)
+    truth = np.eye(k)[labels]
+    called = np.eye(k)[probabilities.argmax(1)]
+    right = weights @ (truth * called)              # (b, k), as these two
+    present = weights @ truth
+    found = weights @ called
+
+    values = {"accuracy": right.sum(1) / present.sum(1)}
+    values["balanced accuracy"] = np.nanmean(right / present, 1)
     for c, name in enumerate(classes):
-        values[f"recall {name}"] = recall[..., c]
-        values[f"precision {name}"] = (right / found)[..., c]
-        values[f"f1 {name}"] = (2 * right / (found + present))[..., c]
+        values[f"recall {name}"] = (right / present)[:, c]
+        values[f"precision {name}"] = (right / found)[:, c]
+        values[f"f1 {name}"] = (2 * right / (found + present))[:, c]
     if k == 2:
         values["auc"] = auc(labels, probabilities[:, 1], weights)
     return values
 
 
 def auc(labels, scores, weights):
-    """Area under the ROC curve: P(a positive scores above a negative), ties count half."""
+    """(b,): area under the ROC curve: P(a positive scores above a negative), ties count half."""
     order = np.argsort(scores, kind="stable")
-    rises = np.diff(scores[order], prepend=-np.inf)
-    first = np.flatnonzero(rises)       # of the images of each score
-    weights = weights[..., order]
-    positive = weights * labels[order]
-    positives = np.add.reduceat(positive, first, -1)
-    negatives = np.add.reduceat(weights - positive, first, -1)
-    below = negatives.cumsum(-1) - negatives / 2
-    won = (positives * below).sum(-1)
-    return won / (positives.sum(-1) * negatives.sum(-1))
+    _, first = np.unique(scores[order], return_index=True)      # of the images of each score
+    positive = (weights * labels)[:, order]
+    positives = np.add.reduceat(positive, first, 1)
+    negatives = np.add.reduceat(weights[:, order] - positive, first, 1)
+    below = negatives.cumsum(1) - negatives / 2
+    won = (positives * below).sum(1)
+    return won / (positives.sum(1) * negatives.sum(1))
 
 
 def roc_curve(labels, scores):
-    """(false positive rate, true positive rate) from (0, 0) to (1, 1), by falling score."""
-    order = np.argsort(-scores, kind="stable")
-    positive, scores = labels[order], scores[order]
-    last = np.append(scores[1:] != scores[:-1], True)       # equal scores are one step
-    found = np.stack([1 - positive, positive]).cumsum(1)[:, last]
-    rates = found / found.max(1, keepdims=True).clip(1)
-    return np.insert(rates, 0, 0, axis=1)
+    """(false positive rates, true positive rates), from (0, 0) to (1, 1), by falling threshold."""
+    thresholds = np.append(np.inf, np.unique(scores)[::-1])
+    positive = scores[:, None] >= thresholds
+    return positive[labels == 0].mean(0), positive[labels == 1].mean(0)
 
 
 def log_loss(labels, probabilities):
@@ -90,36 +83,34 @@ class Arm(NamedTuple):
     values: np.ndarray      # (seeds,)
     boot: np.ndarray        # (seeds, draws): on test lesions drawn anew, the same for all arms
     lesions: int            # how many the measure is taken over
-    test: str               # hash of the test images: only arms with the same can be compared
+    test: str               # its images and classes: only arms with the same can be compared
     views: float = 1.0      # pictures of a lesion, on average
 
 
 @functools.lru_cache(maxsize=4)     # all arms on one test set use the same draws
 def lesion_weights(groups):
-    """(1000, n): how often each image counts when lesions are drawn with replacement."""
+    """(1 + 1000, n): how often each image counts: once; then 1000 times lesions are drawn anew."""
     _, member = np.unique(groups, return_inverse=True)
     lesions = member.max() + 1
     drawn = np.random.default_rng(0).integers(lesions, size=(1000, lesions))
-    return np.apply_along_axis(np.bincount, 1, drawn, minlength=lesions)[:, member]
+    often = np.apply_along_axis(np.bincount, 1, drawn, minlength=lesions)
+    return np.insert(often, 0, 1.0, axis=0)[:, member]
 
 
 def arms_of(runs):
     """{measure: Arm} of one arm's runs, one per seed.
 
-    runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of the k classes), ...]
-    """
+    runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of k classes), ...]"""
     tests, seeds = set(), []
     for labels, probabilities, groups, classes in runs:
-        images = repr((labels.tolist(), groups.tolist()))
-        tests.add(data.hash_of(images.encode()))
-        as_it_is = np.ones(len(labels))
-        weights = np.vstack([as_it_is, lesion_weights(tuple(groups))])
+        tests.add(repr((labels.tolist(), groups.tolist(), classes)))
+        weights = lesion_weights(tuple(groups))
         seeds.append(measures(labels, probabilities, classes, weights))
     if len(tests) > 1:
         raise UserError("the seeds of an arm must have the same test images in the same order")
-    [test] = tests
+
+    [test], arms = tests, {}
     views = len(labels) / len(set(groups))
-    arms = {}
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
         arms[name] = Arm(values[:, 0], values[:, 1:], lesions_of(name, runs), test, views)
@@ -134,7 +125,7 @@ def lesions_of(measure, runs):
         return len(set(groups))
     if name not in classes:             # a mean over the classes: as sure as so many lesions alike
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
-        return round(len(of_class) * scipy.stats.hmean(of_class))       # 0: undefined
+        return round(len(of_class) * stats.hmean(of_class))             # 0: undefined
     numbers = []
     for _, probabilities, *_ in runs:
         true = labels == classes.index(name)
@@ -151,15 +142,12 @@ def combine(arms, weights):
     bootstrap draws of the whole sum, so that what is easy for all arms cancels. *Trainings*: how
     each happened to go; an arm's variance over its seeds, divided by their number. What one seed
     gets wrong on its own is in both: it is taken off the lesions, and is the least of trainings.
-    Degrees of freedom: Satterthwaite's, total^2 / sum part^2 / df; 0 if an arm has one seed, which
-    says nothing of its trainings.
+    Degrees of freedom: Satterthwaite's; 0 if an arm has one seed.
 
-    For example, accuracies .80 .82 .84 without and .85 .86 .87 with GAN images, 400 test lesions,
-    bootstrap deviation of the gain .012, of which .004 is the seeds' own: gain .04; lesions
-    .012^2 - .004^2 = .000128, trainings .02^2 / 3 + .01^2 / 3 = .000167, own .000016, so variance
-    .000295 (deviation .017), of degrees of freedom .000295^2 / (.000128^2 / 399 + .000133^2 / 2 +
-    .000033^2 / 2) = 9.2; Student's t 2.26; 95 % interval .04 +- .039.
-    """
+    Accuracies .80 .82 .84 without and .85 .86 .87 with GAN images, 400 lesions, bootstrap deviation
+    of the gain .012, of which .004 is the seeds' own: gain .04; lesions .012^2 - .004^2 = .000128,
+    trainings .02^2 / 3 + .01^2 / 3 = .000167, together .000295; degrees of freedom .000295^2 /
+    (.000128^2 / 399 + .000133^2 / 2 + .000033^2 / 2) = 9.2; 95 % interval .04 +- .039."""
     if len({arms[name].test for name in weights}) > 1:
         raise UserError("only arms on the same test images can be compared")
     value, drawn, own = 0.0, 0.0, 0.0
@@ -177,9 +165,7 @@ def combine(arms, weights):
 
     of_lesions = max(min(arms[name].lesions for name in weights) - 1, 1)
     if sum(part for part, _ in trainings) <= own:
-        # The seeds differ less than their own errors make them differ, which is luck: these errors
-        # are taken instead, and are as well known as the test lesions that they come from.
-        trainings = [(own, of_lesions)]
+        trainings = [(own, of_lesions)]             # seeds that differ less than that are luck
     lesions = max(np.nanvar(drawn) - own, 0)
     parts = [(lesions, of_lesions), *trainings]
     variance = sum(part for part, _ in parts)
@@ -197,12 +183,10 @@ def difference(arms, weights):
     value, variance, df = combine(arms, weights)
     lesions = max(min(arms[name].lesions for name in weights), 1)
     deviation = max(np.sqrt(variance), 0.5 / lesions)           # half a lesion: the least of chance
-    student = scipy.stats.t(df or np.inf)           # infinite: the normal distribution
+    student = stats.t(df or np.inf)                 # infinite: the normal distribution
     half = deviation * student.ppf(0.975)
-    p = None
-    if df:
-        p = float(2 * student.sf(abs(value) / deviation))
-    return [float(value), float(value - half), float(value + half), p]
+    p = 2 * student.sf(abs(value) / deviation) if df else None
+    return [value, value - half, value + half, p]
 
 
 def gain(arms, before, after):
@@ -216,16 +200,13 @@ def gain(arms, before, after):
 
 
 def level(arm):
-    """[value, low, high] of one arm; None if undefined. Wilson's interval, so within 0 and 1.
-
-    Of as many images as give the variance of combine: n = value * (1 - value) / variance; but no
-    more than there are, once for each seed, since a few failures say little of their variance.
-    """
+    """[value, low, high] of one arm; None if undefined. Wilson's interval, within 0 and 1, of that
+    n which gives combine's variance, but of no more than the images, once for each seed."""
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
     value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
-    z = scipy.stats.t(df or np.inf).ppf(0.975)
-    if variance == 0 or value in (0, 1):            # all right or all wrong: Wilson as he stands
+    z = stats.t(df or np.inf).ppf(0.975)
+    if variance == 0:                               # all right or all wrong
         return wilson(value, arm.lesions)
     n = min(arm.lesions * arm.views * len(arm.values), value * (1 - value) / variance)
     return wilson(value, n, z)
@@ -243,13 +224,13 @@ def wilson(share, n, z=1.96):
 
 def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
-    matrix = np.zeros((len(classes), len(classes)), int)
-    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
-    values = {
-        "n": len(labels),
-        "confusion": matrix.tolist(),
-        "loss": log_loss(labels, probabilities),
-        "majority": float(matrix.sum(1).max() / len(labels))}
+    k = len(classes)
+    cells = labels * k + probabilities.argmax(1)
+    matrix = np.bincount(cells, minlength=k * k).reshape(k, k)
+    values = dict(n=len(labels))
+    values["confusion"] = matrix.tolist()
+    values["loss"] = log_loss(labels, probabilities)
+    values["majority"] = float(matrix.sum(1).max() / len(labels))
     for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
         values[name] = level(arm)
     return values
@@ -267,12 +248,11 @@ def holm(ps):
 
 
 def worth(arms, triples):
-    """[x, low, high]: what one GAN image is worth in further real images, or infinite ends.
+    """[x, low, high]: what one GAN image is worth in further real images.
 
-    triples: names of (real, real + GAN, real + as many further real images); x is the ratio of the
-    two gains, each summed over the triples. The interval is Fieller's: every x at which gain of GAN
-    images - x * gain of real ones does not differ from 0. Infinite where the latter is not clear.
-    """
+    triples: names of (real, real + GAN, real + as many further real images); x: ratio of the gains,
+    each summed over the triples. Fieller's interval: every x at which gain of GAN images - x * gain
+    of real ones does not differ from 0; [nan, -inf, inf] if the latter is not clear."""
     def at(of_gan, of_real):
         weights = dict.fromkeys(np.ravel(triples), 0.0)
         for real, with_gan, with_real in triples:
@@ -287,14 +267,12 @@ def worth(arms, triples):
     def end(step):
         while p_above(x + step) > 0:
             step *= 2
-        return float(scipy.optimize.brentq(p_above, x, x + step))
+        return optimize.brentq(p_above, x, x + step)
 
     of_real, _, _, p = at(0, 1)
-    x = np.nan
-    if of_real:
-        x = at(1, 0)[0] / of_real
     if p is None or p >= 0.05 or of_real <= 0:
-        return [x, -np.inf, np.inf]
+        return [np.nan, -np.inf, np.inf]
+    x = at(1, 0)[0] / of_real
     return [x, end(-1), end(1)]
 
 
@@ -316,31 +294,25 @@ def read_predictions(folder, test="real"):
         probabilities = np.asarray_chkfinite(probabilities, float)
         probabilities = probabilities.reshape(len(labels), len(classes))
     except (OSError, ValueError, StopIteration, csv.Error) as problem:
-        raise UserError(f"{file} cannot be used ({problem}): delete its folder, "
-                        "run it again") from None
+        raise UserError(f"{file} cannot be used ({problem}): run its job again") from None
     return np.array(labels), probabilities, np.array(groups), classes
 
 
-# ---- Distances between sets of images
+# ---- Generated images: distances to real ones, copying, collapse
 
 def frechet(x, y):
-    """Frechet distance of features (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)).
+    """Frechet distance of float64 (n, d), (m, d): |mean gap|^2 + tr(Sx + Sy - 2 (Sx Sy)^(1/2)).
 
-    With X, Y centred and divided by sqrt(n - 1), Sx = X'X, and tr (Sx Sy)^(1/2) is the sum of the
-    singular values of X Y'. If n > d, X is first replaced by R of X = QR (R'R = X'X), which keeps
-    the matrix at d x d. No matrix square root: nothing complex, nothing negative. float64.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    gap = np.square(x.mean(0) - y.mean(0)).sum()
-    traces, roots = 0.0, []
+    With X centred and divided by sqrt(n - 1), X = QR, Sx = X'X = R'R; the trace of (Sx Sy)^(1/2) is
+    the sum of the singular values of Rx Ry'. So no matrix square root, which might be complex."""
+    distance = np.square(x.mean(0) - y.mean(0)).sum()
+    roots = []
     for z in (x, y):
-        z = (z - z.mean(0)) / np.sqrt(len(z) - 1)
-        traces += np.square(z).sum()
-        if len(z) > z.shape[1]:
-            z = np.linalg.qr(z, mode="r")
-        roots.append(z)
-    common = scipy.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    return float(gap + traces - 2 * common)
+        centred = (z - z.mean(0)) / np.sqrt(len(z) - 1)
+        distance += np.square(centred).sum()
+        roots.append(np.linalg.qr(centred, mode="r"))
+    common = linalg.svdvals(roots[0] @ roots[1].T)
+    return float(distance - 2 * common.sum())
 
 
 def kid(x, y):
@@ -350,11 +322,8 @@ def kid(x, y):
 
     def within(a):
         k = kernel(a, a)
-        np.fill_diagonal(k, 0)
-        return k.sum() / len(k) / (len(k) - 1)
+        return (k.sum() - k.trace()) / len(k) / (len(k) - 1)
 
-    x = np.asarray(x, np.float64)
-    y = np.asarray(y, np.float64)
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
@@ -362,36 +331,36 @@ def inception_score(probabilities):
     """exp(mean KL(p(class | image) || p(class))), mean over 2 to 10 splits, of 100 images."""
     splits = np.clip(len(probabilities) // 100, 2, 10)
     scores = []
-    for part in np.array_split(np.asarray(probabilities, np.float64), splits):
-        divergence = scipy.stats.entropy(part, part.mean(0, keepdims=True), axis=1)
+    for part in np.array_split(probabilities, splits):
+        divergence = stats.entropy(part, part.mean(0, keepdims=True), axis=1)
         scores.append(np.exp(divergence.mean()))
     return float(np.mean(scores))
 
 
 def distances(x, y, probabilities=None, seed=0, draws=5):
-    """Frechet distance of y to n = len(y) (at most half) of x, noise floor of x to itself, KID, IS.
-
-    The estimate is biased upwards for small n: it means something only beside its noise floor.
-    """
+    """Frechet distance of y (n, d) to as many of x (at most half of it), noise floor of x to itself
+    (a small n biases both upwards), kernel distance, Inception score."""
+    x = np.asarray(x, np.float64)
+    y = np.asarray(y, np.float64)
     n = min(len(x) // 2, len(y))
     if n < 2:
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
-    largest = max(np.abs(x).max(), np.abs(y).max())
-    if not largest < 1e9 or x.std(0).max() < 1e-9:  # also if not numbers
+    if not np.isfinite(x.sum() + y.sum()) or x.std(0).max() < 1e-9:
         raise UserError("these features are constant or infinite: take or train another network")
+
     rng = np.random.default_rng(seed)
     gaps, floors = [], []
     for _ in range(draws):
-        x_drawn = x[rng.permutation(len(x))]
-        y = y[rng.permutation(len(y))]
-        gaps.append(frechet(x_drawn[:n], y[:n]))
-        floors.append(frechet(x_drawn[:n], x_drawn[n:2 * n]))
+        some = rng.permutation(x)
+        y = rng.permutation(y)
+        gaps.append(frechet(some[:n], y[:n]))
+        floors.append(frechet(some[:n], some[n:2 * n]))
     row = {
         "distance": float(np.mean(gaps)),
         "spread": float(np.std(gaps)),
         "floor": float(np.mean(floors)),
         "n": n,
-        "kid": kid(x_drawn[:5000], y[:5000])}       # of more its kernel fills memory
+        "kid": kid(some[:5000], y[:5000])}          # of more its kernel fills memory
     if probabilities is not None:
         row["inception_score"] = inception_score(probabilities)
     return row
@@ -408,35 +377,25 @@ def colour_features(images, side=8):
 
 def copying(generated, train, held_out, seed=0):
     """{closer_to_train: [share, low, high]}: is a GAN image's nearest real image one it has seen?
-
-    Of as many training as held-out images, by 16 x 16 thumbnails: .5 without copying. Where a few
-    real images are the nearest of many generated ones, these count as fewer. {}: none to compare.
-    """
+    By 16 x 16 thumbnails; .5 without copying, {} without images. The interval is that of fewer
+    images where a few real ones are the nearest of many."""
     n = min(len(train), len(held_out))
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
     seen = train[rng.permutation(len(train))[:n]]
     unseen = held_out[rng.permutation(len(held_out))[:n]]
-    real = colour_features(np.concatenate([seen, unseen]), 16)      # the first n: training images
+    real = colour_features(np.concatenate([seen, unseen]), 16)
     nearest = cdist(colour_features(generated, 16), real).argmin(1)
     often = np.bincount(nearest, minlength=2 * n)
     counted = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
-    share = (nearest < n).mean()
+    share = (nearest < n).mean()                    # the first n are training images
     return {"closer_to_train": wilson(share, min(len(generated), counted))}
 
 
-# ---- Collapse
-
-COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
-DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
-
-
 def diversity(images, real):
-    """Mean pixel distance of two samples over that of two real images: near 0, collapsed.
-
-    Each image's mean colour is taken away first: the light and the skin are not the lesion.
-    """
+    """Mean pixel distance of two samples over that of two real images, each less its mean colour:
+    the light and the skin are not the lesion."""
     def spread(some):
         pixels = some.astype(np.float32)
         pixels -= pixels.mean((1, 2), keepdims=True)
@@ -449,18 +408,15 @@ def diversity(images, real):
 
 def distinctness(images, real):
     """Median distance of a sample to its nearest other one, over the same in as many real images.
-
-    Near 0 where pictures come again: five in turn are as diverse as real images, but each has a
-    double. In 8 x 8 mean colours less that of the image: noise upon a picture makes no other one.
-    """
+    In 8 x 8 mean colours less that of the image: noise upon a picture makes no other one."""
     n = min(len(images), len(real))
 
     def to_nearest(some):
         colours = colour_features(some[:n]).reshape(n, 3, -1)
         colours -= colours.mean(2, keepdims=True)
-        gaps = squareform(pdist(colours.reshape(n, -1)))
-        np.fill_diagonal(gaps, np.inf)
-        return np.median(gaps.min(1))
+        colours = colours.reshape(n, -1)
+        rising = np.sort(cdist(colours, colours), 1)        # the first is its distance to itself
+        return np.median(rising[:, 1])
 
     if n < 2:
         return 1.0
@@ -470,18 +426,14 @@ def distinctness(images, real):
 def resemblance(images, originals):
     """What a translation leaves: 1, nothing is changed; 0, as far from it as another original."""
     originals = originals.astype(np.float32).reshape(len(originals), -1)
-    change = images.reshape(originals.shape) - originals
-    moved = np.linalg.norm(change, axis=1).mean()
+    moved = np.linalg.norm(images.reshape(originals.shape) - originals, axis=1).mean()
     return float(1 - moved / max(pdist(originals).mean(), 1e-9))
 
 
 def judge_generated(generated, train, held_out, seed=0, source=None):
     """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
-
-    train: what it learned from. held_out: real images that it never saw; none if it saw all.
-    source: what it translated, in order. Diversity is the mean of its classes, distinctness that of
-    the worst; of up to 128 images of each.
-    """
+    train: what it learned from; held_out: what it never saw, perhaps none; source: what it
+    translated, in order. Diversity is the mean of the classes, distinctness that of the worst."""
     rng = np.random.default_rng(seed)
     spread, distinct = [], []
     for name in generated.classes:
@@ -498,7 +450,7 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
     if source is not None:
         n = min(len(generated), 128)
         values["resemblance"] = resemblance(generated.images[:n], source.images[:n])
-    if len(train) >= 4 and len(generated) >= 2:
+    if len(train) >= 4 and len(generated) >= 2:     # the least that distances takes
         real = colour_features(train.images)
         row = distances(real, colour_features(generated.images), draws=1)
         for key in ("distance", "floor", "n", "kid"):
@@ -509,23 +461,18 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
 
 # ---- The network behind the FID
 
-FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-               "pt_inception-2015-12-05-6726825d.pth")
-
-
 def fid_network():
     """The FID's Inception (TensorFlow's, weights by pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
 
-    torchvision's Inception V3 with 1,008 classes, but for its pooling branches: averages leave out
-    the padding, the last block takes the maximum. net.head: weights of the last layer, for the IS.
-    """
+    torchvision's, but its pooling branches average without the padding, and the last one takes the
+    maximum. net.head: weights of the last layer."""
     from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
         weights = torch.hub.load_state_dict_from_url(
             FID_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as problem:                    # no network, wrong checksum, not a weights file
-        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into {torch.hub.get_dir()}"
-                        "/checkpoints, or do without (metrics.py fid --net none)") from None
+        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into "
+                        f"{torch.hub.get_dir()}/checkpoints, or take --net none") from None
     net = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
     net.load_state_dict(weights)
     for name, block in net.named_children():
@@ -569,8 +516,6 @@ def arms_of_job(run):
     """arms_of a finished classifier: of the folder RUN, or of RUN-s0, RUN-s1, ..."""
     run = Path(run)
     folders = sorted(run.parent.glob(f"{run.name}-s[0-9]*")) or [run]
-    if not (folders[0] / "predictions.csv").exists():
-        raise UserError(f"{run} is no finished classifier: it has no predictions.csv")
     return arms_of([read_predictions(folder) for folder in folders])
 
 
@@ -579,20 +524,17 @@ def compare(args):
     of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
-        b = of_b.get(name, a._replace(values=a.values * np.nan))
-        value, low, high, p = gain(dict(a=a, b=b), "a", "b")
+        value, low, high, p = gain(dict(a=a, b=of_b[name]), "a", "b")
         if value is None:
-            print(f"{name:24}  undefined: a class is never found, or unknown to B")
+            print(f"{name:24}  undefined: a class is never found")
             continue
-        chance = "one seed: chance of the test lesions alone"
-        if p is not None:
-            chance = f"{p:.3f}"
-        print(f"{name:24}{a.values.mean():7.3f}{b.values.mean():7.3f}   "
+        chance = "one seed: chance of the test lesions alone" if p is None else f"{p:.3f}"
+        print(f"{name:24}{a.values.mean():7.3f}{of_b[name].values.mean():7.3f}   "
               f"{value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
 
 
 def fid(args):
-    """Frechet distance, KID and noise floor of two sets of images (folders, zips, image sets)."""
+    """Frechet distance, KID, noise floor of two sets of images; --net none: of mean colours."""
     pair = [data.load(source, args.size).images for source in (args.a, args.b)]
     name, features = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)", colour_features
     if args.net == "inception":

@@ -37,8 +37,7 @@ def ticks(low, high):
     for step in (size / 5, size / 2, size, 2 * size):
         found = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
         if len(found) <= 5:
-            break
-    return found.round(12)
+            return found.round(12)
 
 
 def line_chart(title, x_label, series):
@@ -130,15 +129,15 @@ class Page:
         return "\n".join([HEAD, *(to_html(block, self.out) for block in self.blocks)])
 
     def publish(self, place, public):
-        """The blocks above FOLD as place.md, their pictures in the folder `place`; SVG and JPEG.
+        """The page as place.md, its pictures in the folder `place`, as SVG and JPEG.
 
-        public: a function of a picture's path: (the path of what may be shown, a line on its
-        origin), or None. Of other paths of this machine only the end stays.
+        public: a function of a picture's path: (the path of what may be shown, or None; a line on
+        its origin). Of other paths of this machine only the end stays.
         """
         for old in [*place.glob("*.svg"), *place.glob("*.jpg")]:
             old.unlink()
         blocks = []
-        for block in self.blocks[:self.blocks.index(FOLD)]:
+        for block in self.blocks:
             if block.startswith("!["):
                 block = self.publish_pictures(block.splitlines(), place, public)
             blocks.append(re.sub(FOLDERS, "DIR/", block))
@@ -148,13 +147,12 @@ class Page:
     def publish_pictures(self, lines, place, public):
         shown, origins = [], []
         for caption, path in map(caption_and_path, lines):
-            found = public(self.out / path)
-            if not found:
+            picture, origin = public(self.out / path)
+            if not picture:
                 continue
-            picture, origin = found
             name, raw = picture.name, picture.read_bytes()
             if picture.suffix != ".svg":
-                name = f"{path.removesuffix('.png').replace('/', '-')}.jpg"
+                name = path.replace("/", "-").replace(".png", ".jpg")
                 raw = jpeg(picture, 520)
             with jobs.replacing(place / name) as file:
                 file.write(raw)
@@ -189,8 +187,8 @@ def jpeg(path, width):
 # ---- From Markdown to HTML
 
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1"><title>Do GAN images help?</title>
-<style>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Do GAN images help?</title><style>
 body{margin:0 auto;max-width:960px;padding:12px;font:16px/1.5 system-ui,sans-serif;color:#1d2129}
 h1{line-height:1.2}h1+p{font-size:1.2rem;font-weight:500}
 h2{margin-top:2.5em;border-top:1px solid #ddd}
@@ -200,12 +198,8 @@ tr>:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:3
 tr>:first-child{overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
 img,svg{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}
-code{background:#f3f5f7;overflow-wrap:anywhere}summary{cursor:pointer}
+code{background:#f3f5f7;overflow-wrap:anywhere}
 </style>"""
-
-
-FOLD = "<details><summary>Every job and its command</summary>"      # up to the block END
-END = "</details>"
 
 
 def inline(words):
@@ -219,10 +213,9 @@ def inline(words):
 def to_html(block, out):
     """One block of our Markdown. Every string is escaped; pictures are embedded."""
     lines = block.splitlines()
-    if block in ("", FOLD, END):
-        return block
     if block.startswith("|"):
-        rows = [row_html(lines[0], "th"), *(row_html(line, "td") for line in lines[2:])]
+        rows = [row_html(lines[0], "th")]
+        rows += [row_html(line, "td") for line in lines[2:]]
         return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
     if block.startswith("!["):
         pictures = [picture_html(line, out) for line in lines]

@@ -5,22 +5,19 @@
 
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
-its result on that test set, NAME@critic on that network. The other columns' heads, or the cells of
-a column `measure`, say what is shown:
+its result on that test set, NAME@critic on that network. The other heads, or the cells of a column
+`measure`, say what is shown; claims name jobs to compare, figures a kind (see FIGURES) and jobs:
 
     accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
     precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
     called CLASS                                how many of the row's class were called CLASS
     images PART, distance SET                   counts; Frechet distance of a set, by `score`
     resemblance, diversity, ...                 a number in the metrics of a GAN
-    layer, output, parameters                   a network, layer by layer
-
-A table of claims names jobs whose accuracies are compared, one of figures a kind (of FIGURES or
-TABLES below, or a picture of the job) and jobs.
 """
 import contextlib
 import fnmatch
 import functools
+import itertools
 import re
 import time
 from collections import Counter
@@ -32,13 +29,24 @@ import numpy as np
 import jobs
 import metrics
 from jobs import UserError
-from page import END, FOLD, Page, cells_of, interval_chart, line_chart
+from page import Page, cells_of, interval_chart, line_chart
 
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
 NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
 COPIES = 0.6                # share nearer to training images that is called copying; without it .5
+DISTANCE = " {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, KID {kid:.3g}"
+DRAWN = "drawn lesions"     # how the source of such images begins
 BROKEN = UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError
+
+
+@contextlib.contextmanager
+def leaving_out(say, what=""):
+    """Where a damaged result breaks what is done inside, this is said, and the report goes on."""
+    try:
+        yield
+    except BROKEN as problem:
+        say(f"Left out, damaged: {what}{' '.join(repr(problem).split())}")
 
 
 # ---- Results
@@ -51,18 +59,16 @@ class Results:
 
     def __init__(self, out):
         self.out = Path(out)
-        self.jobs = {}      # "study/name-s0": what its result.json holds
-        self.seeds = {}     # "study/name": {its job: {test: what read_predictions gives}}
+        self.jobs = {}      # "study/name-s0": what its result.json holds, its folder and tests
+        self.seeds = {}     # "study/name": [the same of each seed, ...]
         self.controls = {}  # (network, share of the images, generator or "", kind): name of the arm
         self.own = {}       # generator in the controls that is not of gan.py: its measures
         self.failed = set()     # (GAN, share) of the controls that collapsed with one of the seeds
         self.damaged = []
         for file in sorted(self.out.glob("*/*/result.json")):
             job = file.parent.relative_to(self.out).as_posix()
-            try:
+            with leaving_out(self.damaged.append, f"{job}: "):
                 self.add(job, file.parent)
-            except BROKEN as problem:
-                self.damaged.append(f"{job}: {problem!r}")
 
     def add(self, job, folder):
         result = dict(metrics={}, counts={}, source={}, generators={})
@@ -70,14 +76,17 @@ class Results:
         for key, kind in self.KINDS.items():
             if not isinstance(result.get(key), kind):
                 raise UserError(f"result.json is not of this project: {key}")
-        config, found, tests = result["config"], result["metrics"], {}
+        config, found = result["config"], result["metrics"]
         name = job.removesuffix(f"-s{config.get('seed')}")
+        result |= dict(folder=folder, tests={})
         if "diversity" in found:
             gan_row(name, config["steps"], found)               # now, so that nothing lacks later
         if "leaked" in result:                                  # a classifier
-            tests = {test: metrics.read_predictions(folder, test) for test in found}
+            for test in found:
+                result["tests"][test] = metrics.read_predictions(folder, test)
+
         if job.startswith("controls/"):
-            if tests:
+            if result["tests"]:
                 self.controls[arm_of(config)] = name.removeprefix("controls/")
             if found.get("collapsed"):
                 self.failed.add((config["model"], Fraction(config["share"])))
@@ -86,30 +95,24 @@ class Results:
                     gan_row(generator, "-", measures)
                     self.own[generator] = measures
         self.jobs[job] = result
-        self.seeds.setdefault(name, {})[job] = tests
+        self.seeds.setdefault(name, []).append(result)
 
     def names(self, study, patterns):
         """Names of a study that fit: "cnn_real gan_*" -> ["study/cnn_real", "study/gan_AK"]."""
-        found = []
-        for pattern in patterns.split():
-            found += fnmatch.filter(self.seeds, f"{study}/{pattern}")
-        return found
+        found = [fnmatch.filter(self.seeds, f"{study}/{pattern}") for pattern in patterns.split()]
+        return sum(found, [])
 
     def of(self, name):
         """The result of each seed."""
-        return [self.jobs[job] for job in self.seeds.get(name, {})]
+        return self.seeds.get(name, [])
 
     @functools.cache
     def arms(self, name, test="real"):
         """{measure: Arm} of the seeds on one test; {} where it has not run."""
-        runs = [tests[test] for tests in self.seeds.get(name, {}).values() if test in tests]
-        if not runs:
-            return {}
-        try:
-            return metrics.arms_of(runs)
-        except BROKEN as problem:
-            self.damaged.append(f"{name}: {problem!r}")
-            return {}
+        runs = [one["tests"][test] for one in self.of(name) if test in one["tests"]]
+        with leaving_out(self.damaged.append, f"{name}: "):
+            return metrics.arms_of(runs) if runs else {}
+        return {}
 
     def accuracies(self, study, names):
         """{(name, test): Arm} of "name", "name@test" or wildcards; {} if one has not run."""
@@ -125,8 +128,7 @@ class Results:
 
     def gain(self, study, before, after):
         """metrics.gain in accuracy of jobs named as in papers/*.md; None if one has not run."""
-        before = self.accuracies(study, before)
-        after = self.accuracies(study, after)
+        before, after = self.accuracies(study, before), self.accuracies(study, after)
         if not before or not after:
             return None
         try:
@@ -142,18 +144,11 @@ class Results:
             return str(result["source"].get("stand_in") or result["source"].get("source"))
         return "unknown images"
 
-    def drawn(self, study):
-        return self.source(study).startswith("drawn lesions")
-
-
 def arm_of(config):
     """(network, share, generator, kind) of a classifier of the controls. kind: what was done with
     the generator's images (shuffle, alone), else the augmentation (none, classical)."""
-    kind = config["augment"]
-    for option in ("shuffle", "alone"):
-        if config[option]:
-            kind = option
-    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kind
+    kinds = [option for option in ("shuffle", "alone") if config[option]] + [config["augment"]]
+    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kinds[0]
 
 
 # ---- One cell
@@ -171,10 +166,13 @@ def value(results, study, job, measure, row):
         counts = first["counts"].get(label, {})
         return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
     if kind == "distance":
-        return distance(first, label)
+        sets = {one["set"]: one for one in first["rows"]}
+        if label not in sets:
+            return "not scored"
+        return first["net"] + DISTANCE.format(**sets[label])
     if kind in first["metrics"]:                    # a GAN's
         return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
-    if test not in first["metrics"]:
+    if test not in first["tests"]:
         return f"no {test} test"
 
     if kind == "called":
@@ -186,13 +184,13 @@ def value(results, study, job, measure, row):
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
     if kind in ("precision", "recall", "f1"):
-        label = label or row
-    arm = results.arms(f"{study}/{name}", test).get(f"{kind} {label}".strip())
+        kind = f"{kind} {label or row}"
+    arm = results.arms(f"{study}/{name}", test).get(kind)
     if arm is None:
         return f"no {measure} here"
     level = metrics.level(arm)
     if level is None:
-        return f"no {label} here" if kind == "recall" else "never predicted"
+        return f"no {label} here" if measure.startswith("recall") else "never predicted"
     return percent(level) if measure.endswith("%") else "{:.3f} [{:.3f}, {:.3f}]".format(*level)
 
 
@@ -200,22 +198,12 @@ def percent(level):
     return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
 
 
-def distance(scores, label):
-    for row in scores["rows"]:
-        if row["set"] == label:
-            return (f"{scores['net']} {row['distance']:.2f} ± {row['spread']:.2f}, "
-                    f"noise floor {row['floor']:.2f}, KID {row['kid']:.3g}")
-    return "not scored"
-
-
 def points(gain):
     """A gain in percentage points as text."""
     if gain is None or gain[0] is None:
         return "not run"
-    shown = f"{100 * gain[0]:+.1f} points"
-    if gain[1] is not None:
-        shown += f" [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]"
-    return shown
+    value, *ends = [f"{100 * share:+.1f}" for share in gain[:3] if share is not None]
+    return f"{value} points [{', '.join(ends)}]" if ends else f"{value} points"
 
 
 def verdict(printed, gain, p):
@@ -246,69 +234,53 @@ def verdict(printed, gain, p):
     return "cannot be tested here: too few images or seeds" if inside else "not reproduced"
 
 
-# ---- Figures: functions of (result, folder, name) to [(caption, picture), ...]
+# ---- Figures: functions of a result and its name to [(caption, picture), ...]
 
-def steps(result, folder, name):
+def steps(result, name):
     """The first grid of a training, those at about 13 % and 33 %, and the last."""
-    grids = sorted(folder.glob("grid_*.png"))
-    chosen = {round(share * (len(grids) - 1)) for share in (0, 0.13, 0.33, 1) if grids}
+    grids = sorted(result["folder"].glob("grid_*.png"))
+    chosen = {round(share * (len(grids) - 1)) for share in (0, 0.13, 0.33, 1)}
     return [(f"{name}, step {int(grids[k].stem[5:])}", grids[k]) for k in sorted(chosen)]
 
 
-def losses(result, folder, name):
+def losses(result, name):
     """What a GAN's step returned, averaged over windows of steps."""
     series = []
+    window = result["curves"]["window"]
     for key, ys in result["curves"].items():
         if key not in ("window", "penalty"):
-            series.append((key, np.arange(1, len(ys) + 1) * result["curves"]["window"], ys))
+            series.append((key, window * np.arange(1, len(ys) + 1), ys))
     return [(caption_of(result, name), line_chart(name, "step", series))]
 
 
-def training(result, folder, name):
-    shown = []
+def training(result, name):
+    curves, shown = result["curves"], []
+    looks = np.arange(1, len(curves["loss"]) + 1)
     for key in ("accuracy", "loss"):
-        series = []
-        for part, of_part in (("training", key), ("validation", f"val_{key}")):
-            ys = result["curves"][of_part]
-            series.append((part, np.arange(1, len(ys) + 1), ys))
+        series = [("training", looks, curves[key]), ("validation", looks, curves[f"val_{key}"])]
         chart = line_chart(f"{name}: {key}", "look at the validation part", series)
         shown.append((name, chart))
     return shown
 
 
-def roc(result, folder, name):
-    labels, probabilities, _, classes = metrics.read_predictions(folder)
+def roc(result, name):
+    labels, probabilities, _, classes = result["tests"]["real"]
     series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
     return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
 
 
-def distance_curves(result, folder, name):
+def distance_curves(result, name):
     """Distance beside its noise floor, and Inception score, over the steps of a GAN."""
-    rows = result["rows"]
-    at = [int(row["set"]) for row in rows]
-
-    def line(key):
-        return key.replace("_", " "), at, [row[key] for row in rows]
-
-    return [(name, line_chart(result["net"], "step", [line("distance"), line("floor")])),
-            (name, line_chart("Inception score", "step", [line("inception_score")]))]
+    lines = {}
+    at = [int(row["set"]) for row in result["rows"]]
+    for key in ("distance", "floor", "inception_score"):
+        lines[key] = key.replace("_", " "), at, [row[key] for row in result["rows"]]
+    return [(name, line_chart(result["net"], "step", [lines["distance"], lines["floor"]])),
+            (name, line_chart("Inception score", "step", [lines["inception_score"]]))]
 
 
-FIGURES = {"steps": [steps], "gan": [losses], "training": [training], "roc": [roc],
-           "curves": [training, roc], "distance": [distance_curves]}
-
-
-def pictures_of(results, kind, names):
-    """The pictures of the first seed of each name; a kind that is not above is a PNG of the job."""
-    shown = []
-    for name in names:
-        job = min(results.seeds[name])
-        result, folder, name = results.jobs[job], results.out / job, name.split("/")[1]
-        for draw in FIGURES.get(kind, []):
-            shown += draw(result, folder, name)
-        if kind not in FIGURES:
-            shown.append((caption_of(result, name), folder / f"{kind}.png"))
-    return shown
+def curves(result, name):
+    return training(result, name) + roc(result, name)
 
 
 def caption_of(result, name):
@@ -331,16 +303,16 @@ def dose(results, names):
     return [("accuracy in %", line_chart("accuracy in %", "number in the job's name", series))]
 
 
-def confusion(results, study, name, test):
+def confusion(results, study, name):
     """Of the first seed: a row per true class, a column for what it was called."""
     result, rows = results.of(f"{study}/{name}")[0], []
     classes = result["config"]["classes"]
-    for truth, called in zip(classes, result["metrics"][test]["confusion"]):
+    for truth, called in zip(classes, result["metrics"]["real"]["confusion"]):
         rows.append({name: truth} | {f"called {one}": n for one, n in zip(classes, called)})
     return rows
 
 
-def counts(results, study, name, test):
+def counts(results, study, name):
     """The images of each class by part; of a classifier also those that GANs have drawn."""
     parts = results.of(f"{study}/{name}")[0]["counts"]
     if "train" not in parts:
@@ -354,7 +326,21 @@ def counts(results, study, name, test):
     return rows
 
 
+FIGURES = {"steps": steps, "gan": losses, "training": training, "roc": roc, "curves": curves,
+           "distance": distance_curves}
 TABLES = {"confusion": confusion, "counts": counts}
+
+
+def pictures_of(results, kind, names):
+    """The pictures of the first seed of each name; a kind that is not above is a PNG of the job."""
+    shown = []
+    for name in names:
+        result, name = results.of(name)[0], name.split("/")[1]
+        if kind in FIGURES:
+            shown += FIGURES[kind](result, name)
+        else:
+            shown.append((caption_of(result, name), result["folder"] / f"{kind}.png"))
+    return shown
 
 
 # ---- A paper
@@ -367,9 +353,7 @@ def read_paper(study):
     for block in paper.strip().split("\n\n"):
         if block.startswith("|"):
             header, _, *rows = map(cells_of, block.splitlines())
-            if {len(row) for row in rows} != {len(header)}:
-                raise UserError(f"{PAPERS[study]}: a row has more or fewer cells than {header}")
-            block = [dict(zip(header, row)) for row in rows]
+            block = [dict(zip(header, row, strict=True)) for row in rows]
         blocks.append(block)
     return blocks
 
@@ -377,34 +361,27 @@ def read_paper(study):
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 
 
-def attempt(page, section, *arguments):
-    """A part of the page. If a damaged result breaks it, this is said, and the page goes on."""
-    try:
-        section(page, *arguments)
-    except BROKEN as problem:
-        page.add(f"Left out, damaged: {' '.join(repr(problem).split())}")
-
-
-def paper_section(page, results, study, judged):
+def paper_section(page, results, study):
     """A paper's text with its tables filled."""
     for block in read_paper(study):
         if isinstance(block, str):
             page.add(re.sub("^#", "##", block))
-        else:
-            attempt(page, fill, results, study, block, judged)
+            continue
+        with leaving_out(page.add):
+            fill(page, results, study, block)
     page.add("What the paper states, leaves silent, and what was changed: "
              f"papers/{PAPERS[study].name}")
     gan_table(page, results, study)
 
 
-def fill(page, results, study, rows, judged):
+def fill(page, results, study, rows):
     first, *others = rows[0]
     if first == "figure":
         for row in rows:
             figure(page, results, study, *row.values())
         return
     if first == "claim":
-        rows = claims_of(results, study, None if judged else "verdict")
+        rows = claims_of(results, study, "verdict")             # which is on the first screen
     elif first == "layer":
         rows = layers(results, study, rows)
     elif "measure" in others:
@@ -422,12 +399,10 @@ def layers(results, study, rows):
         ours = result["tables"][network]
     filled = []
     for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], ours[-1]]):
+        output = "x".join(map(str, shape)) or "-"
         filled.append({
-            "layer": row["layer"],
-            "output, printed": row["output"],
-            "ours": "x".join(map(str, shape)) or "-",
-            "parameters, printed": row["parameters"],
-            "our parameters": f"{parameters:,}"})
+            "layer": row["layer"], "output, printed": row["output"], "ours": output,
+            "parameters, printed": row["parameters"], "our parameters": f"{parameters:,}"})
     return filled
 
 
@@ -461,14 +436,13 @@ def ours_below(results, study, first, rows):
 
 
 def figure(page, results, study, number, title, kind, patterns):
-    patterns, _, test = patterns.partition("@")
     names = results.names(study, patterns)
     page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
     if not names:
         page.add(f"not run: {patterns}")
     elif kind in TABLES:
         for name in names:
-            page.table(TABLES[kind](results, study, name.split("/")[1], test or "real"))
+            page.table(TABLES[kind](results, study, name.split("/")[1]))
     elif kind == "dose":
         page.pictures(dose(results, names))
     else:
@@ -476,11 +450,10 @@ def figure(page, results, study, number, title, kind, patterns):
 
 
 def claims_of(results, study, hidden):
-    """[{column: cell}, ...] without the hidden column; ours on real test images, and as printed."""
-    rows, gains = [], []
-    for block in read_paper(study):
-        if isinstance(block, list) and "claim" in block[0]:
-            rows += block
+    """[{column: cell}, ...] without the hidden one: the paper's claims and what became of them."""
+    tables = [block for block in read_paper(study) if isinstance(block, list)]
+    [rows] = [table for table in tables if "claim" in table[0]]
+    gains = []
     for row in rows:
         gain = results.gain(study, row["before"], row["after"])
         arms = results.arms(f"{study}/{row['after']}")
@@ -497,11 +470,10 @@ def claims_of(results, study, hidden):
         before, after = row["before, as printed"], row["after, as printed"]
         if before != "-":
             as_printed = points(results.gain(study, before, after))
-        cells = {
+        found.append({
             "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
-            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)}
-        cells.pop(hidden, None)
-        found.append(cells)
+            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)})
+        del found[-1][hidden]
     return found
 
 
@@ -521,43 +493,38 @@ def generators_of(results, net="cnn"):
 
 def sizes_of(results, net):
     """The shares that were trained with and without as many further real images, rising."""
-    shares = [share for _, share, *_ in results.controls]
-    real = {share for share in shares if (net, share, "", "none") in results.controls}
+    real = {share for model, share, *arm in results.controls if [model, *arm] == [net, "", "none"]}
     return sorted(share for share in real if 2 * share in real)
 
 
 def worth_of(results, net, generators):
     """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes."""
     arms, triples = {}, []
-    for share in sizes_of(results, net):
-        for generator in generators:
-            triple = []
-            for arm in ((share, ""), (share, generator), (2 * share, "")):
-                triple.append(f"controls/{results.controls.get((net, *arm, 'none'))}")
-            found = [results.arms(name) for name in triple]
-            if all(found):
-                triples.append(triple)
-                arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
+    for share, generator in itertools.product(sizes_of(results, net), generators):
+        triple = []
+        for arm in ((share, ""), (share, generator), (2 * share, "")):
+            triple.append(f"controls/{results.controls.get((net, *arm, 'none'))}")
+        found = [results.arms(name) for name in triple]
+        if all(found):
+            triples.append(triple)
+            arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
     if not triples:
         return None
-    real, with_gan, with_real = zip(*triples)
+    real, with_gan, more = zip(*triples)
     generated = metrics.gain(arms, real, with_gan)
-    more = metrics.gain(arms, real, with_real)
-    return metrics.worth(arms, triples), generated, more
+    return metrics.worth(arms, triples), generated, metrics.gain(arms, real, more)
 
 
 def answer(results):
     """The first sentences of the page: of each generator of one's own by name, then of our GANs."""
-    ours, said = [], []
-    for name in generators_of(results):
-        if name in TITLES:
-            ours.append(name)
-        else:
-            said.append(sentence(results, [name], f"images of {name}"))
-            if state_of(results.own.get(name, {})) != "alive":
-                said.append(f"But {name}: {state_of(results.own[name])}.")
+    said = []
+    for name, measures in results.own.items():
+        said.append(sentence(results, [name], f"images of {name}"))
+        if state_of(measures) != "alive":
+            said.append(f"But {name}: {state_of(measures)}.")
+    ours = generators_of(results).keys() - results.own
     if ours or not said:
-        said.append(sentence(results, ours, "GAN images"))
+        said.append(sentence(results, sorted(ours), "GAN images"))
     return " ".join(said)
 
 
@@ -566,7 +533,7 @@ def sentence(results, generators, images):
     if not found:
         return f"What {images} are worth was not measured here: bash run_all.sh controls"
     (x, low, high), generated, more = found
-    what = "drawn lesion" if results.drawn("controls") else "photograph"
+    what = "drawn lesion" if results.source("controls").startswith(DRAWN) else "photograph"
     if not np.isfinite(low):
         return (f"What {images} are worth cannot be told here: as many further real {what}s "
                 f"changed the accuracy by {points(more)}, which is not clear of zero.")
@@ -582,11 +549,11 @@ def controls_section(page, results):
     sizes = []
     for result in results.of("controls/data"):
         sizes = [f"{part} {sum(of.values())}" for part, of in result["counts"].items()]
-    page.add(f"Images: {', '.join(sizes)}. Half of the training part is held back, to show what "
-             "further real images would give. A GAN is trained on the images that the classifier "
-             "beside it has. All arms of a classifier make equally many steps, are tested on the "
-             "same real images, and add as many images as there are real ones. Shuffled: under "
-             "permuted labels, a placebo. Intervals: 95 %, over test lesions and seeds.")
+    page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
+             "images. Each GAN learns from the images that the classifier beside it has. All arms "
+             "of a classifier make equally many steps, are tested on the same real images, and add "
+             "as many images as there are real ones. Shuffled: under permuted labels, a placebo. "
+             "Intervals: 95 %, over test lesions and seeds.")
     for net in NETS:
         if sizes_of(results, net):
             controls_table(page, results, net)
@@ -601,7 +568,7 @@ def controls_table(page, results, net):
         arms[f"{title} images"] = 1, generator, "none"
         arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
         arms[f"{title} alone"] = 1, generator, "alone"
-    rows = [{"added": "nothing: accuracy in %"}, *({"added": words} for words in arms)]
+    rows = [{"added": words} for words in ("nothing: accuracy in %", *arms)]
     for share in sizes_of(results, net):
         real = results.controls[net, share, "", "none"]
         images = sum(results.of(f"controls/{real}")[0]["counts"].values())
@@ -632,16 +599,9 @@ def gan_table(page, results, study):
         seeds = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
         worst = max(seeds, key=lambda one: one["metrics"]["collapsed"])     # else the least diverse
         rows.append(gan_row(name.split("/")[1], worst["config"]["steps"], worst["metrics"]))
-    if not rows:
-        return
-    page.add("### The GANs")
-    page.table(rows)
-    page.add("Of several seeds the worst. Diversity: mean distance between two samples, each less "
-             f"its mean colour, over that of real images; below {metrics.COLLAPSED} it has "
-             "collapsed. Distinctness: the same for a sample and its nearest other one; below "
-             f"{metrics.DISTINCT} a few pictures come again and again. FD-8x8: Frechet distance in "
-             "mean colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN "
-             "images whose nearest real image is one that the GAN saw; 0.5 without copying.")
+    if rows:
+        page.add("### The GANs (columns: see the end)")
+        page.table(rows)
 
 
 def gan_row(name, steps, measures):
@@ -651,15 +611,13 @@ def gan_row(name, steps, measures):
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
     return {
-        "GAN": name, "steps": steps,
-        "diversity": f"{measures['diversity']:.2f}",
-        "distinctness": f"{measures['distinctness']:.2f}",
-        "FD-8x8 (noise floor)": distance, "nearer to training images": copies,
-        "state": state_of(measures)}
+        "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
+        "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
+        "nearer to training images": copies, "state": state_of(measures)}
 
 
 def state_of(measures):
-    """How a generator ended, in words: copying comes first, since who copies a few looks collapsed."""
+    """How a generator ended: copying comes first, since who copies a few looks collapsed."""
     states = []
     if measures.get("closer_to_train", [0, 0, 0])[1] > COPIES:
         states.append("COPIES its training images")
@@ -677,8 +635,15 @@ def first_screen(page, results, scale):
         page.add("Quick scale: narrow networks, few steps. The controls answer for these images; "
                  "the papers' tables below are a rehearsal, and none of their numbers can be "
                  "compared with a printed one.")
-    else:
-        attempt(page, all_claims, results)
+    claims = []
+    for study in PAPERS:
+        if scale != "quick" and results.names(study, "*"):
+            with leaving_out(page.add, f"{study}: "):
+                for row in claims_of(results, study, "ours, as printed"):
+                    claims.append({"paper": PAPERS[study].stem[:3]} | row)
+    if claims:
+        page.table(claims)
+
     worths = {}
     for generator, title in generators_of(results).items():
         found = worth_of(results, "cnn", [generator])
@@ -686,72 +651,55 @@ def first_screen(page, results, scale):
             worths[title] = found[0]
     if worths:
         chart = interval_chart("worth of one GAN image", worths)
-        page.pictures([("What one GAN image is worth, in further real images: 0 nothing, 1 as much "
-                        "as a real one", chart)])
-    for study in ("controls", *PAPERS):             # real images above those of two GANs
+        page.pictures([("in further real images: 0 nothing, 1 as much as a real one", chart)])
+    for study in ("controls", *PAPERS):
         data, gans = results.names(study, "data"), gans_of(results, study)[:2]
         if data and gans:
-            [(_, real)] = pictures_of(results, "grid", data)
-            page.pictures([(f"real: {results.source(study)}, a row per class", real)])
-            page.pictures(pictures_of(results, "grid", gans))
+            (_, real), *generated = pictures_of(results, "grid", data + gans)
+            page.pictures([(f"real: {results.source(study)}, a row per class", real), *generated])
             break
-    if results.drawn("controls"):
-        page.add("The same question of your own photographs: `bash run_all.sh --data DIR`, with "
-                 "DIR/benign and DIR/malignant")
 
 
-def all_claims(page, results):
-    """One table of what the papers claim and what became of it."""
-    rows = []
-    for study in PAPERS:
-        if results.names(study, "*"):
-            for row in claims_of(results, study, "ours, as printed"):
-                rows.append({"paper": PAPERS[study].stem[:3]} | row)
-    if rows:
-        page.table(rows)
-
-
-def how_it_was_made(page, results, config):
-    """The command, the commits, the seconds of each study; every job and its command."""
-    rows = []
+def last_screen(page, results, config):
+    """What the GANs' columns mean; the command, the commits, the seconds of each study."""
+    page.add("## The columns of the GANs")
+    page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
+             f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
+             "Distinctness: the same of a sample and its nearest other one; below "
+             f"{metrics.DISTINCT} a few pictures come again. FD-8x8: Frechet distance in mean "
+             "colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN images "
+             "whose nearest real image is one that the GAN saw; 0.5 without copying.")
+    page.add("## How this was made")
     command = f"bash run_all.sh --scale {config['scale']}"
     if config["data"] != "drawn lesions":
         command += " --data DIR"
     if results.own:
         command += " --synthetic MINE"
     commits = sorted({str(result.get("commit")) for result in results.jobs.values()})
-    page.add("## How this was made")
-    page.add(f"`{command}`; commit {', '.join(commits)}; "
-             f"written {time.strftime('%Y-%m-%d %H:%M')}.")
-    for study in (*PAPERS, "controls"):
-        found = [one for job, one in results.jobs.items() if job.startswith(f"{study}/")]
-        if found:
-            seconds = sum(result["seconds"] for result in found)
-            rows.append({"study": study, "images": results.source(study), "jobs": len(found),
-                         "seconds, added up": f"{seconds:,.0f}"})
-    page.table(rows)
-
+    written = time.strftime("%Y-%m-%d %H:%M")
+    page.add(f"`{command}`; commit {', '.join(commits)}; written {written}. "
+             "The command of each job is in its result.json.")
     rows = []
-    for job, result in results.jobs.items():
-        rows.append({"job": job, "seconds": result["seconds"], "command": f"`{result['command']}`"})
-    page.add(FOLD)
+    for study in (*PAPERS, "controls"):
+        found = [one["seconds"] for job, one in results.jobs.items() if job.startswith(f"{study}/")]
+        if found:
+            rows.append({"study": study, "images": results.source(study), "jobs": len(found),
+                         "seconds, added up": f"{sum(found):,.0f}"})
     page.table(rows)
-    page.add(END)
 
 
 # ---- For the repository
 
 def public(results, path):
-    """(a picture to publish in place of `path`, a line on its origin), or None: photographs."""
+    """(a picture to publish in place of `path`, or None: photographs; a line on its origin)."""
     result = results.jobs.get(path.parent.relative_to(results.out).as_posix())
     if result is None:                              # a chart
         return path, ""
-    study = path.parent.parent.name
+    source = results.source(path.parent.parent.name)
     if "diversity" not in result["metrics"]:
-        return (path, "") if results.drawn(study) else None
+        return path if source.startswith(DRAWN) else None, ""
     if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
         path = max(path.parent.glob("grid_*.png"))
-    source = results.source(study)
     if "ham10000" in source.lower():
         source = "HAM10000, CC BY-NC 4.0"
     return path, f"Drawn by GANs that learned {source}"
@@ -768,15 +716,17 @@ def write(out, docs=None):
     with contextlib.suppress(UserError):            # missing or damaged
         config |= jobs.read_json(results.out / "config.json")
     page, scale = Page(results.out), str(config["scale"])
-    attempt(page, first_screen, results, scale)
+    with leaving_out(page.add):
+        first_screen(page, results, scale)
     if results.names("controls", "*"):
-        attempt(page, controls_section, results)
+        with leaving_out(page.add, "controls: "):
+            controls_section(page, results)
     for study in PAPERS:
         if results.names(study, "*"):
-            attempt(page, paper_section, results, study, scale != "quick")
-    for problem in results.damaged:
-        page.add(f"Left out, damaged: {' '.join(problem.split())}")
-    how_it_was_made(page, results, config)
+            with leaving_out(page.add, f"{study}: "):
+                paper_section(page, results, study)
+    page.blocks += results.damaged
+    last_screen(page, results, config)
 
     for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
         with jobs.replacing(results.out / name) as file:
