@@ -18,37 +18,28 @@ from jobs import UserError
 # ---- Drawn lesions
 
 
-def test_a_drawn_set_depends_on_its_seed_alone_and_not_on_its_length():
-    few, many = data.built_in(12, 32, seed=3), data.built_in(24, 32, seed=3)
+def test_a_drawn_set_depends_on_its_seed_alone_and_is_balanced_with_one_to_three_views_a_lesion():
+    few, many = data.built_in(12, 32, seed=3), data.built_in(96, 32, seed=3)
     assert (few.images == many.images[:12]).all() and list(few.ids) == list(many.ids[:12])
-    assert not (few.images == data.built_in(12, 32, seed=4).images).all()
-
-
-def test_classes_are_balanced_and_a_lesion_has_one_to_three_views():
     drawn = data.built_in(96, 32)
-    assert drawn.counts() == dict.fromkeys(data.EIGHT, 12)
+    assert not (few.images == drawn.images[:12]).all()
+    assert drawn.counts() == dict.fromkeys(data.EIGHT, 12) and len(set(drawn.ids)) == 96
     assert drawn.images.mean((0, 1, 2)) == pytest.approx([193.243, 139.046, 136.466], abs=0.01)
     views = np.unique(drawn.groups, return_counts=True)[1]
-    assert views.min() == 1 and views.max() == 3 and len(set(drawn.ids)) == 96
+    assert views.min() == 1 and views.max() == 3
     assert all(name.startswith(group) for name, group in zip(drawn.ids, drawn.groups))
 
 
-def test_a_lesion_is_the_same_at_every_size():
+def test_a_lesion_is_the_same_at_every_size_and_artefacts_do_not_know_its_class(monkeypatch):
     large, small = (data.draw_lesion(5, 8, 0, size=size).astype(float) for size in (96, 32))
     blocks = large.reshape(32, 3, 32, 3, 3).mean((1, 3))
     assert np.corrcoef(blocks.ravel(), small.ravel())[0, 1] > 0.95
-
-
-def test_artefacts_do_not_know_the_class(monkeypatch):
-    """The same picture number has the same artefacts whatever lesion is below them."""
     for view in range(6):
-        changes = []
-        for label in (0, 5):
-            shown = []
-            for odds in (0.0, 1.0):
-                monkeypatch.setattr(data, "ARTEFACTS", dict.fromkeys(data.ARTEFACTS, odds))
-                shown.append(data.draw_lesion(label, 40, view).astype(float).mean(2))
-            changes.append(shown[1] / shown[0].clip(8))
+        shown = {}
+        for odds, label in itertools.product((0.0, 1.0), (0, 5)):
+            monkeypatch.setattr(data, "ARTEFACTS", dict.fromkeys(data.ARTEFACTS, odds))
+            shown[odds, label] = data.draw_lesion(label, 40, view).astype(float).mean(2)
+        changes = [shown[1, label] / shown[0, label].clip(8) for label in (0, 5)]
         assert np.corrcoef(changes[0].ravel(), changes[1].ravel())[0, 1] > 0.9
 
 
@@ -56,8 +47,12 @@ def test_artefacts_do_not_know_the_class(monkeypatch):
 
 def photo(colour=(200, 120, 90), size=(40, 30), mode="RGB", form="PNG"):
     """The bytes of a picture file."""
+    return bytes_of(Image.new("RGB", size, colour).convert(mode), form)
+
+
+def bytes_of(image, form="PNG", **options):
     file = io.BytesIO()
-    Image.new("RGB", size, colour).convert(mode).save(file, form)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
@@ -83,137 +78,139 @@ def zip_of(path, files):
 
 
 def table(header, form, ks=range(6)):
-    """Rows of images k: benign, malignant in turn (b, m); two in turn are of a lesion, three of a patient."""
+    """Rows of images k: benign, malignant in turn (b, m); two in turn of a lesion, three of a patient."""
     cells = [dict(k=k, kind=data.TWO[k % 2], b=1 - k % 2, m=k % 2, l=k // 2, p=k // 3) for k in ks]
     return "\n".join([header, *(form.format(**some) for some in cells), ""]).lstrip("\n")
 
 
 def named(form, ks=range(6)):
     """Names of image files: kinds in turn, the last two of test."""
-    return [form.format(k=k, kind=data.TWO[k % 2], ab="ab"[k % 2], part=("train", "test")[k // 4], h=k // 2) for k in ks]
+    parts = ("train", "test")
+    return [form.format(k=k, kind=data.TWO[k % 2], ab="ab"[k % 2], part=parts[k // 4], h=k // 2) for k in ks]
 
 
 FLAT, TREE, AB = named("images/I{k}.png"), named("{kind}/I{k}.png"), named("{ab}/I{k}.png")
 PARTED, SPLIT = named("{part}/{kind}/I{k}.png"), {"train": 4, "test": 2}
-LABELS = table("image,label", "I{k},{kind}")
+ROW = "I{k},{kind}"
+LABELS = table("image,label", ROW)
 
 
-def case(tables, names=FLAT, said="", **differs):
+def case(tables, names=FLAT, said="", columns={}, **differs):
     """Files, and what differs from 3 benign + 3 malignant images of 6 lesions in no part."""
-    return tables, names, said.split("; "), dict(counts=dict(benign=3, malignant=3), lesions=6, parts={"": 6}) | differs
+    expected = dict(counts=dict(benign=3, malignant=3), lesions=6, parts={"": 6}) | differs
+    return {"m.csv": tables} if isinstance(tables, str) else tables, names, said.split("; "), columns, expected
 
 
 READ = {
     "tab": case({"m.tab": table("image_id\tdx\tlesion_id", "I{k}\t{kind}\tL{l}")}, lesions=3, said="column dx of m.tab"),
-    "no suffix": case({"m": table("isic_id,diagnosis", "I{k},{kind}"), "LICENSE": "All, rights"}, said="column diagnosis of m"),
-    "BOM": case({"x.csv": "\ufeff" + table('"Image"; "Label";"Lesion ID"', '"I{k}.png" ; {kind} ;"a;{l}"')}, lesions=3),
+    "no suffix": case({"m": table("isic_id,diagnosis", ROW), "LICENSE": "All, rights"}, said="column diagnosis of m"),
+    "BOM": case("\ufeff" + table('"Image"; "Label";"Lesion ID"', '"I{k}.png" ; {kind} ;"a;{l}"'), lesions=3),
     "patients": case({"train_meta.csv": table("image_name,patient_id,benign_malignant,dx", "I{k},P{p},{kind},x")},
-                     lesions=2, parts={"train": 6}, said="no lesion_id, else column patient_id"),
-    "lesions first": case({"m.csv": table("patient_id,lesion_id,img_id,diagnostic", "P{p},{l},I{k}.png,{kind}")}, lesions=3),
-    "ISIC 2016": case({"x.csv": table("", "I{k},{kind}")}),
+                     lesions=2, parts={"train": 6}, said="lesions: column patient_id of train_meta.csv"),
+    "lesions first": case(table("patient_id,lesion_id,img_id,diagnostic", "P{p},{l},I{k}.png,{kind}"), lesions=3),
+    "ISIC 2016": case("\ufeff" + table("", ROW)),
     "ISIC 2019": case({"Truth.csv": table("image,benign,malignant,UNK,score_weight", "I{k},{b}.000,{m}.0,0.0,0.5"),
                        "Meta.csv": table("image,age_approx,lesion_id", "I{k},50,L{l}")}, lesions=3,
                       said="column benign, malignant, UNK of Truth.csv; not used: column age_approx of Meta.csv"),
-    "True": case({"x.csv": table("image,benign,malignant", "I{k},False,True", (1, 3, 5)) + table("", "I{k},True,False", (0, 2, 4))}),
-    "dummies": case({"m.csv": table("image,sex_f,sex_m", "I{k},{b},{m}")}, TREE, said="folders benign, malignant; column sex_f, sex_m"),
-    "lesion table": case({"m.csv": table("image,lesion_id", "I{k},{l}")}, AB, counts=dict(a=3, b=3), lesions=3),
-    "pixels": case({"m.csv": LABELS, "p.csv": "pixel0,pixel1,label\n" + "1,2,3\n" * 9}, said="p.csv, which names no image: pixel0"),
-    "the whole": case({"m.csv": table("image,label", "I{k},{kind}", range(16))}, said="10 of 16 rows of m.csv"),
-    "machines": case({"m.csv": table("path,class", "/content/My Drive/images/I{k}.png,{kind}")}),
-    "folders": case({"m.csv": table("path,class", "D:\\photos\\i{k}.JPG,{kind}")}),
-    "paths": case({"m.csv": table("image,label", "a/{k}.png,benign", range(9)) + table("", "b/{k},malignant", range(3))},
+    "True": case(table("image,benign,malignant", "I{k},False,True", (1, 3, 5)) + table("", "I{k},True,False", (0, 2, 4))),
+    "dummies": case(table("image,sex_f,sex_m", "I{k},{b},{m}"), TREE, "folders benign, malignant; column sex_f, sex_m"),
+    "lesion table": case(table("image,lesion_id", "I{k},{l}"), AB, counts=dict(a=3, b=3), lesions=3),
+    "pixels": case({"m.csv": LABELS, "p.csv": "pixel0,pixel1,label\n" + "1,2,3\n" * 9},
+                   said="p.csv, which names no image: pixel0"),
+    "the whole": case(table("image,label", ROW, range(16)), said="10 of 16 rows of m.csv"),
+    "machines": case(table("path,class", "/content/My Drive/images/I{k}.png,{kind}")),
+    "folders": case(table("path,class", "D:\\photos\\i{k}.JPG,{kind}")),
+    "paths": case(table("image,label", "a/{k}.png,benign", range(9)) + table("", "b/{k},malignant", range(3)),
                   named("{ab}/{h}.png"), said="6 of 12 rows"),
-    "complements": case({"train.csv": table("image,label", "I{k},{kind}", range(4)),
-                         "test.csv": table("image,label", "I{k},{kind}", (4, 5, 8))}, parts=SPLIT),
-    "agree": case({"a.csv": LABELS, "b.csv": table("image,dx", "I{k},{kind}").upper()}),
+    "complements": case({"train.csv": table("image,label", ROW, range(4)),
+                         "test.csv": table("image,label", ROW, (4, 5, 8))}, parts=SPLIT),
+    "agree": case({"a.csv": LABELS, "b.csv": table("image,dx", ROW).upper()}),
     "own labels": case({"labels.csv": LABELS, "other.csv": table("image,dx", "I{k},nevus")}),
-    "a split": case({"m.csv": table("image,label,split", "I{k},{kind},Training", range(4)) + table("", "I{k},{kind},test", (4, 5))},
+    "a split": case(table("image,label,split", ROW + ",Training", range(4)) + table("", ROW + ",test", (4, 5)),
                     parts=SPLIT, said="column split of m.csv"),
-    "by lesion": case({"m.csv": table("image,label,split,split_by_lesion", "I{k},{kind},val,train")}, parts={"train": 6}),
+    "by lesion": case(table("image,label,split,split_by_lesion", ROW + ",val,train"), parts={"train": 6}),
     "own folders": case({f"{part}/labels.csv": "image,label\n0,benign\n1,malignant\n" for part in SPLIT},
                         [f"{part}/img/{k}.png" for part in SPLIT for k in range(2)],
                         counts=dict(benign=2, malignant=2), lesions=4, parts={"train": 2, "test": 2}),
-    "column of parts": case({"m.csv": table("image,split", "I{k},val")}, PARTED, parts={"val": 6}),
+    "column of parts": case(table("image,split", "I{k},val"), PARTED, parts={"val": 6}),
+    "no parts": case({"test.csv": LABELS}, PARTED, columns=dict(part="none")),
     "parts": case({}, PARTED, parts=SPLIT, said="names of folders"),
-    "parts below": case({}, named("{kind}/{part}/I{k}.png"), parts=SPLIT),
     "parts flat": case({}, named("{part}_{kind}/I{k}.png"), counts=dict(unlabelled=6), parts=SPLIT),
-    "two words": case({}, named("train_test_split/{part}_x/{kind}/I{k}.png"), parts=SPLIT),
-    "two words alone": case({}, named("train_test_split/{kind}/I{k}.png")),
-    "one word": case({}, named("ISIC-2017_{part}_Data/TrainTest/{kind}/I{k}.png"), parts=SPLIT),
-    "the nearest": case({}, named("test/{part}/{kind}/I{k}.png"), parts=SPLIT),
-    "exact first": case({}, named("{part}/val_images/{kind}/I{k}.png"), parts=SPLIT),
     "suffixes": case({"benign/x.heic": "?", "benign/y.HEIC": "?", "notes.txt": "?"}, said="2 .heic, 1 .txt", names=[
         f"{data.TWO[k % 2]}/{k}.{kind}" for k, kind in enumerate(("JPG", "jfif", "jpe", "TIFF", "PNG", "webp"))]),
     "batches": case({}, named("all/{kind}/batch{k}/I{k}.png")),
-    "one case": case({}, ["Benign/1.png", "malignant/2.png", "benign/3.png"], counts=dict(Benign=2, malignant=1), lesions=3, parts={"": 3}),
+    "one case": case({}, ["Benign/1.png", "malignant/2.png", "benign/3.png"],
+                     counts=dict(Benign=2, malignant=1), lesions=3, parts={"": 3}),
     "outside": case({}, [*TREE, "preview.png"], said="1 of 7 images; preview.png"),
-}
-NAMED = {
-    "label": ({"m.csv": table("code,finding", "I{k},{kind}")}, dict(image="code", label="finding"), dict(benign=3, malignant=3)),
-    "one-hot": ({"m.csv": table("image,mole,wart", "I{k},{b},{m}")}, dict(label="mole,wart"), dict(mole=3, wart=3)),
-    "second": ({"m.csv": table("image,dx,sort", "I{k},x,{kind}")}, dict(label="sort"), dict(benign=3, malignant=3)),
-    "folder": ({"m.csv": table("image,remark", "I{k},?")}, dict(label="folder"), dict(a=3, b=3)),
+    "named label": case(table("code,finding", ROW), columns=dict(image="code", label="finding")),
+    "named one-hot": case(table("image,mole,wart", "I{k},{b},{m}"), columns=dict(label="mole,wart"), counts=dict(mole=3, wart=3)),
+    "named second": case(table("image,dx,sort", "I{k},x,{kind}"), columns=dict(label="sort")),
+    "named folder": case(table("image,remark", "I{k},?"), AB, columns=dict(label="folder"), counts=dict(a=3, b=3)),
+    "named lesion": case(table("image,label,patient_id", ROW + ",P"), columns=dict(lesion="image")),
 }
 REFUSED = {
-    "unknown": case({"x.csv": table("code,finding", "I{k},{kind}")}, said="x.csv; column code; code, finding; --columns"),
-    "no label": case({"x.csv": table("image,finding", "I{k},?")}, said="x.csv; image, finding; --columns"),
-    "dummies": case({"x.csv": table("image,f,m", "I{k},{b},{m}")}, AB, said="x.csv; image, f, m; --columns"),
-    "finding": case({"x.csv": table("image,finding", "I{k},{kind}")}, TREE, said="column finding; --columns"),
-    "not here": case({"x.csv": table("image,label", "J{k},{kind}")}, TREE, said="names no image that is here; --columns"),
-    "empty": case({"x.csv": LABELS.replace("I2,benign", "I2,")}, said="x.csv line 4; empty"),
-    "zeros": case({"x.csv": table("image,NV,MEL", "I{k},0,{m}")}, said="x.csv line 2; --zeros"),
-    "two ones": case({"x.csv": table("image,NV,MEL", "I{k},1,1")}, said="line 2; NV and MEL"),
-    "no ones": case({"x.csv": table("image,NV,MEL", "I{k},0.3,0.7")}, said="line 2; '0.3' in column NV; --columns"),
-    "disagree": case({"x.csv": LABELS, "y.csv": LABELS.replace("I2,benign", "I2,malignant")}, said="I2.png; x.csv line 4; y.csv line 4"),
-    "twice": case({"x.csv": LABELS + "I2,malignant\n"}, said="line 4; line 8"),
+    "unknown": case(table("code,finding", ROW), said="m.csv; column code; code, finding; --columns"),
+    "no label": case(table("image,finding", "I{k},?"), said="m.csv; image, finding; --columns"),
+    "dummies": case(table("image,f,m", "I{k},{b},{m}"), AB, said="m.csv; image, f, m; --columns"),
+    "finding": case(table("image,finding", ROW), TREE, said="image, finding; --columns"),
+    "not here": case(table("image,label", "J{k},{kind}"), TREE, said="names no image that is here; --columns"),
+    "empty": case(LABELS.replace("I2,benign", "I2,"), said="m.csv line 4; empty"),
+    "zeros": case(table("image,NV,MEL", "I{k},0,{m}"), said="m.csv line 2; --zeros"),
+    "two ones": case(table("image,NV,MEL", "I{k},1,1"), said="line 2; 1, 1 for NV, MEL"),
+    "no ones": case(table("image,NV,MEL", "I{k},0.3,0.7"), said="line 2; 0.3, 0.7 for NV, MEL; --columns"),
+    "disagree": case({"x.csv": LABELS, "y.csv": LABELS.replace("I2,benign", "I2,malignant")},
+                     said="I2.png; x.csv line 4; y.csv line 4"),
+    "twice": case(LABELS + "I2,malignant\n", said="line 4; line 8"),
     "lesions": case({"x.csv": LABELS, "y.csv": "image,lesion_id\nI1,A\nI1,B\n"}, said="its lesion; y.csv line 3"),
-    "a part": case({"x.csv": table("image,label,split", "I{k},{kind},holdout")}, said="line 2; holdout; --columns"),
+    "a part": case(table("image,label,split", ROW + ",holdout"), said="line 2; holdout; --columns"),
     "parts": case({"test.csv": LABELS}, PARTED, said="folder of train; test.csv line 2; part=none"),
-    "a path": case({"x.csv": LABELS.replace("malignant", "../x")}, said="x.csv line 3; ../x"),
+    "a path": case(LABELS.replace("malignant", "../x"), said="m.csv line 3; ../x"),
     "no UTF-8": case({"x.csv": LABELS.replace("malignant", "Nävus").encode("cp1252")}, said="x.csv line 3; UTF-8"),
     "a sheet": case({"x.xlsx": "?"}, said="1 .xlsx; as .csv"),
-    "one name": case({"x.csv": LABELS}, ["a/I1.png", "b/I1.png"], said="2 different pictures; a/I1.png and b/I1.png"),
+    "one name": case(LABELS, ["a/I1.png", "b/I1.png"], said="different pictures; paths; a/I1.png, b/I1.png"),
     "no images": case({"x.heic": "?"}, [], said="no images; 1 .heic"),
     "no zip": case({"x.zip": "?"}, TREE, said="x.zip is not a readable zip"),
+    "no column": case(LABELS, columns=dict(label="finding"), said="no table; column finding; image, label"),
+    "no meaning": case(LABELS, columns=dict(kind="label"), said="kind=label"),
 }
 
 
 def summary(rows):
-    counts, parts = (dict(collections.Counter(getattr(row, what) for row in rows)) for what in ("label", "part"))
-    return dict(counts=counts, lesions=len({row.lesion for row in rows}), parts=parts)
+    labels, parts = ([getattr(row, what) for row in rows] for what in ("label", "part"))
+    lesions = len({row.lesion for row in rows})
+    return dict(counts=dict(collections.Counter(labels)), lesions=lesions, parts=dict(collections.Counter(parts)))
 
 
 @pytest.mark.parametrize("layout", READ)
 def test_sets_are_read_as_they_are_meant_and_aloud(tmp_path, layout):
-    tables, names, said, expected = READ[layout]
-    rows, notes = reading.read_rows(folder_of(tmp_path, pictures(names) | tables))
+    tables, names, said, columns, expected = READ[layout]
+    rows, notes = reading.read_rows(folder_of(tmp_path, pictures(names) | tables), named=columns)
     assert summary(rows) == expected
     assert all(words in "\n".join(notes) for words in said), notes
 
 
-@pytest.mark.parametrize("layout", NAMED)
-def test_columns_named_by_the_user_count(tmp_path, layout):
-    tables, columns, counts = NAMED[layout]
-    assert summary(reading.read_rows(folder_of(tmp_path, pictures(AB) | tables), named=columns)[0])["counts"] == counts
-
-
 @pytest.mark.parametrize("layout", REFUSED)
-def test_what_is_not_understood_is_refused_with_its_own_remedy(tmp_path, refused, layout):
-    tables, names, said, _ = REFUSED[layout]
+def test_what_is_not_understood_is_refused_with_its_own_remedy(tmp_path, cli, layout):
+    tables, names, said, columns, _ = REFUSED[layout]
     folder_of(tmp_path / "set", pictures(names) | tables)
-    refused(said, "data", "prepare", tmp_path / "set", "--out", tmp_path / "job")
-    with pytest.raises(UserError) as problem:
-        reading.read_rows(tmp_path / "set")
-    assert ("--zeros" in str(problem.value)) == (layout == "zeros")
+    options = [f"--columns={meaning}={title}" for meaning, title in columns.items()]
+    status, _, error = cli("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", *options)
+    assert status == 2 and len(error.strip().splitlines()) == 1 and all(words in error for words in said), error
+    assert ("--zeros" in error) == (layout == "zeros")
 
 
-def test_a_column_that_is_nowhere_is_refused_and_rows_of_zeros_get_the_class_that_is_named(tmp_path, refused):
+@pytest.mark.parametrize("folders, part", [
+    ("Training/benign", "train"), ("benign/valid", "val"), ("test_benign", "test"), ("train_test_split/test_x/benign", "test"),
+    ("train_test_split/benign", ""), ("ISIC-2017_Test_v2_Data/TrainTest/benign", "test"), ("test/train/benign", "train"),
+    ("test/val_images/benign", "test"), ("contest/benign", "")])
+def test_the_nearest_folder_tells_the_part_exact_names_first_else_the_only_such_word(folders, part):
+    assert reading.part_of(folders.split("/")) == part
+
+
+def test_rows_of_zeros_get_the_class_that_is_named(tmp_path):
     folder_of(tmp_path, pictures(FLAT) | {"x.csv": table("image,malignant,patient_id", "I{k},{m},P")})
-    for column, said in (("label=finding", ["no table", "column finding", "image, malignant"]), ("kind=x", ["kind=x"])):
-        refused(said, "data", "prepare", tmp_path, "--columns", column, "--out", tmp_path / "job")
     rows, _ = reading.read_rows(tmp_path, zeros="nevus")
     assert summary(rows) == dict(counts=dict(nevus=3, malignant=3), lesions=1, parts={"": 6})
-    assert summary(reading.read_rows(tmp_path, zeros="x", named=dict(lesion="image"))[0])["lesions"] == 6
 
 
 def test_zips_links_circles_and_second_copies(tmp_path):
@@ -222,7 +219,8 @@ def test_zips_links_circles_and_second_copies(tmp_path):
     train = {name: raw for name, raw in files.items() if name.startswith("train")}
     zip_of(tmp_path / "zips" / "deep" / "test.zip", test)
     zip_of(tmp_path / "zips" / "x.zip", {name.replace("/", "\\"): raw for name, raw in train.items()})
-    zip_of(tmp_path / "one.zip", files | {"__MACOSX/train/benign/._I0.png": b"?", "m.csv": b"image,lesion_id\nI1,A\nI3,A"})
+    lesions = {"__MACOSX/train/benign/._I0.png": b"?", "m.csv": b"image,lesion_id\nI1,A\nI3,A"}
+    zip_of(tmp_path / "one.zip", files | lesions)
     folder_of(tmp_path / "real", test)
     linked = folder_of(tmp_path / "linked", train)
     (linked / "test").symlink_to(tmp_path / "real")
@@ -231,11 +229,12 @@ def test_zips_links_circles_and_second_copies(tmp_path):
     folder_of(tmp_path / "twice", files | {f"again/{name}": raw for name, raw in files.items()})
     images = list(files.values())
     folder_of(tmp_path / "table", {f"part_{k % 2}/I{k}.png": raw for k, raw in enumerate(images)})
-    folder_of(tmp_path / "table", {"part_0/I1.png": images[1], "m.csv": LABELS, "job/config.json": "", "job/I1.png": images[0]})
-    for name, lesions, parts in (("zips", 6, SPLIT), ("one.zip", 5, SPLIT), ("linked", 6, SPLIT), ("twice", 6, SPLIT), ("table", 6, {"": 6})):
+    job = {"job/config.json": "", "job/I1.png": images[0]}
+    folder_of(tmp_path / "table", {"part_0/I1.png": images[1], "m.csv": LABELS} | job)
+    for name, n, parts in (("zips", 6, SPLIT), ("one.zip", 5, SPLIT), ("linked", 6, SPLIT), ("twice", 6, SPLIT), ("table", 6, {"": 6})):
         rows, notes = reading.read_rows(tmp_path / name)
-        assert summary(rows) == dict(counts=dict(benign=3, malignant=3), lesions=lesions, parts=parts), name
-    assert "left out: 1 further files of the same name and content" in notes
+        assert summary(rows) == dict(counts=dict(benign=3, malignant=3), lesions=n, parts=parts), name
+    assert "left out: 1 files of the same name and content" in notes
 
 
 def test_a_table_that_names_no_image_is_not_read_whole():
@@ -252,11 +251,12 @@ def test_a_table_that_names_no_image_is_not_read_whole():
 
 # A second table of the names, so that none is filed under a wrong class.
 FILED = {
-    "AK": "akiec/AK/ACK/actinic keratosis/Solar or actinic keratosis", "BCC": "bcc/basal_cell_carcinoma/Basal cell carcinoma",
-    "BKL": "bkl/SEK/seborrheic keratosis/pigmented_benign_keratosis", "DF": "df/dermatofibroma", "UNK": "UNK/unknown",
-    "MEL": "mel/melanoma/Melanoma, NOS/Melanoma Invasive/Melanoma in situ", "NV": "nv/NEV/nevus/Nevus",
-    "SCC": "scc/squamous cell carcinoma/Squamous cell carcinoma, NOS", "VASC": "vasc/vascular lesion/Hemangioma",
-    "BENIGN": "benign/Benign lesion", "MALIGNANT": "Malignant",
+    "AK": "akiec/AK/ACK/actinic keratosis/Solar or actinic keratosis", "DF": "df/dermatofibroma",
+    "BCC": "bcc/basal_cell_carcinoma/Basal cell carcinoma", "UNK": "UNK/unknown",
+    "BKL": "bkl/SEK/seborrheic keratosis/pigmented_benign_keratosis", "NV": "nv/NEV/nevus/Nevus",
+    "MEL": "mel/melanoma/Melanoma, NOS/Melanoma Invasive/Melanoma in situ", "MALIGNANT": "Malignant",
+    "SCC": "scc/squamous cell carcinoma/Squamous cell carcinoma, NOS", "BENIGN": "benign/Benign lesion",
+    "VASC": "vasc/vascular lesion/Hemangioma",
 }
 MALIGNANT = ("AK", "BCC", "MEL", "SCC", "MALIGNANT")
 
@@ -266,8 +266,6 @@ def test_public_names_are_filed_under_their_class_and_kind():
         kind = data.TWO[short in MALIGNANT] if short != "UNK" else "unknown"
         for name in names.split("/"):
             assert (data.class_name(name, False), data.class_name(name, True)) == (short, kind), name
-    with pytest.raises(UserError, match="mole"):
-        data.class_name("mole", binary=True)
 
 
 def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done, refused):
@@ -280,7 +278,9 @@ def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done
     assert data.load(tmp_path / "two").counts() == dict(benign=12, malignant=24)
     assert "ham10000 instead of kaggle_binary" in out and "left out" not in out
     folder_of(tmp_path / "x", pictures(AB))
-    refused(["is class a benign or malignant", "labels.csv"], "data", "prepare", tmp_path / "x", "--binary", "--out", tmp_path / "job")
+    prepare = ["data", "prepare", tmp_path / "x", "--out", tmp_path / "job"]
+    refused(["is class a benign or malignant", "labels.csv"], *prepare, "--binary")
+    refused(["two or more classes", "3 a, 3 b", "--columns"], *prepare, "--for", "dermagan")
 
 
 def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understood(tmp_path, done):
@@ -297,58 +297,53 @@ def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understoo
     for words in ("train has no image of rare", "class rare has only 6 images", "parts: names of folders"):
         assert words in out and words in "\n".join(result["source"]["reading"])
     assert "done before" in prepared("job", "--val", 0.25)[0]
-    assert prepared("again", "--resplit", "--test", 0.5)[1]["counts"]["test"] == dict(benign=15, malignant=15, rare=3)
+    again = prepared("again", "--resplit", "--test", 0.5)[1]
+    assert again["counts"]["test"] == dict(benign=15, malignant=15, rare=3)
     prepared("few", "--limit", "benign=7")
     assert data.load(tmp_path / "few").counts() == dict(benign=7, malignant=30, rare=6)
 
 
 def test_check_tells_copies_two_labels_what_parts_share_and_what_was_left_out(tmp_path, done):
     files = pictures([f"train/{name}/{k}.png" for name in ("nevus", "melanoma") for k in range(4)])
-    deep = io.BytesIO()
-    Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(deep, "PNG")
-    files |= {"test/nevus/copy.png": files["train/melanoma/0.png"], "train/nevus/deep.png": deep.getvalue(), "x.heic": b"?",
-              "train/nevus/broken.png": b"?", "m.csv": "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\ntrain/nevus/2,M,P"}
+    groups = "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\ntrain/nevus/2,M,P"
+    files |= {"test/nevus/copy.png": files["train/melanoma/0.png"], "x.heic": b"?", "m.csv": groups}
     out = done("data", "check", folder_of(tmp_path, files))
-    for words in ("1 pairs, 1 of them under two labels, 1 across parts", "1 melanoma / nevus", "1 .heic",
-                  "test has no image of melanoma", "more than 8 bits: 1 images", "broken.png",
-                  "more than one part: 1 lesions, 1 patients"):
+    for words in ("1 pairs, 1 of them under two labels, 1 across parts", "1 .heic", "test has no image of melanoma",
+                  "test/nevus/copy.png (nevus) = train/melanoma/0.png (melanoma)",
+                  "more than one part: 1 lesions", "more than one part: 1 patients"):
         assert words in out, out
 
 
 # ---- Pixels of a file
 
-def png(image, **options):
-    file = io.BytesIO()
-    image.save(file, "PNG", **options)
-    return file.getvalue()
-
-
 def test_photographs_of_every_kind_become_squares():
     for mode, form in (("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("CMYK", "JPEG"), ("I;16", "PNG"), ("LA", "PNG")):
         made = data.decode(photo(mode=mode, form=form), 16)
         assert made.shape == (16, 16, 3) and made.dtype == np.uint8, mode
-    assert (data.decode(png(Image.new("RGBA", (20, 20), (0, 0, 0, 0))), 8) == 255).all()    # transparent: white
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    assert (data.decode(bytes_of(clear), 8) == 255).all()                                   # white
     wide = Image.new("RGB", (90, 30), "red")
     wide.paste("blue", (30, 0, 60, 30))
-    assert (data.decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()                        # the centre, not squeezed
+    assert (data.decode(bytes_of(wide), 8)[:, 1:-1] == (0, 0, 255)).all()                   # not squeezed
     half, exif = Image.new("RGB", (20, 20), "white"), Image.Exif()
     half.paste("black", (0, 0, 20, 10))
     exif[274] = 3                                                                           # upside down
-    assert data.decode(png(half, exif=exif), 8)[0].mean() > 200
+    assert data.decode(bytes_of(half, exif=exif), 8)[0].mean() > 200
 
 
-def test_grey_of_many_bits_is_scaled_by_the_power_of_two_of_its_range():
-    for bits, ranges in ((8, (200, 255)), (10, (256, 300, 1023)), (12, (1024, 1500, 4095)), (14, (9000, 16383)), (16, (20000, 65535))):
-        for white in ranges:
-            made = data.decode(png(Image.fromarray(np.full((2, 2), white, np.uint16))), 2)
-            assert abs(int(made[0, 0, 0]) - white * 255 / (2 ** bits - 1)) <= 1
+@pytest.mark.parametrize("bits, whites", [
+    (8, (200, 255)), (10, (256, 300, 1023)), (12, (1024, 1500, 4095)), (14, (9000, 16383)), (16, (20000, 65535))])
+def test_grey_of_many_bits_is_scaled_by_the_power_of_two_of_its_range(bits, whites):
+    for white in whites:
+        made = data.decode(bytes_of(Image.fromarray(np.full((2, 2), white, np.uint16))), 2)
+        assert abs(int(made[0, 0, 0]) - white * 255 / (2 ** bits - 1)) <= 1
 
 
-def test_unreadable_and_huge_files_are_named_or_left_out_and_counted(tmp_path, refused, done, monkeypatch):
-    folder_of(tmp_path / "set", pictures(f"{'ab'[k % 2]}/{k}.png" for k in range(24)) | {"a/broken.png": photo()[:40]})
-    prepare = ["data", "prepare", tmp_path / "set", "--size", 16, "--out", tmp_path / "job"]
-    refused(["a/broken.png", "--skip-bad"], *prepare)
-    assert "unreadable: a/broken.png" in done(*prepare, "--skip-bad") and len(data.load(tmp_path / "job")) == 24
+def test_unreadable_and_huge_files_are_named(tmp_path, refused, monkeypatch):
+    broken = {"a/broken.png": photo()[:40], "b/empty.png": b""}
+    folder_of(tmp_path / "set", pictures(f"{'ab'[k % 2]}/{k}.png" for k in range(24)) | broken)
+    words = ["2 unreadable", "a/broken.png", "b/empty.png", "remove"]
+    refused(words, "data", "prepare", tmp_path / "set", "--size", 16, "--out", tmp_path / "job")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError, match="pixels"):
         data.decode(photo(), 8)
@@ -356,49 +351,49 @@ def test_unreadable_and_huge_files_are_named_or_left_out_and_counted(tmp_path, r
 
 # ---- Files of image sets
 
-def cut_off(patch):
-    """From now on Ctrl-C comes when a .json is to be written."""
+def cut_off(save, path, monkeypatch):
+    """Ctrl-C comes when a .json is to be written."""
     def stop(*_):
         raise KeyboardInterrupt
 
-    patch.setattr(data.jobs, "write_json", stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(data.jobs, "write_json", stop)
+        save(path)
 
 
 def test_a_set_comes_back_from_its_file_mapped_and_whole(tmp_path, lesions, monkeypatch):
-    lesions.save(tmp_path / "set.npy")
-    again = data.load(tmp_path / "set.npy")
+    file = tmp_path / "set.npy"
+    lesions.save(file)
+    again = data.load(file)
     assert again.fingerprint() == lesions.fingerprint() and list(again.ids) == list(lesions.ids)
     assert isinstance(again.images.base, np.memmap) and again.info == lesions.info
     for name in ("images", "labels", "groups", "split"):
         other = data.replace(lesions, **{name: getattr(lesions, name)[::-1]})
         assert other.fingerprint() != lesions.fingerprint(), name
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        cut_off(patch)
-        lesions.save(tmp_path / "set.npy")
-    with pytest.raises(UserError, match="set.json is missing"):
-        data.load(tmp_path / "set.npy")
+    cut_off(lesions.save, file, monkeypatch)
+    with pytest.raises(UserError, match="set.json cannot be read"):
+        data.load(file)
     with pytest.raises(UserError, match="marked val"):
         data.replace(lesions, split=np.full(len(lesions), "")).part("val")
 
 
 def test_a_file_that_is_no_image_set_is_refused(tmp_path, lesions):
-    for change in (dict(images=lesions.images[:, :32]), dict(images=lesions.images / 2), dict(labels=lesions.labels + 5),
-                   dict(ids=lesions.ids[:3]), dict(classes=["a", "a"]), dict(classes=["../a", "b"]),
+    file = tmp_path / "set.npy"
+    for change in (dict(images=lesions.images[:, :32]), dict(images=lesions.images / 2), dict(ids=lesions.ids[:3]),
+                   dict(labels=lesions.labels + 5), dict(classes=["a", "a"]), dict(classes=["../a", "b"]),
                    dict(split=np.full(len(lesions), "holdout"))):
-        data.replace(lesions, **change).save(tmp_path / "set.npy")
-        with pytest.raises(UserError, match="set.npy|../a"):
-            data.load(tmp_path / "set.npy")
-    lesions.save(tmp_path / "set.npy")
-    (tmp_path / "set.npy").write_bytes(b"nothing")
+        data.replace(lesions, **change).save(file)
+        with pytest.raises(UserError, match="set.npy is not an image set"):
+            data.load(file)
+    lesions.save(file)
+    file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="set.npy is not an image set"):
-        data.load(tmp_path / "set.npy")
+        data.load(file)
 
 
 def test_a_tree_is_whole_or_not_there_and_keeps_what_a_gan_has_seen(tmp_path, monkeypatch, lesions):
     few = data.replace(lesions.take(slice(4)), info=dict(digests=["x"], size=64))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        cut_off(patch)
-        few.save(tmp_path / "tree")
+    cut_off(few.save, tmp_path / "tree", monkeypatch)
     assert not (tmp_path / "tree").exists()
     few.save(tmp_path / "tree")
     again = data.load(tmp_path / "tree")
@@ -410,19 +405,20 @@ def test_a_tree_is_whole_or_not_there_and_keeps_what_a_gan_has_seen(tmp_path, mo
 
 def test_images_of_any_generator(tmp_path, lesions):
     folder_of(tmp_path / "mine", pictures(TREE))
-    folder_of(tmp_path / "flat", pictures(["x/0.png", "x/1.png"]))
+    folder_of(tmp_path / "flat", pictures(["x/0.png", "x/1.png"]) | {"metadata.csv": "file_name,prompt\n0.png,a mole\n", "x.json": ""})
     np.savez(tmp_path / "samples.npz", lesions.images[:5])
-    np.savez(tmp_path / "wide.npz", lesions.images[:5, :32])
     lesions.save(tmp_path / "set.npy")
     both = data.load_synthetic(tmp_path / "mine", folder_size=16)
     assert both.counts() == dict(benign=3, malignant=3) and both.info["generator"] == "mine"
-    for path, n in (("samples.npz", 5), ("flat", 2)):
+    for path, n in (("samples.npz", 5), ("flat", 2), ("mine", 3)):
         one = data.load_synthetic(f"malignant={tmp_path / path}", folder_size=64)
         assert one.counts() == dict(malignant=n) and one.info["generator"] == path
-        with pytest.raises(UserError, match="CLASS="):
-            data.load_synthetic(tmp_path / path, folder_size=64)
-    with pytest.raises(UserError, match="arr_0"):
-        data.load_synthetic(f"a={tmp_path}/wide.npz")
+    with pytest.raises(UserError, match="CLASS="):
+        data.load_synthetic(tmp_path / "samples.npz")
+    for images in (lesions.images[:5, :32], lesions.images[:5] / 255):
+        np.savez(tmp_path / "wrong.npz", images)
+        with pytest.raises(UserError, match="wrong.npz is not an image set"):
+            data.load_synthetic(f"a={tmp_path}/wrong.npz")
     assert (data.load_synthetic(f"a={tmp_path}/samples.npz").images == lesions.images[:5]).all()
     benign = data.load_synthetic(f"benign={tmp_path}/set.npy")
     assert benign.classes == ["benign"] and (benign.images == lesions.of_class("benign").images).all()
@@ -439,22 +435,20 @@ def test_export_gives_any_generator_the_training_share_and_what_it_will_have_see
 
 # ---- Splits and copies
 
-def set_of(groups, colours, labels=None, split=None):
+def set_of(groups, colours, split=""):
+    """Images of one colour each."""
     n = len(groups)
     images = np.zeros((n, 8, 8, 3), np.uint8) + np.array(colours, np.uint8)[:, None, None, None]
-    labels = np.zeros(n, np.int64) if labels is None else np.array(labels)
-    split = np.full(n, "", "U5") if split is None else np.array(split, "U5")
-    names = np.array([f"image{k}" for k in range(n)])
-    return data.ImageSet(images, labels, ["a", "b"], names, np.array(groups), split, {})
+    names, split = np.array([f"image{k}" for k in range(n)]), np.array(split.split() or [""] * n, "U5")
+    return data.ImageSet(images, np.zeros(n, np.int64), ["a", "b"], names, np.array(groups), split, {})
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_lesion_joined_to_another_by_an_equal_picture_does_not_leak(seed):
+def test_a_lesion_joined_to_another_by_an_equal_picture_does_not_leak():
     """The first edition put lesion B on two sides for half of the seeds."""
     fillers = [f"filler{k}" for k in range(20)]
     images = set_of(["A", "A", "B", "B", *fillers], [1, 2, 2, 3, *range(10, 30)])
-    parts = data.with_split(images, val=0.25, test=0.25, seed=seed).split
-    assert len(set(parts[:4])) == 1
+    for seed in range(40):
+        assert len(set(data.with_split(images, val=0.25, test=0.25, seed=seed).split[:4])) == 1
 
 
 def test_shares_of_each_class_are_met_by_whole_lesions_and_another_seed_splits_otherwise():
@@ -464,14 +458,15 @@ def test_shares_of_each_class_are_met_by_whole_lesions_and_another_seed_splits_o
         assert not set(drawn.groups[drawn.split == name]) & set(drawn.groups[drawn.split != name])
     assert all(10 <= n <= 14 for n in drawn.part("test").counts().values())
     assert all(4 <= n <= 8 for n in drawn.part("val").counts().values())
-    assert "".join(part[1] for part in drawn.split[:70]) == "rrrrrrreerrrrrrrrrrrrrrrrrrrrrrrrrrrerrrrrraarrrrrraaarrrrrrerrrrrreer"
+    marks = "rrrrrrreerrrrrrrrrrrrrrrrrrrrrrrrrrrerrrrrraarrrrrraaarrrrrrerrrrrreer"
+    assert "".join(part[1] for part in drawn.split[:70]) == marks
     assert (data.with_split(whole, seed=1).split != drawn.split).any()
     some = data.with_split(whole, val=0.1, test=7)
     assert set(some.part("test").counts().values()) <= {6, 7, 8}
 
 
 def test_copies_across_given_parts_stay_in_test_else_in_val_and_limits_take_whole_lesions():
-    images = set_of(list("abcdefg"), [1, 2, 3, 1, 5, 6, 3], split=["train", "train", "val", "test", "test", "train", "train"])
+    images = set_of(list("abcdefg"), [1, 2, 3, 1, 5, 6, 3], "train train val test test train train")
     kept = data.with_split(images)
     assert list(kept.split) == ["train", "val", "test", "test", "train"] and kept.info["dropped"] == 2
     rows = data.lesion_rows(240, 0)
@@ -497,15 +492,15 @@ def test_a_larger_share_holds_a_smaller_one_by_lesions_in_the_order_of_their_has
 
 def test_near_copies_of_test_images_are_found_in_both_orders_and_dropped_if_asked(lesions, tmp_path, done):
     test = lesions.part("test")
-    copy = data.replace(test, split=np.full(len(test), "train"), images=(test.images * 0.97).astype(np.uint8))
-    for first, near in ((True, data.near_test(data.mix([copy, test]))), (False, data.near_test(data.mix([test, copy]))[::-1])):
-        assert near[:len(copy)].mean() > 0.9 and not near[len(copy):].any(), first
+    darker = (test.images * 0.97).astype(np.uint8)
+    copy = data.replace(test, split=np.full(len(test), "train"), images=darker)
+    for sets, order in (([copy, test], 1), ([test, copy], -1)):
+        near = data.near_test(data.mix(sets))
+        assert near[::order][:len(copy)].mean() > 0.9 and not near[::order][len(copy):].any(), order
     both = data.replace(data.mix([copy, test]), split=np.full(2 * len(test), "test"))
     assert data.near_test(lesions).mean() < 0.1 and not data.near_test(both).any()
-    for name, image in zip("abcd", lesions.images[[0, 0, 1, 2]]):
-        file = tmp_path / "set" / ("test" if name == "a" else "train") / "xy"[name > "b"] / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image * (0.97 if name == "b" else 1)).astype(np.uint8)).save(file)
+    files = zip(("test/x/a", "train/x/b", "train/y/c", "train/y/d"), (test.images[0], darker[0], *lesions.images[1:3]))
+    folder_of(tmp_path / "set", {f"{name}.png": bytes_of(Image.fromarray(image)) for name, image in files})
     prepare = ["data", "prepare", tmp_path / "set", "--val", 0, "--out"]
     assert "leaves them out): 1" in done(*prepare, tmp_path / "kept") and len(data.load(tmp_path / "kept")) == 4
     done(*prepare, tmp_path / "dropped", "--drop-near")
@@ -522,7 +517,8 @@ def test_classes_go_by_name_when_sets_are_mixed_and_no_set_is_touched(lesions):
 
 
 def test_what_was_seen_goes_by_prepared_set_and_along_a_chain_of_gans():
-    first = data.replace(set_of("ab", [1, 2]), info=dict(dataset="one", digests=["x"], seen_ids={"two": ["q"]}))
+    info = dict(dataset="one", digests=["x"], seen_ids={"two": ["q"]})
+    first = data.replace(set_of("ab", [1, 2]), info=info)
     second = data.replace(set_of("c", [3]), ids=np.array(["p"]), info=dict(dataset="two"))
     seen = data.what_was_seen(first, None, second)
     assert seen["seen_ids"] == dict(one=["image0", "image1"], two=["p", "q"])
