@@ -265,8 +265,8 @@ def resized(images, size):
         return images
     jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
-    for k, image in enumerate(images.images):
-        pictures[k] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
+    for picture, image in zip(pictures, images.images):
+        picture[:] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
     return replace(images, images=pictures)
 
 
@@ -274,13 +274,9 @@ def resized(images, size):
 
 def of_classes(rows, classes, notes):
     """The rows of a study's classes, under the study's names; notes says what is left out."""
-    kept, dropped = [], []
-    for row in rows:
-        label = class_name(row.label, binary=classes == TWO)
-        if label in classes:
-            kept.append(row._replace(label=label))
-        else:
-            dropped.append(row.label)
+    named = [row._replace(label=class_name(row.label, binary=classes == TWO)) for row in rows]
+    kept = [row for row in named if row.label in classes]
+    dropped = [row.label for row, new in zip(rows, named) if new.label not in classes]
     if dropped:
         notes.append(f"left out, not of the classes {', '.join(classes)}: {counted(dropped)}")
     if len({row.label for row in kept}) < 2:
@@ -354,10 +350,7 @@ def with_split(images, val=0.1, test=0.2, seed=0):
     held_out = [np.isin(groups, groups[split == name]) for name in ("test", "val")]
     kept = split == np.select(held_out, ["test", "val"], split)
     info = images.info | dict(dropped=int(np.sum(~kept)))
-    images = replace(images, groups=groups, split=split, info=info)
-    if not kept.all():
-        images = images.take(kept)
-
+    images = replace(images, groups=groups, split=split, info=info).take(kept)
     for name, share, own_seed in (("test", test, seed), ("val", val, seed + 1)):
         if share and name not in images.split:
             free = np.flatnonzero(images.split == "train")
@@ -552,16 +545,15 @@ def add_artefacts(rng, image, frame):
     """What is in the picture but not of the lesion, drawn without knowing the class."""
     far = np.linalg.norm(frame, axis=-1)[..., None]
     if rng.random() < ARTEFACTS["vignette"]:
-        image = image * (1 - 0.2 * far ** 2)
+        image *= 1 - 0.2 * far ** 2
     if rng.random() < ARTEFACTS["corners"]:      # the dark rim of the dermoscope
-        image = image * smooth((1.16 - far) / 0.08)
+        image *= smooth((1.16 - far) / 0.08)
     if rng.random() < ARTEFACTS["hair"]:
         for _ in range(rng.integers(1, 8)):
             place = turned(frame, rng.uniform(0, np.pi))
             middle = rng.uniform(-0.9, 0.9) + rng.normal(0, 0.25) * place[..., 0] ** 2
             strand = np.exp(-np.square((place[..., 1] - middle) / 0.012))
-            image = image * (1 - 0.6 * strand[..., None])
-    return image
+            image *= 1 - 0.6 * strand[..., None]
 
 
 def draw_lesion(label, lesion, view, seed=0, size=64):
@@ -582,8 +574,8 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
     image += np.minimum(maps[..., 3:], 0.85) * (WHITE - image)
 
     image = image * picture.normal(1, 0.05, 3)                  # the light
-    image = add_artefacts(picture, image, frame)
-    image = image + picture.normal(0, 0.01, (size, size, 1))    # the camera, last: it knows size
+    add_artefacts(picture, image, frame)
+    image += picture.normal(0, 0.01, (size, size, 1))           # the camera, last: it knows size
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
@@ -699,9 +691,7 @@ def lesions(args):
 
 def gather(args):
     """The images that `prepare` was asked for; info says how the set was read."""
-    classes, stand_in, notes = None, None, []
-    if args.binary:
-        classes = TWO
+    classes, stand_in, notes = args.classes, None, []
     if args.study:
         classes, _ = STUDIES[args.study]
     size = args.size
@@ -836,7 +826,8 @@ def main():
     one.add_argument("source", nargs="?", help="class folders, images with a csv, or a zip")
     one.add_argument("--built-in", type=jobs.at_least(1), metavar="N", help="N drawn lesions")
     p.add_argument("--for", dest="study", choices=STUDIES, help="the set and classes of a study")
-    p.add_argument("--binary", action="store_true", help="two classes, benign and malignant")
+    p.add_argument("--binary", dest="classes", action="store_const", const=TWO,
+                   help="two classes, benign and malignant")
     share = jobs.at_least(0, float)
     p.add_argument("--val", type=share, default=0.1, help="share, or images per class (0.1)")
     p.add_argument("--test", type=share, default=0.2, help="the same, unless the set has it (0.2)")

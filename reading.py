@@ -384,8 +384,10 @@ def check_folders(folder, tables, classes):
 
 
 def rows_of(labels, files, values, tables, named):
-    """The Rows of the images that have a label."""
-    rows, spelled = [], {}
+    """A Row of each image that has a label, but one for all files of the same name, class, part and
+    content: some archives hold a set twice."""
+    rows, spelled = {}, {}
+    times = collections.Counter(Path(name).name.lower() for name in labels)
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
@@ -397,21 +399,13 @@ def rows_of(labels, files, values, tables, named):
             of_folder = ""
         if part and of_folder not in ("", part) and not told_by(tables, "part"):
             raise UserError(f"{name}: a folder of {of_folder}, but {place}: --columns part=none")
+        part = part or of_folder
+        file_name = Path(name).name.lower()
+        content = times[file_name] > 1 and hash_of(contents(files[name]))
         picture = functools.partial(photograph, files[name])
-        rows.append(Row(name, label, lesion or name, part or of_folder, patient, picture))
-    return rows
-
-
-def without_copies(rows, files):
-    """The rows without further files of the same name, class, part and content: some archives hold
-    a set twice."""
-    kept = {}
-    names = [Path(row.name).name.lower() for row in rows]
-    times = collections.Counter(names)
-    for row, name in zip(rows, names):
-        content = times[name] > 1 and hash_of(contents(files[row.name]))
-        kept.setdefault((name, row.label, row.part, content), row)
-    return list(kept.values())
+        row = Row(name, label, lesion or name, part, patient, picture)
+        rows.setdefault((file_name, label, part, content), row)
+    return list(rows.values())
 
 
 def told_by(tables, *meanings):
@@ -424,7 +418,7 @@ def told_by(tables, *meanings):
     return first_of(words)
 
 
-def notes_on(tables, rows, pictures):
+def notes_on(tables, rows, labels, pictures):
     """Sentences on what tells lesions and parts, and on what was not used."""
     lesions = told_by(tables, "lesion", "patient") or "not given"
     alone = sum(row.lesion == row.name for row in rows)
@@ -441,10 +435,12 @@ def notes_on(tables, rows, pictures):
             notes.append(f"not used: {name}, which names no image: {first_of(header)}")
         if missing:
             notes.append(f"left out: {missing} of {len(lines)} rows of {name}: no such image here")
-    lost = sorted(set(pictures) - {row.name for row in rows})
+    lost = sorted(set(pictures) - set(labels))
     if lost:
         lost = f"{len(lost)} of {len(pictures)} images of no class: {first_of(lost, 3)}"
         notes.append(f"left out: {lost}")
+    if len(rows) < len(labels):
+        notes.append(f"left out: {len(labels) - len(rows)} files of the same name and content")
     return notes
 
 
@@ -475,10 +471,7 @@ def read_rows(folder, zeros=None, named={}):
                 raise UserError(f"{folder} has {counted(others)}: save what tells classes as .csv")
 
     rows = rows_of(labels, files, values, tables, named)
-    kept = without_copies(rows, files)
-    notes += notes_on(tables, rows, pictures)
+    notes += notes_on(tables, rows, labels, pictures)
     if others:
         notes.append(f"left out, no images: {counted(others)}")
-    if len(kept) < len(rows):
-        notes.append(f"left out: {len(rows) - len(kept)} files of the same name and content")
-    return kept, notes
+    return rows, notes
