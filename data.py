@@ -32,7 +32,7 @@ from reading import (SUFFIXES, Row, class_name, counted, decode, first_of, hash_
                      plain_name, read_rows)
 
 TWO = ["benign", "malignant"]
-EIGHT = ["AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"]
+EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()
 # Classes of each study, and the folders that serve it: the paper's own set, then stand-ins.
 STUDIES = {
     "wgan_gp": (TWO, ["kaggle_binary", "isic_archive", "ham10000", "isic2019"]),
@@ -107,8 +107,8 @@ class ImageSet:
     def fingerprint(self):
         """One hash of all that decides a result: pixels, labels, lesions, split."""
         names = [self.classes[label] for label in self.labels]
-        columns = self.digests().tolist(), names, self.groups.tolist(), self.split.tolist()
-        return hash_of(repr(list(zip(*columns))).encode())
+        columns = zip(self.digests().tolist(), names, self.groups.tolist(), self.split.tolist())
+        return hash_of(repr(list(columns)).encode())
 
     def save(self, path):
         """A file x.npy with its x.json, or for any other path a new tree CLASS/00000.png."""
@@ -206,9 +206,10 @@ def load_file(path):
         columns["labels"] = np.array(rest["labels"], np.int64)
         classes = [plain_name(name) for name in rest["classes"]]
         n, side = images.shape[:2]
-        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "no RGB of uint8"
+        assert images.shape == (n, side, side, 3), "no RGB squares"
+        assert images.dtype == np.uint8, "no bytes"
         assert {n} == {*map(len, columns.values())}, "another number of labels than of images"
-        assert set(rest["labels"]) <= {*range(len({*classes}))}, "labels without a class"
+        assert set(rest["labels"]) <= set(range(len(set(classes)))), "labels without a class"
         assert set(rest["split"]) <= {"", "train", "val", "test"}, "unknown parts"
     except Exception as problem:                    # numpy and zipfile raise a dozen types
         raise UserError(f"{path} is not an image set of this project: {problem}") from None
@@ -253,10 +254,9 @@ def decoded(rows, size, info):
     if bad:
         bad = f"{len(bad)} unreadable images: {first_of(sorted(bad))}"
         raise UserError(f"{info['source']}: repair or remove {bad}")
-    names, labels, *columns, _, _ = zip(*rows)
+    names, labels, lesions, parts, *_ = map(np.array, zip(*rows))
     classes, numbers = np.unique(labels, return_inverse=True)
-    columns = [np.array(column) for column in (names, *columns)]
-    return ImageSet(pictures, numbers, classes.tolist(), *columns, info)
+    return ImageSet(pictures, numbers, classes.tolist(), names, lesions, parts, info)
 
 
 def resized(images, size):
@@ -347,8 +347,9 @@ def with_split(images, val=0.1, test=0.2, seed=0):
         joined.merge(first_with.setdefault(digest, group), group)
     groups = np.array([joined[group] for group in images.groups])
     split = np.where(images.split == "", "train", images.split)
-    held_out = [np.isin(groups, groups[split == name]) for name in ("test", "val")]
-    kept = split == np.select(held_out, ["test", "val"], split)
+    in_test = np.isin(groups, groups[split == "test"])
+    in_val = np.isin(groups, groups[split == "val"])
+    kept = split == np.select([in_test, in_val], ["test", "val"], split)
     info = images.info | dict(dropped=int(np.sum(~kept)))
     images = replace(images, groups=groups, split=split, info=info).take(kept)
     for name, share, own_seed in (("test", test, seed), ("val", val, seed + 1)):
@@ -374,7 +375,8 @@ def near_test(images):
     a, b = near_pairs(images)
     test = images.split == "test"
     near = np.zeros(len(images), bool)
-    near[a[test[b]]] = near[b[test[a]]] = True
+    near[a[test[b]]] = True
+    near[b[test[a]]] = True
     return near & ~test
 
 
@@ -401,9 +403,12 @@ def check(args):
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
     for what in ("lesion", "patient"):
-        places = {(getattr(row, what), row.part) for row in rows}
-        times = collections.Counter(name for name, _ in places if name)
-        print(f"in more than one part: {sum(n > 1 for n in times.values())} {what}s")
+        parts = collections.defaultdict(set)
+        for row in rows:
+            parts[getattr(row, what)].add(row.part)
+        parts.pop("", None)                         # of no known patient
+        shared = [name for name, some in parts.items() if len(some) > 1]
+        print(f"in more than one part: {len(shared)} {what}s")
 
 
 # ---- Preprocessing of paper 001
@@ -417,7 +422,8 @@ def bilateral(images):
     total, weights = 0, 0
     for dy, dx in itertools.product(range(-4, 5), repeat=2):
         if dy ** 2 + dx ** 2 <= 4 ** 2:
-            there = padded.roll((-dy, -dx), (2, 3))[:, :, 4:-4, 4:-4]
+            moved = padded.roll((-dy, -dx), (2, 3))
+            there = moved[:, :, 4:-4, 4:-4]
             colour = (there - here).abs().sum(1, keepdim=True) / 75
             space = (dy ** 2 + dx ** 2) / 75 ** 2
             weight = torch.exp(-0.5 * (colour ** 2 + space))
@@ -428,9 +434,9 @@ def bilateral(images):
 
 def enhance(images):
     """Paper 001: bilateral filter (OpenCV's usual d and sigmas; not stated), then I^(1 / 1.5)."""
-    curve = np.rint(255 * (np.arange(256) / 255) ** (1 / 1.5)).astype(np.uint8)
+    curve = 255 * (np.arange(256) / 255) ** (1 / 1.5)
     filtered = [bilateral(image[None]) for image in images]     # 64 at once take twice as long
-    return curve[np.concatenate(filtered)]
+    return np.rint(curve).astype(np.uint8)[np.concatenate(filtered)]
 
 
 # ---- Drawn lesions
@@ -439,7 +445,9 @@ def enhance(images):
 # (melanin), red (blood) and blue (deep melanin) absorb light, white (scar, keratin) covers it.
 # Lengths are in half frames. Pigment is a function of the place in the lesion, so that a lesion
 # is the same in every view and at every size.
-ABSORB = np.float32([[0.42, 0.85, 1.25], [0.16, 0.95, 0.70], [1.15, 0.95, 0.62]])   # of R, G, B
+ABSORB = np.float32([[0.42, 0.85, 1.25],                    # brown: of red, green and blue light
+                     [0.16, 0.95, 0.70],                    # red
+                     [1.15, 0.95, 0.62]])                   # blue
 WHITE = np.float32([0.96, 0.90, 0.84])
 ARTEFACTS = dict(hair=0.3, vignette=0.6, corners=0.12)      # odds, the same in every class
 
@@ -489,7 +497,8 @@ def honeycomb(rng, place, spacing):
     """1 in the middle of the cells of a bent lattice, -0.5 between them: waves at 60 degrees."""
     bend = [random_field(rng, place, 2, 9), random_field(rng, place, 2, 9)]
     angle = rng.uniform(0, np.pi) + np.arange(3) * np.pi / 3
-    waves = 4 * np.pi / np.sqrt(3) / spacing * np.stack([np.cos(angle), np.sin(angle)])
+    directions = np.stack([np.cos(angle), np.sin(angle)])
+    waves = 4 * np.pi / np.sqrt(3) / spacing * directions
     bent = place + np.float32(0.3 * spacing) * np.stack(bend, -1)
     return np.cos(bent @ np.float32(waves)).mean(-1)
 
@@ -551,8 +560,9 @@ def add_artefacts(rng, image, frame):
     if rng.random() < ARTEFACTS["hair"]:
         for _ in range(rng.integers(1, 8)):
             place = turned(frame, rng.uniform(0, np.pi))
-            middle = rng.uniform(-0.9, 0.9) + rng.normal(0, 0.25) * place[..., 0] ** 2
-            strand = np.exp(-np.square((place[..., 1] - middle) / 0.012))
+            middle = rng.uniform(-0.9, 0.9)
+            bent = middle + rng.normal(0, 0.25) * place[..., 0] ** 2
+            strand = np.exp(-np.square((place[..., 1] - bent) / 0.012))
             image *= 1 - 0.6 * strand[..., None]
 
 
@@ -602,7 +612,8 @@ def built_in(n, size=64, seed=0):
 
 def to_tensor(images, device="cpu"):
     """uint8 (n, h, w, 3) array -> uint8 (n, 3, h, w) tensor on the device, where it stays."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return torch.from_numpy(pixels).to(device)
 
 
 def scaled(pixels):
@@ -668,7 +679,8 @@ def augment(x, rotate=180.0, zoom=0.1, shift=0.05, shear=0.0, brightness=0.1):
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), x.shape, align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     light = 1 + uniform(brightness)
-    return ((x + 1) * light.view(-1, 1, 1, 1) - 1).clamp(-1, 1)
+    brightened = (x + 1) * light.view(-1, 1, 1, 1)
+    return (brightened - 1).clamp(-1, 1)
 
 
 def save_grid(path, images):
@@ -678,8 +690,9 @@ def save_grid(path, images):
     margins = [(0, -n % columns), (0, 1), (0, 1), (0, 0)]
     framed = np.pad(images, margins, constant_values=255)
     rows = framed.reshape(-1, columns, side, side, 3).swapaxes(1, 2)
+    sheet = rows.reshape(-1, columns * side, 3)
     with jobs.replacing(path) as file:
-        Image.fromarray(rows.reshape(-1, columns * side, 3)).save(file, "PNG")
+        Image.fromarray(sheet).save(file, "PNG")
 
 
 # ---- Command line
@@ -723,7 +736,8 @@ def prepare(args):
         before = images.images[:8]
         images = replace(images, images=enhance(images.images))
         before_after = np.concatenate([before, images.images[:8]])
-    images = with_split(resized(images, args.size), args.val, args.test, args.seed)
+    images = resized(images, args.size)
+    images = with_split(images, args.val, args.test, args.seed)
     if "train" not in images.split:
         raise UserError("no image is left to train on: a smaller --val or --test, or --resplit")
     near = near_test(images)
@@ -734,8 +748,8 @@ def prepare(args):
     info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
     info["reading"] += warnings_of(images)
 
-    decisive = ("study", "size", "val", "test", "resplit", "limit", "enhance", "drop_near", "seed")
-    config = {name: getattr(args, name) for name in decisive}
+    decisive = "study size val test resplit limit enhance drop_near seed"
+    config = {name: getattr(args, name) for name in decisive.split()}
     config |= dict(command="prepare", data=info["dataset"])
     if jobs.start_job(out, config):
         return
@@ -760,7 +774,9 @@ def prepare(args):
 def counts_of_parts(images):
     """{part: {class: number of images}}; a set without parts has one called "all"."""
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    return {part: images.part(part).counts() for part in parts} or {"all": images.counts()}
+    if not parts:
+        return {"all": images.counts()}
+    return {part: images.part(part).counts() for part in parts}
 
 
 def warnings_of(images):
@@ -779,7 +795,8 @@ def warnings_of(images):
 def show_training_images(images, out, seed):
     """grid.png, 8 training images of each class; augmented.png, 16 copies of one image."""
     train = images.part("train")
-    shown = np.concatenate([train.of_class(name).images[:8] for name in train.classes])
+    by_class = [train.of_class(name) for name in train.classes]
+    shown = np.concatenate([some.images[:8] for some in by_class])
     save_grid(out / "grid.png", shown)
     torch.manual_seed(seed)
     copies = scaled(to_tensor(shown[[0] * 16]))
@@ -807,7 +824,7 @@ def class_limit(text):
 def column(text):
     """An argparse type: image, label, lesion or part = the name of a column."""
     meaning, _, title = text.partition("=")
-    if meaning not in ("image", "label", "lesion", "part") or not plain(title):
+    if meaning not in "image label lesion part".split() or not plain(title):
         raise ValueError
     return meaning, title
 
