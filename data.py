@@ -35,13 +35,12 @@ TWO = ["benign", "malignant"]
 EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()
 # Classes of each study, and the folders that serve it: the paper's own set, then stand-ins.
 STUDIES = {
-    "wgan_gp": (TWO, ["kaggle_binary", "isic_archive", "ham10000", "isic2019"]),
-    "dcgan_cls": (TWO, ["kaggle_binary", "isic_archive", "ham10000", "isic2019"]),
-    "acgan_cyclegan": (EIGHT, ["isic2019", "ham10000"]),
-    "dermagan": (["AK", "BCC", "BKL", "MEL"],
-                 ["its 1,976 images (unpublished)", "isic2019", "ham10000"]),
-    "dcgan_inception": (TWO, ["isic_archive", "kaggle_binary", "ham10000", "isic2019"]),
-    "controls": (TWO, ["isic2019", "isic_archive", "ham10000", "kaggle_binary"]),
+    "wgan_gp": (TWO, "kaggle_binary, isic_archive, ham10000, isic2019"),
+    "dcgan_cls": (TWO, "kaggle_binary, isic_archive, ham10000, isic2019"),
+    "acgan_cyclegan": (EIGHT, "isic2019, ham10000"),
+    "dermagan": ("AK BCC BKL MEL".split(), "its 1,976 images (unpublished), isic2019, ham10000"),
+    "dcgan_inception": (TWO, "isic_archive, kaggle_binary, ham10000, isic2019"),
+    "controls": (TWO, "isic2019, isic_archive, ham10000, kaggle_binary"),
 }
 
 
@@ -288,7 +287,7 @@ def of_classes(rows, classes, notes):
 
 def find_set(root, study):
     """(the folder below root that serves a study, what it stands in for or None)."""
-    names = STUDIES[study][1]
+    names = STUDIES[study][1].split(", ")
     found = [name for name in names if (root / name).is_dir()]
     folder, name = root, f"your own {root.name}"
     if found:
