@@ -241,6 +241,8 @@ def read_table(place, name, open_file, find, named):
     """The Table; without columns and rows if its first two lines name no image: no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
         first = text.readline(1_000_000)
+        if "\0" in first and kind_of(name):
+            raise UserError(f"{place} is not in UTF-8: save it in that encoding")
         cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
                            delimiter=max(",;\t", key=first.count))
         lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))

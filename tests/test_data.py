@@ -169,6 +169,7 @@ REFUSED = {
     "parts": case({"test.csv": LABELS}, PARTED, said="folder of train; test.csv line 2; part=none"),
     "a path": case(LABELS.replace("malignant", "../x"), said="m.csv line 3; ../x"),
     "no UTF-8": case({"x": LABELS.replace("malignant", "Nävus").encode("cp1252")}, said="x line 3; UTF-8"),
+    "UTF-16": case({"x.csv": LABELS.encode("utf-16")}, TREE, said="x.csv is not in UTF-8"),
     "a sheet": case({"x.xlsx": "?"}, said="1 .xlsx; as .csv"),
     "one name": case(LABELS, ["a/I1.png", "b/I1.png"], said="different; paths; a/I1.png, b/I1.png"),
     "no images": case({"x.heic": "?"}, [], said="no images; 1 .heic"),
@@ -552,23 +553,24 @@ def test_augmentation_turns_zooms_shifts_shears_and_mirrors_each_image_by_itself
 def test_batches_are_the_images_with_their_labels_shuffled_anew_by_epoch_and_seed(lesions):
     images = data.replace(lesions, images=lesions.images.copy())
     images.images[:, 0, 0, 0] = np.arange(len(images))  # the red of a corner tells which it is
-    one = len(images) // 8
-    orders = []
-    for seed, position in ((1, 0), (1, one), (2, 0)):
-        batches, order = data.Batches(images, 8, seed, "cpu"), []
-        batches.load_state_dict(dict(position=position))
-        for _ in range(one):
+
+    def order(seed, start, n):
+        batches, seen = data.Batches(images, 8, seed, "cpu"), []
+        batches.load_state_dict(dict(position=start))
+        for _ in range(n):
             pixels, labels = batches.next()
             which = pixels[:, 0, 0, 0].tolist()
-            assert (pixels.permute(0, 2, 3, 1).numpy() == images.images[which]).all() and pixels.dtype == torch.uint8
-            assert (labels.numpy() == images.labels[which]).all()
-            order += which
-        assert sorted(order) == list(range(len(images))) != order
-        orders.append(tuple(order))
-    assert len(set(orders)) == 3
-    whole = data.Batches(images, 8, 1, "cpu")
-    through = [whole.next()[0][:, 0, 0, 0].tolist() for _ in range(2 * one)]
-    assert tuple(itertools.chain(*through)) == orders[0] + orders[1] and whole.state_dict() == dict(position=2 * one)
+            assert (pixels.permute(0, 2, 3, 1).numpy() == images.images[which]).all()
+            assert (labels.numpy() == images.labels[which]).all() and pixels.dtype == torch.uint8
+            seen += which
+        assert batches.state_dict() == dict(position=start + n)
+        return seen
+
+    n, one = len(images), len(images) // 8
+    through = order(1, 0, 2 * one)
+    epochs = [through[:n], through[n:], order(2, 0, one)]
+    assert through[n + 24:] == order(1, one + 3, one - 3) and epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert all(sorted(epoch) == list(range(n)) != epoch for epoch in epochs)
     with pytest.raises(UserError, match="--batch"):
         data.Batches(images, 1, 1, "cpu")
 
