@@ -4,6 +4,7 @@ One rule: what decides classes, lesions and parts is said; what looks as if it s
 understood is an error that shows the header. Folders give classes only where no table does.
 """
 import collections
+import contextlib
 import csv
 import functools
 import hashlib
@@ -24,6 +25,7 @@ Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file: 192 MB; where Pillow warn
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
+DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
 SHEETS = {".xlsx", ".xls", ".ods", ".json", ".parquet"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
 ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
@@ -170,7 +172,7 @@ def decode(raw, size):
     with Image.open(io.BytesIO(raw)) as image:
         image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):       # grey of 16 or 32 bits, or float
+        if image.mode.startswith(DEEP):
             grey = np.asarray(image, np.float64)
             bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
             white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
@@ -179,6 +181,13 @@ def decode(raw, size):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
+
+
+def is_deep(open_file):
+    """Is it grey of more than 8 bits? By its header alone; what is no image is told later."""
+    with contextlib.suppress(Exception), open_file() as file, Image.open(file) as image:
+        return image.mode.startswith(DEEP)
+    return False
 
 
 # ---- Tables
@@ -474,6 +483,10 @@ def read_rows(folder, zeros=None, named={}):
 
     rows = rows_of(labels, files, values, tables, named)
     notes += notes_on(tables, rows, labels, pictures)
+    deep = [kind_of(row.name) in (".png", ".tif", ".tiff") and is_deep(files[row.name])
+            for row in rows]
+    if any(deep):
+        notes.append(f"grey of more than 8 bits: {sum(deep)} images, each scaled by its own range")
     if others:
         notes.append(f"left out, no images: {counted(others)}")
     return rows, notes

@@ -290,10 +290,12 @@ def test_check_tells_copies_two_labels_what_parts_share_and_what_was_left_out(tm
     files = pictures([f"train/{name}/{k}.png" for name in ("nevus", "melanoma") for k in range(4)])
     groups = "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\ntrain/nevus/2,M,P"
     files |= {"test/nevus/copy.png": files["train/melanoma/0.png"], "x.heic": b"?", "m.csv": groups}
+    files["train/nevus/deep.png"] = png(Image.fromarray(np.full((9, 9), 4000, np.uint16)))
     out = done("data", "check", folder_of(tmp_path, files))
     for words in ("1 pairs, 1 of them under two labels, 1 across parts", "1 .heic", "test has no image of melanoma",
                   "test/nevus/copy.png (nevus) = train/melanoma/0.png (melanoma)",
-                  "more than one part: 1 lesions", "more than one part: 1 patients"):
+                  "more than one part: 1 lesions", "more than one part: 1 patients",
+                  "more than 8 bits: 1 images"):
         assert words in out, out
 
 
