@@ -1,7 +1,8 @@
 """report.py: papers/*.md and the finished jobs of a results folder -> report.md -> report.html.
 
     python report.py results/quick
-    python report.py results/small --docs docs/     also docs/small.md, without photographs
+    python report.py results/small --docs docs/ --licence 'HAM10000, CC BY-NC 4.0'
+        also docs/small.md, without photographs
 
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
@@ -690,7 +691,7 @@ def last_screen(page, results, config):
 
 # ---- For the repository
 
-def public(results, path):
+def public(results, licence, path):
     """(a picture to publish in place of `path`, or None: photographs; a line on its origin)."""
     result = results.jobs.get(path.parent.relative_to(results.out).as_posix())
     if result is None:                              # a chart
@@ -700,15 +701,14 @@ def public(results, path):
         return path if source.startswith(DRAWN) else None, ""
     if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
         path = max(path.parent.glob("grid_*.png"))
-    if "ham10000" in source.lower():
-        source = "HAM10000, CC BY-NC 4.0"
-    return path, f"Drawn by GANs that learned {source}"
+    return path, f"Drawn by GANs that learned {licence or source}"
 
 
 # ---- Command line
 
-def write(out, docs=None):
-    """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences."""
+def write(out, docs=None, licence=""):
+    """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences.
+    docs: a folder for it as Markdown; there the licence of the photographs stands below images."""
     results = Results(out)
     if not results.jobs:
         raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
@@ -732,7 +732,9 @@ def write(out, docs=None):
         with jobs.replacing(results.out / name) as file:
             file.write(words.encode())
     if docs:
-        page.publish(Path(docs) / scale, functools.partial(public, results))
+        if config["data"] != DRAWN and not licence:
+            raise UserError("--docs: say what the GANs learned: --licence 'HAM10000, CC BY-NC 4.0'")
+        page.publish(Path(docs) / scale, functools.partial(public, results, licence))
     return answer(results)
 
 
@@ -740,8 +742,10 @@ def main():
     parser = jobs.Parser(prog="report.py", description=__doc__)
     parser.add_argument("out", help="results folder")
     parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
+    parser.add_argument("--licence", help="below the GAN images in docs: the photographs' source "
+                        "and licence, such as 'HAM10000, CC BY-NC 4.0'")
     args = parser.parse_args()
-    said = write(args.out, args.docs)
+    said = write(args.out, args.docs, args.licence)
     print(f"report: {Path(args.out) / 'report.html'}")
     print(said)
 
