@@ -262,10 +262,6 @@ class Training:
     record: jobs.Record                 # curves, values since their last point, the lr finder's
     base_rests: bool = False            # the body neither learns nor updates its BatchNorm
 
-    def parts(self):
-        """{name: part} of what a checkpoint keeps: every field that has a state."""
-        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
-
 
 def base_of(net):
     """All but the last part, the head: what comes with weights and can rest."""
@@ -404,7 +400,7 @@ def count_leaked(source, whole, held_out, args):
 # ---- Training
 
 # What decides a classifier's result, besides the images and its recipe, whose epochs become steps.
-DECIDES = "model seed precision shuffle alone through".split()
+DECIDES = "model seed precision shuffle alone through share use".split()
 
 
 def train(args):
@@ -417,15 +413,13 @@ def train(args):
     m = build(config, images.training, args.start, device)
     if jobs.start_job(out, config):
         return
-    step, cost = train_step, {}
-    if args.dry_run:
-        step = jobs.timed(train_step, cost)
-    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
-    to_do = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    step, cost = jobs.timed(train_step, args)
+    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
+    to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, step, val, first, to_do)
     if images.leaked:
         print(f"LEAK: its GANs saw {images.leaked} validation and test images")
-    jobs.check_finite(out, m.parts(), config["steps"])
+    jobs.check_finite(out, vars(m), config["steps"])
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
@@ -437,12 +431,10 @@ def train(args):
 
 def config_of(args, training, tests):
     """All that decides the result."""
-    recipe = NETWORKS[args.model].recipe
-    config = {name: getattr(args, name) for name in DECIDES}
-    config |= {name: getattr(args, name) for name in recipe if "epochs" not in name}
+    epoch = len(training) // args.batch
+    config = jobs.config_of(args, DECIDES, NETWORKS[args.model].recipe, epoch)
     config |= dict(
-        share=str(args.share), use=str(args.use), classes=training.classes,
-        train=training.fingerprint(), start="none",
+        classes=training.classes, train=training.fingerprint(), start="none",
         tests={name: test.fingerprint() for name, test in tests.items()})
     if args.start:
         config["start"] = weights_hash(args.start)
@@ -451,7 +443,6 @@ def config_of(args, training, tests):
         if not found:
             raise UserError(f"--lr-of {args.lr_of}: that job used no lr finder")
         config["lr"] = found["chosen"]
-    config |= jobs.planned(args, len(training) // args.batch)
     frozen = 0.0                        # share of the steps in which the head learns alone
     if args.start or config.get("weights", "none") != "none":
         frozen = min(1.0, args.frozen_epochs / args.epochs)
@@ -760,8 +751,6 @@ def add_train_options(add):
     add("--synthetic", nargs="*", default=[], help="synthetic images to add: GAN jobs, class folders "
         "of any generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
     add("--use", type=jobs.fraction, default=Fraction(1), help="add the first 1/4, say, of each set")
-    add("--share", type=jobs.fraction, default=Fraction(1),
-        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
     add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),

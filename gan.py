@@ -6,8 +6,7 @@
     python gan.py sample runs/gan --n 1000 --out more/        more images, as PNG files
 
 `train GAN --help` lists every hyper-parameter and its source. Read GANS below first: a model is
-one entry, and nothing outside of it knows its name. Samples come from averaged weights in eval
-mode, so that an image is the same in any batch.
+one entry. Samples come from averaged weights in eval mode: an image is the same in any batch.
 """
 import copy
 import math
@@ -36,36 +35,37 @@ from jobs import UserError
 @dataclass
 class Training:
     """The networks of one training and what they learn with. build() makes it."""
-    config: dict                            # all that decides the result: the recipe and more
+    config: dict                        # all that decides the result: the recipe and more
     device: torch.device
-    autocast: torch.autocast                # bfloat16 inside, where the config says so
-    images: data.ImageSet                   # real ones, to learn from
-    source: data.ImageSet                   # what a CycleGAN translates: images of A; else None
-    batches: data.Batches                   # of the real images
-    generator: nn.Module                    # noise -> image; a CycleGAN's: image of A -> of B
-    discriminator: nn.Module                # image -> is it real? a CycleGAN's: image of B
-    average: nn.Module                      # moving average of the generator: draws the samples
+    autocast: torch.autocast            # bfloat16 inside, where the config says so
+    images: data.ImageSet               # real ones, to learn from
+    source: data.ImageSet               # what a CycleGAN translates: images of A; else None
+    batches: data.Batches               # of the real images
+    generator: nn.Module                # noise -> image; a CycleGAN's: image of A -> of B
+    discriminator: nn.Module            # image -> is it real? a CycleGAN's: image of B
+    average: nn.Module                  # moving average of the generator: draws the samples
     optimizer_g: torch.optim.Optimizer
     optimizer_d: torch.optim.Optimizer
-    record: jobs.Record                     # curves, and what came since their last point
+    record: jobs.Record                 # curves, and what came since their last point
     step: int = 0
     source_batches: data.Batches = None     # from here on a CycleGAN's alone
-    back: nn.Module = None                  # the generator from B to A
-    judge_a: nn.Module = None               # the discriminator of A
-    pool_a: jobs.Record = None              # earlier fakes of A
-    pool_b: jobs.Record = None              # and of B
+    back: nn.Module = None              # the generator from B to A
+    judge_a: nn.Module = None           # the discriminator of A
+    pool_a: jobs.Record = None          # earlier fakes of A
+    pool_b: jobs.Record = None          # and of B
 
     def real(self):
         """The next batch of real images: float (n, 3, side, side) in [-1, 1]."""
         return scaled(self.batches.next()[0])
 
     def noise(self, n):
-        """(z (n, z_dim, 1, 1), labels (n,)), new ones each time."""
-        return draw_noise(self.config, n, device=self.device)
-
-    def parts(self):
-        """{name: part} of what a checkpoint keeps: every field that has a state."""
-        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
+        """(z (n, z_dim, 1, 1), labels (n,), None where no class is told), new ones each time."""
+        entry, labels = GANS[self.config["model"]], None
+        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
+        z = draw_z(n, self.config["z_dim"], device=self.device)
+        if entry.labels:
+            labels = torch.randint(len(self.config["classes"]), (n,), device=self.device)
+        return as_inputs(self.config, z, labels), labels
 
 
 # ---- What the steps share
@@ -128,8 +128,8 @@ def conv4_discriminator(width, norm, bias):
 
 def wgan_gp_critic(width=224):
     """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
-    InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch
-    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row."""
+    InstanceNorm as in the tables; the text's BatchNorm would tie the images of a batch together,
+    a penalty per image had no meaning. Table 1 lacks the bias of its first row."""
     def norm(maps):
         return nn.InstanceNorm2d(maps, affine=True)
 
@@ -138,13 +138,15 @@ def wgan_gp_critic(width=224):
 
 def gradient_penalty(critic, real, fake, weight=10.0):
     """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
-    The norm runs over all of channels, height and width of one image, in float32. The constant
-    under the root keeps the derivative finite where the gradient is zero."""
+    The norm is that of one image, in float32. The constant under its root keeps the derivative
+    finite where the gradient is zero."""
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
-    between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
+    between = alpha * real + (1 - alpha) * fake
+    between.requires_grad_(True)
     score = critic(between).float().sum()
     gradient, = torch.autograd.grad(score, between, create_graph=True)
-    norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+    squared = gradient.flatten(1).square().sum(1)
+    norm = (squared + 1e-12).sqrt()
     return weight * (norm - 1).square().mean()
 
 
@@ -289,11 +291,12 @@ class LaplacianGenerator(nn.Module):
         """The images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
+        below = smaller or images                       # `images` grows below
         for k, side in enumerate(LEVELS):
-            below = images[k] if smaller is None else smaller[k]
-            blurred = F.interpolate(below, scale_factor=2, mode="bilinear")
+            blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)
-            images.append(blurred + self.detail[k](torch.cat([blurred, plane], 1)))
+            detail = self.detail[k](torch.cat([blurred, plane], 1))
+            images.append(blurred + detail)
         return images
 
     def forward(self, z):
@@ -314,20 +317,21 @@ def laplacian_discriminators(width=64):
 
 def lapgan_step(m):
     """As dcgan_step for every level, upon real smaller images, as in the paper.
-    The levels share no weights, so the sum of their losses trains each on its own."""
+    The levels share no weights: the sum of their losses trains each on its own."""
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
-    with m.autocast:
-        fakes = m.generator.levels(z, reals)
-        on_real = [judge(x) for judge, x in zip(m.discriminator, reals)]
-        on_fake = [judge(x.detach()) for judge, x in zip(m.discriminator, fakes)]
-    d_loss = sum(bce(x, 1) for x in on_real) + sum(bce(x, 0) for x in on_fake)
-    descend(m.optimizer_d, d_loss)
+
+    def loss(images, target):
+        with m.autocast:
+            logits = [judge(x) for judge, x in zip(m.discriminator, images)]
+        return sum(bce(logit, target) for logit in logits)
 
     with m.autocast:
-        scores = [judge(x) for judge, x in zip(m.discriminator, fakes)]
-    g_loss = sum(bce(x, 1) for x in scores)
+        fakes = m.generator.levels(z, reals)
+    d_loss = loss(reals, 1) + loss([fake.detach() for fake in fakes], 0)
+    descend(m.optimizer_d, d_loss)
+    g_loss = loss(fakes, 1)
     descend(m.optimizer_g, g_loss)
     return {"D loss": d_loss, "G loss": g_loss}
 
@@ -362,8 +366,8 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-    A smaller image gets the last layers alone: with all six it would end at 1 x 1, where a
-    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images."""
+    A smaller image gets the last layers alone: with all six it would end at 1 x 1, where
+    BatchNorm takes away all that tells a batch of fakes from one of real images."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -474,24 +478,19 @@ def crop_and_flip(x):
     return window.flip(-1) if mirror else window
 
 
-def add_way_back(m):
-    """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
-    config = m.config
-    m.source_batches = data.Batches(m.source, config["batch"], config["seed"] + 1, m.device, True)
-    back = cyclegan_generator(config["width"], config["blocks"])
-    judge_a = cyclegan_discriminator(config["width"])
-    m.back = back.to(m.device, memory_format=torch.channels_last)
-    m.judge_a = judge_a.to(m.device, memory_format=torch.channels_last)
-    m.optimizer_g = make_optimizer(config, m.generator, m.back)
-    m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
-    m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
+def judge_loss(judge, real, fake, pool, size):
+    """Least squares of a discriminator, halved: real images to 1, fakes of the pool to 0."""
+    old = show_old(pool, size, fake.float())
+    return (squares(judge(real), 1) + squares(judge(old), 0)) / 2
 
 
 def cyclegan_step(m):
     """Both generators, then both discriminators. Eq. 1 to 3, and the paper's identity loss."""
-    for optimizer in (m.optimizer_g, m.optimizer_d):    # constant for half of the steps, then to 0
+    config = m.config
+    falling = 2 - 2 * m.step / config["steps"]      # the rate: constant for half, then to 0
+    for optimizer in (m.optimizer_g, m.optimizer_d):
         for group in optimizer.param_groups:
-            group["lr"] = m.config["lr"] * min(1, 2 - 2 * m.step / m.config["steps"])
+            group["lr"] = config["lr"] * min(1, falling)
     a = crop_and_flip(scaled(m.source_batches.next()[0]))
     b = crop_and_flip(m.real())
     with m.autocast:
@@ -501,14 +500,13 @@ def cyclegan_step(m):
         fooled = squares(m.discriminator(fake_b), 1) + squares(m.judge_a(fake_a), 1)
     cycle = F.l1_loss(back_a.float(), a) + F.l1_loss(back_b.float(), b)
     identity = F.l1_loss(same_a.float(), a) + F.l1_loss(same_b.float(), b)
-    weight = m.config["cycle"]
-    descend(m.optimizer_g, fooled + weight * cycle + weight * m.config["identity"] * identity)
+    g_loss = fooled + config["cycle"] * cycle
+    g_loss = g_loss + config["cycle"] * config["identity"] * identity
+    descend(m.optimizer_g, g_loss)
 
-    old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
-    old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
     with m.autocast:
-        d_a = (squares(m.judge_a(a), 1) + squares(m.judge_a(old_a), 0)) / 2
-        d_b = (squares(m.discriminator(b), 1) + squares(m.discriminator(old_b), 0)) / 2
+        d_a = judge_loss(m.judge_a, a, fake_a, m.pool_a, config["pool"])
+        d_b = judge_loss(m.discriminator, b, fake_b, m.pool_b, config["pool"])
     descend(m.optimizer_d, d_a + d_b)
     return {"D_A": d_a, "D_B": d_b, "adversarial": fooled, "cycle": cycle, "identity": identity}
 
@@ -631,34 +629,26 @@ GANS = {
 
 # ---- Noise, averages, samples
 
-def draw_noise(config, n, rng=None, labels=None, device="cpu"):
-    """(z (n, z_dim, 1, 1), labels (n,)). The class stands in front of z, one-hot, if it is told.
-    With a numpy generator `rng` the noise of image i does not depend on n. Without one, noise and
-    labels are drawn at random on the device; labels are None for a model that is told no class."""
+def as_inputs(config, z, labels):
+    """Noise (n, z_dim) as a generator takes it, (n, z_dim, 1, 1): uniform noise from [0, 1] to
+    [-1, 1]; in front the one-hot class, of a model that is told it."""
     entry, classes = GANS[config["model"]], len(config["classes"])
-    shape = n, config["z_dim"]
-    if rng is None:
-        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
-        z = draw_z(shape, device=device)
-        if entry.labels:
-            labels = torch.randint(classes, (n,), device=device)
-    else:
-        draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[entry.noise]
-        z = torch.from_numpy(draw_z(shape, np.float32))
     if entry.noise == "uniform":
-        z = z * 2 - 1                               # from [0, 1] to [-1, 1]
+        z = z * 2 - 1
     if entry.labels:
         z[:, :classes] = F.one_hot(labels, classes)
-    return z.view(n, -1, 1, 1), labels
+    return z[:, :, None, None]
 
 
 def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: noise of this seed, or the first of `source`."""
+    """What images of these labels are drawn from: the first of `source`, or noise of this seed,
+    numpy's, where that of image i does not depend on how many there are."""
     if source is not None:
         return data.to_tensor(source.images[:len(labels)])
     rng = np.random.default_rng(seed)
-    z, _ = draw_noise(config, len(labels), rng, torch.as_tensor(labels))
-    return z
+    draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[GANS[config["model"]].noise]
+    z = draw_z((len(labels), config["z_dim"]), np.float32)
+    return as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
 
 
 def drawn_classes(config):
@@ -695,18 +685,25 @@ def draw(generator, inputs, batch=64):
     return np.concatenate(images)
 
 
-def sample_set(name, config, pictures, labels, seen):
-    """Samples as an image set that says which images its GAN has seen, by pixels and by name."""
+def sample_set(name, config, generator, source, labels, seed, seen):
+    """Samples of these labels, or as many as there are to translate. They say which images their
+    GAN has seen. Those of a dry run are four, again and again."""
+    inputs = inputs_of(config, source, labels, seed)
+    if "dry_run_of" in config:
+        pictures = draw(generator, inputs[:4])
+        pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
+    else:
+        pictures = draw(generator, inputs)
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
     no_part = np.full(len(ids), "", "U5")
-    info = dict(source=f"{config['model']} {name}", generator=config["model"], size=config["size"])
-    return data.ImageSet(pictures, labels, drawn_classes(config), ids, ids, no_part, info | seen)
+    model, classes = config["model"], drawn_classes(config)
+    info = dict(source=f"{model} {name}", generator=model, size=config["size"]) | seen
+    return data.ImageSet(pictures, labels[:len(ids)], classes, ids, ids, no_part, info)
 
 
 # ---- Training
 
-# What decides a GAN's result, besides its images and its recipe, whose epochs become steps. The
-# last two are a CycleGAN's.
+# What decides a GAN's result besides its images and its recipe. The last two are a CycleGAN's.
 DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
 
 
@@ -744,9 +741,9 @@ def labels_to_draw(args, config, images):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
-        number = number * len(images)
-    jobs.check_memory(round(number), args.size)
-    return in_turn(config, max(1, round(number)))
+        number = max(1, round(number * len(images)))
+    jobs.check_memory(number, args.size)
+    return in_turn(config, int(number))
 
 
 def labels_that_balance(args, config):
@@ -758,9 +755,8 @@ def labels_that_balance(args, config):
     lacking = [max(counts.values()) - counts[name] for name in classes]
     if not any(lacking):
         lacking[0] = 1                                  # a set of samples is never empty
-    turn = np.concatenate([np.arange(number) for number in lacking])
-    labels = np.repeat(np.arange(len(classes)), lacking)
-    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
+    turn, labels = np.divmod(np.arange(max(lacking) * len(classes)), len(classes))
+    return labels[turn < np.array(lacking)[labels]]     # in turn, until each class is full
 
 
 def train(args):
@@ -768,29 +764,25 @@ def train(args):
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
     images, source, held_out = load_images(args, entry)
-    to_translate = images if source is None else source
-    config = {name: getattr(args, name, None) for name in DECIDES}
-    config |= {name: getattr(args, name) for name in entry.recipe if name != "epochs"}
-    config |= dict(classes=images.classes, data=images.fingerprint(), share=str(args.share))
+    to_draw = source or images                          # like these, or from these
+    epoch = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
+    config = jobs.config_of(args, DECIDES, entry.recipe, epoch)
+    config |= dict(classes=images.classes, data=images.fingerprint())
     if entry.source:
-        config |= dict(source=source.fingerprint(), top=str(args.top))
+        config["source"] = source.fingerprint()
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
-    labels = labels_to_draw(args, config, to_translate)
+    labels = labels_to_draw(args, config, to_draw)
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
-    longest = max(len(images), len(to_translate))
-    config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
         return
 
     m = build(config, images, source, device)
-    train_step, cost = entry.step, {}
-    if args.dry_run:
-        train_step = jobs.timed(entry.step, cost)
-    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
-    steps = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    train_step, cost = jobs.timed(entry.step, args)
+    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
+    steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
     finish(m, args, held_out, labels, begun, cost)
 
@@ -798,9 +790,11 @@ def train(args):
 def build(config, images, source, device):
     """A Training ready for its first step. source: what a CycleGAN translates, else None."""
     entry = GANS[config["model"]]
-    layout = torch.channels_last        # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
-    generator = entry.generator(config).to(device, memory_format=layout)
-    discriminator = entry.discriminator(config).to(device, memory_format=layout)
+
+    def net(make):      # channels_last: a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
+        return make(config).to(device, memory_format=torch.channels_last)
+
+    generator, discriminator = net(entry.generator), net(entry.discriminator)
     bf16 = config["precision"] == "bf16"
     m = Training(
         config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
@@ -810,8 +804,12 @@ def build(config, images, source, device):
         optimizer_g=make_optimizer(config, generator),
         optimizer_d=make_optimizer(config, discriminator),
         record=jobs.Record(recent=[], curves={}))
-    if entry.source:
-        add_way_back(m)
+    if entry.source:                    # the way back, from B to A
+        m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, device, True)
+        m.back, m.judge_a = net(entry.generator), net(entry.discriminator)
+        m.optimizer_g = make_optimizer(config, generator, m.back)
+        m.optimizer_d = make_optimizer(config, m.judge_a, discriminator)
+        m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
     return m
 
 
@@ -852,33 +850,26 @@ def log_samples(m, out, done):
     data.save_grid(out / "grid.png", samples)
 
     if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
-        labels = in_turn(config, config["snapshots"])
-        pictures = draw(m.average, inputs_of(config, m.source, labels, config["seed"] + 2))
-        snapshot = sample_set(out.name, config, pictures, labels[:len(pictures)], {})
+        labels, seed = in_turn(config, config["snapshots"]), config["seed"] + 2
+        snapshot = sample_set(out.name, config, m.average, m.source, labels, seed, {})
         snapshot.save(out / f"snapshots/{done:06d}.npy")
 
 
 def finish(m, args, held_out, labels, begun, cost):
     """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
     out, config = Path(args.out), m.config
-    jobs.check_finite(out, m.parts(), config["steps"])
+    jobs.check_finite(out, vars(m), config["steps"])
     if not args.forget:
         weights = dict(average=m.average.state_dict())
         if GANS[config["model"]].lends:
             weights["discriminator"] = m.discriminator.state_dict()
         jobs.save_state(out / "model.pt", weights)
 
-    inputs = inputs_of(config, m.source, labels, config["seed"] + 1)
-    if args.dry_run:                                # four images, again and again
-        pictures = draw(m.average, inputs[:4])
-        pictures = np.resize(pictures, (len(labels), *pictures.shape[1:]))
-    else:
-        pictures = draw(m.average, inputs)
-    seen = data.what_was_seen(m.images, m.source)
-    generated = sample_set(out.name, config, pictures, labels, seen)
+    seed, seen = config["seed"], data.what_was_seen(m.images, m.source)
+    generated = sample_set(out.name, config, m.average, m.source, labels, seed + 1, seen)
     generated.save(out / "samples.npy")
 
-    values = metrics.judge_generated(generated, m.images, held_out, config["seed"], m.source)
+    values = metrics.judge_generated(generated, m.images, held_out, seed, m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
     alarm = " COLLAPSED" if values["collapsed"] else ""
@@ -912,8 +903,8 @@ def sample(args):
         if args.n > len(source):
             raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
         seen = data.what_was_seen(earlier, source)
-    pictures = draw(generator, inputs_of(config, source, labels, args.seed))
-    generated = sample_set(f"{run.name}/{args.seed}", config, pictures, labels, seen)
+    name = f"{run.name}/{args.seed}"
+    generated = sample_set(name, config, generator, source, labels, args.seed, seen)
     generated.save(args.out)
     print(f"{args.out}: {len(generated)} images, {generated.counts()}")
 
@@ -957,8 +948,6 @@ def add_train_options(add, entry):
     add("--samples", default="64",
         help="images to draw at the end (64); 3/2: a multiple of the training images, or of those to "
              "translate; balance: as many as --class, or each class of an ACGAN, lacks")
-    add("--share", type=jobs.fraction, default=Fraction(1),
-        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:

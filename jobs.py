@@ -254,6 +254,8 @@ def add_training_options(parser, recipe, **choices):
                             choices=choices.get(name), help=f"{value}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
     parser.add_argument("--forget", action="store_true", help="keep no weights in it")
+    parser.add_argument("--share", type=fraction, default=Fraction(1), help="of each class, such as "
+                        "1/4, by lesion; a larger one holds a smaller")
     parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
@@ -280,11 +282,16 @@ class Record(dict):
     state_dict, load_state_dict = dict.copy, dict.update
 
 
+def with_state(parts):
+    """[(name, part)] of a training's fields: what a checkpoint keeps."""
+    return [(name, part) for name, part in parts.items() if hasattr(part, "state_dict")]
+
+
 def save_checkpoint(out, parts, **rest):
-    """All that a training needs to go on. parts: {name: what has a state_dict}; rest: its times."""
+    """All that a training needs to go on: the states of its parts, and its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    states = {name: part.state_dict() for name, part in parts.items()}
+    states = {name: part.state_dict() for name, part in with_state(parts)}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
     save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
@@ -297,7 +304,7 @@ def load_checkpoint(out, parts, device, begun):
         return 0, begun
     state = load_state(path, device)
     with used(path):
-        for name, part in parts.items():
+        for name, part in with_state(parts):
             part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"][0].cpu())
         if torch.cuda.is_available():
@@ -316,23 +323,36 @@ def check_finite(out, parts, step, *values):
         raise UserError(f"{out}: a loss or weight is not a finite number at step {step}: lower --lr")
 
 
-def planned(args, epoch):
-    """What a config says of its steps, `epoch` of them in an epoch; --dry-run makes two of them."""
-    steps = args.steps or max(1, math.ceil(args.epochs * epoch))
-    return dict(steps=2, dry_run_of=steps) if args.dry_run else dict(steps=steps)
+def config_of(args, names, recipe, epoch):
+    """What the options say of a result: these names, the recipe, and steps in place of its epochs,
+    `epoch` to one. A dry run makes two of them."""
+    config = {}
+    for name in [*names, *recipe]:
+        value = getattr(args, name, None)
+        if isinstance(value, Fraction):
+            value = str(value)
+        if "epochs" not in name:
+            config[name] = value
+    config["steps"] = args.steps or max(1, math.ceil(args.epochs * epoch))
+    if args.dry_run:
+        config |= dict(steps=2, dry_run_of=config["steps"])
+    return config
 
 
-def timed(step, cost):
-    """The function `step`, which leaves the seconds of its last call in cost["step_seconds"]."""
+def timed(step, args):
+    """(step, {}); in a dry run the step leaves the seconds of its last call in the dictionary."""
     import torch
-    def timed_step(*args):
+    cost = {}
+
+    def timed_step(*inputs):
         begun = time.perf_counter()
-        values = step(*args)
+        values = step(*inputs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         cost["step_seconds"] = time.perf_counter() - begun
         return values
-    return timed_step
+
+    return timed_step if args.dry_run else step, cost
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):

@@ -47,26 +47,27 @@ def test_numbers_of_options():
     parser = jobs.Parser()
     jobs.add_training_options(parser, dict(z_dim=(5, ""), beta1=(.5, ""), size=(9, ""), epochs=(2.0, "")), size=(9, 16))
     args = parser.parse_args(["--out", "x", "--z-dim", "7"])
-    given = dict(z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", steps=None, stop_after=None)
+    given = dict(z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", share=1, steps=None, stop_after=None)
     assert vars(args) == given | dict(forget=False, seed=0, dry_run=False)
     for words in ("--z-dim 0", "--beta1 1", "--size 10", "--epochs 0", "--see 1", "--steps 0"):
         with pytest.raises(UserError):
             parser.parse_args(["--out", "x", *words.split()])
     for asked, expected in ((dict(), dict(steps=5)), (dict(dry_run=True), dict(steps=2, dry_run_of=5)), (dict(steps=7), dict(steps=7))):
-        assert jobs.planned(SimpleNamespace(**vars(args) | asked), 2.2) == expected
+        config = jobs.config_of(SimpleNamespace(**vars(args) | asked), ["share", "top"], ["z_dim", "epochs"], 2.2)
+        assert config == dict(share="1", top=None, z_dim=7) | expected
     assert [jobs.readable_time(seconds) for seconds in (40, 720, 9000)] == ["40 s", "12 min", "2.5 h"]
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
     drawn = [(jobs.start_device(SimpleNamespace(seed=seed)), torch.rand(1).item())[1] for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
-    clock, cost = iter([0, 6, 7, 12, 0, 10, 20, 23]), {}
+    clock = iter([0, 6, 7, 12, 0, 10, 20, 23])
     for name in ("time", "perf_counter"):
         monkeypatch.setattr(jobs.time, name, lambda: next(clock))
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     progress(4), progress(5), progress(6)
     assert capsys.readouterr().err == "job  4/10    18 s left\njob  6/10    12 s left\n"
-    step = jobs.timed(lambda a, b: a + b, cost)
+    step, cost = jobs.timed(lambda a, b: a + b, SimpleNamespace(dry_run=True))
     assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
 
 
