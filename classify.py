@@ -53,9 +53,7 @@ MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
 
 def cnn(classes, size):
     """Paper 000 does not describe its CNN. Ours: 1,142,210 parameters for 2 classes at 64 px.
-
-    Pooling comes before ReLU: the same result for a quarter of ReLU's work.
-    """
+    Pooling comes before ReLU: the same result for a quarter of ReLU's work."""
     layers, maps = [], 3
     for wide in (32, 64, 128):                                  # size / 2, / 4, / 8
         layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
@@ -86,7 +84,7 @@ def derma_cnn(classes, size=64, dropout=0.2):
 
 
 def for_imagenet(body, head):
-    """From [-1, 1] to what a network trained on ImageNet expects, its body, a head of ours."""
+    """From [-1, 1] to the colours that ImageNet's networks expect, the body, a head of ours."""
     colours = Normalize(2 * np.array([0.485, 0.456, 0.406]) - 1, [0.458, 0.448, 0.450])
     return nn.Sequential(OrderedDict(colours=colours, body=body, head=head))
 
@@ -187,14 +185,10 @@ DERMA = PLAIN | dict(
     batch=(64, 'section IV.B: "64 batches"; the released notebooks: 30'),
     augment=("classical", "section III.B: rotation, flip, scaling, colour; ranges ours"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first"))
-FROZEN = DERMA | IMAGENET | dict(       # the text trains the CNN alone; these: not stated
-    optimizer=("adam", "not stated; the CNN's"),
-    lr=(2e-4, "not stated; the CNN's"),
-    beta1=(0.5, "not stated; the CNN's"),
-    beta2=(0.999, "not stated; the CNN's"),
-    epochs=(100.0, "not stated; the CNN's"),
-    batch=(64, "not stated; the CNN's"),
+FROZEN = DERMA | IMAGENET | dict(
     frozen_epochs=(math.inf, "not stated; the released notebooks: the base rests"))
+for name in ("optimizer", "lr", "beta1", "beta2", "epochs", "batch"):
+    FROZEN[name] = DERMA[name][0], "not stated; the CNN's"
 
 NETWORKS = {
     "cnn": Network(PLAIN, lambda c: cnn(len(c["classes"]), c["size"])),        # paper 000
@@ -280,14 +274,13 @@ def freeze(m, frozen):
 
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, config = jobs.load_run(run, gan.GANS)
+    saved, _ = jobs.load_run(run, gan.GANS)
     state = saved.get("discriminator", {})
     base = base_of(net)
     try:
         base.load_state_dict({name: state[name] for name in base.state_dict()})
     except (KeyError, RuntimeError):
-        raise UserError(f"--from {run}: a {config['model']} of width {config.get('width')} has no "
-                        "discriminator that fits: take a dcgan_cls of the same --width") from None
+        raise UserError(f"--from {run}: take a dcgan_cls of the same --width") from None
 
 
 def weights_hash(run):
@@ -304,23 +297,13 @@ def at_size(images, args):
 
 def thinned(images, args):
     """The images; in a dry run some 64, since two steps take longer to test than to make."""
-    if args.dry_run:
-        return images.take(slice(None, None, max(1, len(images) // 64)))
-    return images
-
-
-@dataclass
-class Images:
-    """What one training needs of images."""
-    training: data.ImageSet
-    val: data.ImageSet
-    tests: dict             # "real": real images alone; "mixed": with synthetic ones
-    leaked: int             # how many of validation and test a GAN has seen
-    generators: dict        # {who drew synthetic images: what a foreign set's measures say}
+    every = max(1, len(images) // 64) if args.dry_run else 1
+    return images.take(slice(None, None, every))
 
 
 def load_images(args):
-    """The Images of these options. Refused if a GAN has seen a test image."""
+    """(training images, validation images, {"real": test images, "mixed": and synthetic ones}, how
+    many of validation and test a GAN has seen, {generator: measures, where gan.py has none})."""
     prepared = data.load(args.data, folder_size=args.through or args.size)
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
@@ -329,54 +312,48 @@ def load_images(args):
     if len(counts) < 2 or 0 in counts.values():
         raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
 
-    found = load_synthetic(args)
-    leaked = sum(count_leaked(source, whole, held_out, args) for source, whole in found.items())
+    leaked = 0
     if args.start:
-        leaked += count_leaked(args.start, data.load(args.start), held_out, args)
-    generators = {}
-    for whole in found.values():
+        leaked = count_leaked(args.start, data.load(args.start), held_out, args)
+    added, held_back, generators = [], [], {}
+    for source, whole, n, most in load_synthetic(args):
+        leaked += count_leaked(source, whole, held_out, args)
+        added.append(at_size(whole.take(slice(n)), args))
+        held_back.append(at_size(whole.take(slice(most, None)), args))
         name = whole.info["generator"]
         generators[name] = {}
-        if name not in gan.GANS:                    # gan.py has judged its own
+        if name not in gan.GANS:
             pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
             generators[name] = metrics.judge_generated(whole, *pair)
 
-    added, held_back = divided(args, found)
-    tests = {"real": test}
+    tests = {"real": thinned(test, args)}
     if args.mixed_test:
-        tests["mixed"] = data.mix([test, *held_back])
+        tests["mixed"] = thinned(data.mix([test, *held_back]), args)
     if args.alone:
         training = training.take(slice(0))
     mixed = data.mix([training, *added])
     if args.shuffle:                    # a placebo: the same images under permuted labels
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    return Images(mixed, real.part("val"), tests, leaked, generators)
+    return mixed, thinned(real.part("val"), args), tests, leaked, generators
 
 
 def load_synthetic(args):
-    """{source: image set} of --synthetic."""
+    """[(source, its images, how many first ones to train on, where the mixed test begins), ...]"""
     if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
-    size = args.through or args.size
-    return {source: data.load_synthetic(source, folder_size=size) for source in args.synthetic}
-
-
-def divided(args, found):
-    """(sets of synthetic images to train on, sets for the mixed test: the end of each)."""
-    holds = args.mixed_test or [0] * len(found)
-    if len(holds) != len(found):
+    holds = args.mixed_test or [0] * len(args.synthetic)
+    if len(holds) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
-    added, held_back = [], []
-    for (source, whole), hold in zip(found.items(), holds):
+    found = []
+    for source, hold in zip(args.synthetic, holds):
+        whole = data.load_synthetic(source, folder_size=args.through or args.size)
         most = len(whole) - hold
         n = round(most * args.use)      # nested: the first n of each set
         if not 0 <= n <= most:
             raise UserError(f"{source} holds {len(whole)} images, but {n} + {hold} are asked for")
-        added.append(at_size(whole.take(slice(n)), args))
-        if hold:
-            held_back.append(at_size(whole.take(slice(most, None)), args))
-    return added, held_back
+        found.append((source, whole, n, most))
+    return found
 
 
 def count_leaked(source, whole, held_out, args):
@@ -387,52 +364,44 @@ def count_leaked(source, whole, held_out, args):
     names = whole.info.get("seen_ids", {}).get(held_out.info.get("dataset"), [])
     seen = np.isin(held_out.digests(), known) | np.isin(held_out.ids, names)
     if seen.any() and not args.allow_leak:
-        raise UserError(
-            f"{source}: {seen.sum()} validation and test images were in its training or are in "
-            "it, so a test would be flattered. Train the GAN on the training part of the same "
-            "--data, or give --allow-leak")
+        raise UserError(f"{source}: it or its GAN holds {seen.sum()} validation and test images: "
+                        "let it learn from the training part of --data, or give --allow-leak")
     if "digests" not in whole.info:
-        print(f"{source} does not say what its GAN was trained on: only its own images can be "
-              "checked", file=sys.stderr)
+        print(f"{source}: unknown what its GAN has seen, only its images are checked",
+              file=sys.stderr)
     return int(seen.sum())
 
 
 # ---- Training
 
-# What decides a classifier's result, besides the images and its recipe, whose epochs become steps.
-DECIDES = "model seed precision shuffle alone through share use".split()
-
-
 def train(args):
     """Load, set up, loop, finish."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    images = load_images(args)
-    val = thinned(images.val, args)
-    tests = {name: thinned(test, args) for name, test in images.tests.items()}
-    config = config_of(args, images.training, tests) | dict(synthetic=sorted(images.generators))
-    m = build(config, images.training, args.start, device)
+    training, val, tests, leaked, generators = load_images(args)
+    config = config_of(args, training, tests) | dict(synthetic=sorted(generators))
+    m = build(config, training, args.start, device)
     if jobs.start_job(out, config):
         return
     step, cost = jobs.timed(train_step, args)
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, step, val, first, to_do)
-    if images.leaked:
-        print(f"LEAK: its GANs saw {images.leaked} validation and test images")
-    jobs.check_finite(out, vars(m), config["steps"])
+    if leaked:
+        print(f"LEAK: its GANs saw {leaked} validation and test images")
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
     jobs.finish_job(
-        out, config, time.time() - begun, device, counts=images.training.counts(), metrics=values,
-        curves=m.record["curves"], leaked=images.leaked, generators=images.generators,
+        out, config, time.time() - begun, device, counts=training.counts(), metrics=values,
+        curves=m.record["curves"], leaked=leaked, generators=generators,
         lr_finder=m.record["lr_finder"], cost=cost)
 
 
 def config_of(args, training, tests):
-    """All that decides the result."""
+    """All that decides the result: options, the recipe, images, weights to start from."""
+    names = "model seed precision shuffle alone through share use".split()
     epoch = len(training) // args.batch
-    config = jobs.config_of(args, DECIDES, NETWORKS[args.model].recipe, epoch)
+    config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch)
     config |= dict(
         classes=training.classes, train=training.fingerprint(), start="none",
         tests={name: test.fingerprint() for name, test in tests.items()})
@@ -465,7 +434,7 @@ def build(config, training, start, device):
 
 
 def loop(m, out, train_step, val, first, steps_to_do):
-    """The training: rate, batch, step; now and then a look at the validation part."""
+    """The training: rate, batch, step; now and then a point of the curves, with validation."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
     progress = jobs.Progress(out.name, steps, first)
@@ -476,17 +445,13 @@ def loop(m, out, train_step, val, first, steps_to_do):
             freeze(m, False)
         m.record["recent"].append(train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here it waits for the device
-            progress.note = jobs.add_point(m.record, out, step + 1, point(m, val))
+            loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
+            probabilities = class_probabilities(m.net, val.images, m.device)
+            point = dict(loss=loss, accuracy=accuracy)
+            point["val_loss"] = metrics.log_loss(val.labels, probabilities)
+            point["val_accuracy"] = float((probabilities.argmax(1) == val.labels).mean())
+            progress.note = jobs.add_point(m.record, out, step + 1, point)
         progress(step + 1)
-
-
-def point(m, val):
-    """What the curves get: the training's means since their last point; the validation's."""
-    loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
-    probabilities = class_probabilities(m.net, val.images, m.device)
-    val_loss = metrics.log_loss(val.labels, probabilities)
-    val_accuracy = float((probabilities.argmax(1) == val.labels).mean())
-    return dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def train_step(m, rate, momentum):
@@ -549,12 +514,11 @@ def one_cycle(steps, top):
 
 def find_lr(m):
     """fastai's lr finder (2020): a tenth of the rate at which the smoothed loss is lowest. A copy of
-    the network trains while the rate grows, until the loss is 4 times its best. The first tenth is
-    left out, as fastai does: the mean of so few batches is luck."""
-    tries = 100
+    the network trains while the rate grows, until the loss is 4 times its best; the first tenth,
+    a mean of few batches, is luck and left out."""
+    rates = np.geomspace(1e-7, 10, 100).tolist()
     if "dry_run_of" in m.config:
-        tries = 2
-    rates = np.geomspace(1e-7, 10, 100)[:tries].tolist()
+        rates = rates[:2]
     losses, mean = [], 0.0
     net = copy.deepcopy(m.net)
     trial = replace(m, net=net, optimizer=make_optimizer(net, m.config),
@@ -567,7 +531,7 @@ def find_lr(m):
             if not smoothed <= 4 * min([smoothed, *losses]):    # also where it is not a number
                 break
             losses.append(smoothed)
-    skip = tries // 10
+    skip = len(rates) // 10
     if len(losses) <= skip:
         raise UserError("the lr finder's loss explodes at once: give --lr")
     lowest = skip + np.argmin(losses[skip:])
@@ -597,14 +561,10 @@ def test_and_save(out, net, tests, device):
             lines.append(line + [f"{probability:.9g}" for probability in row])
     write_csv(out / "predictions.csv", lines)
     real = values["real"]
-    balanced = "undefined: a class is missing"
-    if real["balanced accuracy"]:
-        balanced = f"{real['balanced accuracy'][0]:.3f}"
-    print(f"{out}: accuracy {real['accuracy'][0]:.3f} (always the larger class: "
-          f"{real['majority']:.3f}), balanced {balanced}, n {real['n']}")
-    for name in classes:
-        if real[f"recall {name}"]:
-            print(f"    of {name} found: {real[f'recall {name}'][0]:.3f}")
+    print(f"{out}: {real['n']} images to test; always the larger class: {real['majority']:.3f}")
+    for name in ("accuracy", "balanced accuracy", *(f"recall {name}" for name in classes)):
+        if real[name]:                  # not where a class is missing
+            print(f"    {name}: {real[name][0]:.3f}")
     return values
 
 
@@ -652,12 +612,10 @@ def photographs(names):
     """[path, ...]: files as they are named, and every image below a folder."""
     files = []
     for path in map(Path, names):
-        below = [path]
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.SUFFIXES)
-        if not below:
+        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
+        if path.is_dir() and not below:
             raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
-        files += below
+        files += below or [path]
     return files
 
 
@@ -669,8 +627,7 @@ def write_csv(path, lines):
 
 
 def rank(args):
-    """A class's training images, surest first: paper 002's Path-Rank-Filter. The network was trained
-    on them, as in the paper, so it is too sure of itself."""
+    """A class's training images, surest first: paper 002's Path-Rank-Filter."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     net, config = load_net(args.run, device)
     images = load_training(args)
@@ -682,17 +639,15 @@ def rank(args):
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
-    sure = sure[order].tolist()
+    sure = sure[order].tolist()         # too sure: the network was trained on them, as in the paper
     images.take(order).save(out / "images.npy")
-    seconds = time.time() - begun
-    jobs.finish_job(out, asked, seconds, device, n=len(images), probability=sure)
+    jobs.finish_job(out, asked, time.time() - begun, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
 
 
 def score(args):
     """Frechet distance (FID, or FD-<net> of another network), KID, IS of sets to the training part.
-    Distances depend on the number of images: all sets are cut to the same, and the noise floor is
-    real images against as many other real ones."""
+    All sets are cut to n images; the noise floor is real images against as many other real ones."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
@@ -702,7 +657,7 @@ def score(args):
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
         raise UserError("score: give sets (or --over-steps) of 4 images or more, and --data with 8")
-    features, name, weights, how = feature_extractor(args.run, device)
+    features, name, weights = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),
         sets={label: made.fingerprint() for label, made in sets.items()})
@@ -719,17 +674,16 @@ def score(args):
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
               f"KID {row['kid']:.4f}")
-    how = f"{how}; n {n} a side, 5 draws of {len(real)} real images"
-    seconds = time.time() - begun
-    jobs.finish_job(out, config, seconds, device, net=name, rows=rows, provenance=how)
+    how = f"{args.run}; images of {side} px, n {n} a side, 5 draws of {len(real)} real images"
+    jobs.finish_job(
+        out, config, time.time() - begun, device, net=name, rows=rows, provenance=how)
 
 
 def feature_extractor(run, device):
-    """(function: image set -> (features (n, d), probabilities), distance's name, weights, how)."""
+    """(function: image set -> (features (n, d), probabilities), name of the distance, weights)."""
     if run == "inception":
         fid = metrics.inception_features(device)
-        how = "weights of pytorch-fid, images to 299 px bilinear"
-        return lambda images: fid(images.images), "FID", run, how
+        return lambda images: fid(images.images), "FID", run
     net, config = load_net(run, device)
     last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
     seen = []
@@ -740,8 +694,7 @@ def feature_extractor(run, device):
         probabilities = class_probabilities(net, at_size(images, config).images, device)
         return torch.cat(seen).double().numpy(), probabilities
 
-    how = f"{config.model} {Path(run).name}, images to {config.size} px"
-    return features, f"FD-{config.model}", weights_hash(run), how
+    return features, f"FD-{config.model}", weights_hash(run)
 
 
 # ---- Command line
@@ -761,22 +714,6 @@ def add_train_options(add):
     add("--lr-of", help="the learning rate that the lr finder chose in this job")
 
 
-def add_command(commands, function):
-    """A command that uses a finished classifier, called and described as its function."""
-    doc = function.__doc__
-    p = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
-    p.set_defaults(function=function)
-    p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
-    return p
-
-
-def add_source(p, required):
-    p.add_argument("--class", dest="of_class", required=required, help="of this class alone")
-    p.add_argument("--data", required=True, help="split image set; its training part is used")
-    p.add_argument("--out", required=True, help="folder of this job")
-    jobs.add_common_options(p)
-
-
 def main():
     parser = jobs.Parser(prog="classify.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -789,15 +726,26 @@ def main():
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    p = add_command(commands, predict)
+    with_a_net = {}                     # what a finished classifier can do
+    for function in (predict, rank, score):
+        doc = function.__doc__
+        p = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
+        p.set_defaults(function=function)
+        p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
+        with_a_net[function] = p
+    p = with_a_net[predict]
     p.add_argument("images", nargs="+", help="photographs, or folders of them")
     p.add_argument("--csv", help="write the probabilities into this file, a line per photograph")
-    p = add_command(commands, rank)
-    add_source(p, required=True)
-    p = add_command(commands, score)
+    p = with_a_net[score]
     p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
     p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-    add_source(p, required=False)
+    for function in (rank, score):
+        p = with_a_net[function]
+        p.add_argument("--class", dest="of_class", required=function is rank,
+                       help="of this class alone")
+        p.add_argument("--data", required=True, help="split image set; its training part is used")
+        p.add_argument("--out", required=True, help="folder of this job")
+        jobs.add_common_options(p)
     args = parser.parse_args()
     args.function(args)
 

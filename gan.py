@@ -127,9 +127,8 @@ def conv4_discriminator(width, norm, bias):
 
 
 def wgan_gp_critic(width=224):
-    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
-    InstanceNorm as in the tables; the text's BatchNorm would tie the images of a batch together,
-    a penalty per image had no meaning. Table 1 lacks the bias of its first row."""
+    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64), whose first row lacks its
+    bias: 2,766,657. InstanceNorm as there; the text's BatchNorm would tie a batch together."""
     def norm(maps):
         return nn.InstanceNorm2d(maps, affine=True)
 
@@ -138,8 +137,7 @@ def wgan_gp_critic(width=224):
 
 def gradient_penalty(critic, real, fake, weight=10.0):
     """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
-    The norm is that of one image, in float32. The constant under its root keeps the derivative
-    finite where the gradient is zero."""
+    The constant keeps the root's derivative finite where the gradient is zero."""
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = alpha * real + (1 - alpha) * fake
     between.requires_grad_(True)
@@ -366,8 +364,7 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-    A smaller image gets the last layers alone: with all six it would end at 1 x 1, where
-    BatchNorm takes away all that tells a batch of fakes from one of real images."""
+    A smaller image gets the last layers alone: at 1 x 1 BatchNorm makes all batches alike."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -416,9 +413,11 @@ def acgan_step(m):
 class ResidualBlock(nn.Module):
     def __init__(self, maps):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps), nn.ReLU(),
-            nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps))
+
+        def convolution():
+            return nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps)
+
+        self.layers = nn.Sequential(*convolution(), nn.ReLU(), *convolution())
 
     def forward(self, x):
         return x + self.layers(x)
@@ -436,10 +435,13 @@ def cyclegan_generator(width=64, blocks=9):
 
     middle = [ResidualBlock(4 * width) for _ in range(blocks)]
     return dcgan_init(nn.Sequential(
-        nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(),
-        *down(width), *down(2 * width),                 # side / 4
+        nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7),
+        nn.InstanceNorm2d(width), nn.ReLU(),            # (n, width, side, side)
+        *down(width),                                   # side / 2
+        *down(2 * width),                               # side / 4
         *middle,
-        *up(4 * width), *up(2 * width),                 # side
+        *up(4 * width),                                 # side / 2
+        *up(2 * width),                                 # side
         nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
@@ -450,9 +452,11 @@ def cyclegan_discriminator(width=64):
         return layer, nn.InstanceNorm2d(2 * maps), nn.LeakyReLU(0.2)
 
     return dcgan_init(nn.Sequential(
-        nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
-        *down(width, 2), *down(2 * width, 2), *down(4 * width, 1),
-        nn.Conv2d(8 * width, 1, 4, 1, 1)))
+        nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),    # (n, width, 128, 128) at 256 px
+        *down(width, 2),                                # (n, 2 width, 64, 64)
+        *down(2 * width, 2),                            # (n, 4 width, 32, 32)
+        *down(4 * width, 1),                            # (n, 8 width, 31, 31)
+        nn.Conv2d(8 * width, 1, 4, 1, 1)))              # (n, 1, 30, 30)
 
 
 def show_old(pool, size, new):
@@ -630,8 +634,8 @@ GANS = {
 # ---- Noise, averages, samples
 
 def as_inputs(config, z, labels):
-    """Noise (n, z_dim) as a generator takes it, (n, z_dim, 1, 1): uniform noise from [0, 1] to
-    [-1, 1]; in front the one-hot class, of a model that is told it."""
+    """Noise (n, z_dim) -> (n, z_dim, 1, 1). Uniform noise goes from [0, 1] to [-1, 1]; the one-hot
+    class stands in front, if the model is told it."""
     entry, classes = GANS[config["model"]], len(config["classes"])
     if entry.noise == "uniform":
         z = z * 2 - 1
@@ -641,8 +645,7 @@ def as_inputs(config, z, labels):
 
 
 def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: the first of `source`, or noise of this seed,
-    numpy's, where that of image i does not depend on how many there are."""
+    """What images of these labels are drawn from: the first of `source`, or noise of this seed."""
     if source is not None:
         return data.to_tensor(source.images[:len(labels)])
     rng = np.random.default_rng(seed)
@@ -686,10 +689,9 @@ def draw(generator, inputs, batch=64):
 
 
 def sample_set(name, config, generator, source, labels, seed, seen):
-    """Samples of these labels, or as many as there are to translate. They say which images their
-    GAN has seen. Those of a dry run are four, again and again."""
+    """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
     inputs = inputs_of(config, source, labels, seed)
-    if "dry_run_of" in config:
+    if "dry_run_of" in config:                      # four, again and again
         pictures = draw(generator, inputs[:4])
         pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
     else:
@@ -736,27 +738,21 @@ def source_images(path, of_class, size):
 def labels_to_draw(args, config, images):
     """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
-        return labels_that_balance(args, config)
-    if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+        if drawn_classes(config) != [args.of_class]:
+            raise UserError("--samples balance: give --class, the one that lacks images, to a GAN "
+                            "that draws one class")
+        train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
+        counts = train.counts()
+        number = max(counts.values()) - counts[args.of_class]
+    elif re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+        number = Fraction(args.samples)
+        if "/" in args.samples:
+            number = round(number * len(images))
+    else:
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
-    number = Fraction(args.samples)
-    if "/" in args.samples:
-        number = max(1, round(number * len(images)))
+    number = max(1, int(number))
     jobs.check_memory(number, args.size)
-    return in_turn(config, int(number))
-
-
-def labels_that_balance(args, config):
-    """As many of --class, or of each class of an ACGAN, as the largest class has more of."""
-    train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
-    counts, classes = train.counts(), drawn_classes(config)
-    if not set(classes) <= set(counts):
-        raise UserError("--samples balance: give --class, the one that lacks images")
-    lacking = [max(counts.values()) - counts[name] for name in classes]
-    if not any(lacking):
-        lacking[0] = 1                                  # a set of samples is never empty
-    turn, labels = np.divmod(np.arange(max(lacking) * len(classes)), len(classes))
-    return labels[turn < np.array(lacking)[labels]]     # in turn, until each class is full
+    return in_turn(config, number)
 
 
 def train(args):
@@ -858,7 +854,6 @@ def log_samples(m, out, done):
 def finish(m, args, held_out, labels, begun, cost):
     """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
     out, config = Path(args.out), m.config
-    jobs.check_finite(out, vars(m), config["steps"])
     if not args.forget:
         weights = dict(average=m.average.state_dict())
         if GANS[config["model"]].lends:
@@ -872,15 +867,15 @@ def finish(m, args, held_out, labels, begun, cost):
     values = metrics.judge_generated(generated, m.images, held_out, seed, m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
-    alarm = " COLLAPSED" if values["collapsed"] else ""
-    print(f"{out}: {config['steps']} steps, {len(labels)} samples, "
-          f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
+    print(f"{out}: {config['steps']} steps, {len(labels)} samples, see {out}/grid.png")
+    if values["collapsed"]:
+        print(f"COLLAPSED: diversity {values['diversity']:.2f}")
 
 
 # ---- More samples, layer tables
 
 def sample(args):
-    """More images of a finished run. They say, as its own samples do, what the GAN has seen."""
+    """More images of a finished run. They, too, say what the GAN has seen."""
     run = Path(args.run)
     saved, config = jobs.load_run(run, GANS)
     entry, classes = GANS[config["model"]], drawn_classes(config)
@@ -946,8 +941,8 @@ def add_train_options(add, entry):
     add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
-        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those to "
-             "translate; balance: as many as --class, or each class of an ACGAN, lacks")
+        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
+             "to translate; balance: as many as --class lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:

@@ -40,8 +40,8 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """argparse whose help is the module's docstring and whose errors end like all bad input."""
     def __init__(self, **options):
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=form, allow_abbrev=False, **options)
+        options["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         raise UserError(f"{message} (see python {self.prog} --help)")
@@ -65,8 +65,8 @@ def run_cli(main):
             message += ". Nothing finished is lost: free some disk space and start again"
     except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
         message = f"too little memory for images or networks of that size ({problem})"
-        said = any(sign in str(problem) for sign in ("of memory", "allocate memory", "overflow"))
-        if isinstance(problem, RuntimeError) and not said:
+        signs = ("of memory", "allocate memory", "overflow")
+        if isinstance(problem, RuntimeError) and not any(sign in str(problem) for sign in signs):
             raise
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     with contextlib.suppress(OSError):
@@ -83,19 +83,14 @@ def check_memory(n, side):
 def at_least(low, kind=int, below=1e12):
     """An argparse type: a finite number that is not below `low`."""
     def parse(text):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, ZeroDivisionError):
             if low <= kind(text) < below:
                 return kind(text)
         raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} from {low} to {below:g}")
     return parse
 
 
-def fraction(text):
-    """An argparse type: a number above 0 such as 1/4, 0.25 or 2000/24000, exactly."""
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        if Fraction(text) > 0:
-            return Fraction(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a fraction above 0, such as 1/4 or 0.25")
+fraction = at_least(1e-12, Fraction)                # of 1/4, 0.25 or 2000/24000, exactly
 
 
 def readable_time(seconds):
@@ -145,15 +140,12 @@ def write_json(path, value):
         file.write(json.dumps(value, indent=1, allow_nan=False).encode())
 
 
-def read_json(path, *keys):
-    """The dictionary in a file. UserError, naming the file, if there is none or it lacks a key."""
+def read_json(path):
+    """The dictionary in a file. UserError, naming the file, if there is none."""
     try:
-        value = dict(json.loads(Path(path).read_text()))
-        for key in keys:
-            value[key]                              # a KeyError if it is not there
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        return dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as problem:
         raise UserError(f"{path} cannot be read ({problem!r}): mend it, or delete it") from None
-    return value
 
 
 def save_state(path, state):
@@ -204,13 +196,13 @@ def start_job(out, config):
         write_json(out / "config.json", config)
     before, result = read_json(out / "config.json"), None
     if (out / "result.json").exists():
-        result = read_json(out / "result.json", "config")
-        before = result["config"]
+        result = read_json(out / "result.json")
+        before = result.get("config", {})
     changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
                for key in sorted(before | config) if before.get(key) != config.get(key)]
     if changed:
         raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. Give the old "
-                        "ones, choose another --out, or delete the folder to start over")
+                        "ones or another --out, or delete the folder")
     if result:
         (out / "checkpoint.pt").unlink(missing_ok=True)         # left by a kill in finish_job
         print(f"{out}: done before, nothing to do")
@@ -282,16 +274,12 @@ class Record(dict):
     state_dict, load_state_dict = dict.copy, dict.update
 
 
-def with_state(parts):
-    """[(name, part)] of a training's fields: what a checkpoint keeps."""
-    return [(name, part) for name, part in parts.items() if hasattr(part, "state_dict")]
-
-
 def save_checkpoint(out, parts, **rest):
-    """All that a training needs to go on: the states of its parts, and its times."""
+    """All that a training needs to go on: what of its fields has a state, and its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    states = {name: part.state_dict() for name, part in with_state(parts)}
+    having = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+    states = {name: part.state_dict() for name, part in having.items()}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
     save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
@@ -304,8 +292,9 @@ def load_checkpoint(out, parts, device, begun):
         return 0, begun
     state = load_state(path, device)
     with used(path):
-        for name, part in with_state(parts):
-            part.load_state_dict(state["parts"][name])
+        for name, part in parts.items():
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"][0].cpu())
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all([one.cpu() for one in state["random"][1:]])
@@ -326,17 +315,14 @@ def check_finite(out, parts, step, *values):
 def config_of(args, names, recipe, epoch):
     """What the options say of a result: these names, the recipe, and steps in place of its epochs,
     `epoch` to one. A dry run makes two of them."""
-    config = {}
-    for name in [*names, *recipe]:
-        value = getattr(args, name, None)
+    config = {name: getattr(args, name, None) for name in [*names, *recipe] if "epochs" not in name}
+    for name, value in config.items():
         if isinstance(value, Fraction):
-            value = str(value)
-        if "epochs" not in name:
-            config[name] = value
-    config["steps"] = args.steps or max(1, math.ceil(args.epochs * epoch))
+            config[name] = str(value)
+    steps = args.steps or max(1, math.ceil(args.epochs * epoch))
     if args.dry_run:
-        config |= dict(steps=2, dry_run_of=config["steps"])
-    return config
+        return config | dict(steps=2, dry_run_of=steps)
+    return config | dict(steps=steps)
 
 
 def timed(step, args):
@@ -357,9 +343,7 @@ def timed(step, args):
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
     """Yield the steps first ... last - 1. Saves every minute and, to stop, on Ctrl-C or after a step.
-
-    The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut.
-    """
+    The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut."""
     stop, saved = threading.Event(), time.time()
 
     def mark(number, _):
@@ -379,6 +363,7 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
                 sys.exit()
             if stop.is_set():
                 raise KeyboardInterrupt
+        check_finite(out, parts, last)
     finally:
         for number, handler in before:
             signal.signal(number, handler)
