@@ -63,7 +63,7 @@ def cnn(classes, size):
 
 
 def mobilenet_v1(classes):
-    """Howard et al. 2017, Table 1: 3,206,976 parameters and the head. (torchvision: v2 and v3.)"""
+    """Howard et al. 2017, Table 1: 3,206,976 parameters and the head."""
     layers, maps = [Conv2dNormActivation(3, 32, 3, 2)], 32      # size / 2, in the end size / 32
     for wide in (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024):
         stride = 1 if wide in (64, maps) else 2                 # more maps, smaller maps
@@ -84,13 +84,13 @@ def derma_cnn(classes, size=64, dropout=0.2):
 
 
 def for_imagenet(body, head):
-    """From [-1, 1] to the colours that ImageNet's networks expect, the body, a head of ours."""
+    """From [-1, 1] to the colours of ImageNet's networks, the body, a head of ours."""
     colours = Normalize(2 * np.array([0.485, 0.456, 0.406]) - 1, [0.458, 0.448, 0.450])
     return nn.Sequential(OrderedDict(colours=colours, body=body, head=head))
 
 
 def published(name, weights, **options):
-    """A network of torchvision's with published weights, with random ones if these are "none"."""
+    """A network of torchvision's with published weights, or "none"."""
     if weights == "none":
         return models.get_model(name, weights=None, **options)
     if options.get("width_per_group", 64) != 64:
@@ -145,7 +145,7 @@ def mobilenet_v1_body(weights):
 
 def inception(classes, size, weights):
     """Paper 004: Inception V3, 24,348,900 parameters for 2 classes with the auxiliary head, which
-    gives logits too in training. The weights were trained on [-1, 1]: our input goes in as it is."""
+    gives logits too in training. Its weights, too, were trained on [-1, 1]."""
     if size < 75:
         raise UserError(f"--size {size}: Inception V3 needs at least 75 px")
     net = published("inception_v3", weights, init_weights=True)
@@ -160,9 +160,9 @@ def inception(classes, size, weights):
 
 @dataclass
 class Network:
-    recipe: dict                # hyper-parameter: (default, source); each is an option of `train`
-    build: Callable             # config -> network; one with a `weights` can start from ImageNet's
-    norm_learns: bool = False   # a resting body's BatchNorm learns all the same, as with fastai
+    recipe: dict                # hyper-parameter: (default, source); an option of `train`
+    build: Callable             # config -> network; with `weights` it can start from ImageNet's
+    norm_learns: bool = False   # a resting body's BatchNorm learns, as with fastai
 
 
 PLAIN = dict(
@@ -284,7 +284,7 @@ def start_from_gan(net, run):
 
 
 def weights_hash(run):
-    """A hash of a job's weights: its folder's name does not say which are in it."""
+    """Which weights a job's folder holds."""
     return data.hash_of((Path(run) / "model.pt").read_bytes())
 
 
@@ -339,7 +339,7 @@ def load_images(args):
 
 
 def load_synthetic(args):
-    """[(source, its images, how many first ones to train on, where the mixed test begins), ...]"""
+    """[(source, its images, n to train on, where the mixed test's begin), ...]"""
     if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
     holds = args.mixed_test or [0] * len(args.synthetic)
@@ -357,18 +357,17 @@ def load_synthetic(args):
 
 
 def count_leaked(source, whole, held_out, args):
-    """How many validation and test images the set's GAN has seen, or the set holds: by pixels, at
-    the size that the GAN had, and by ids of the same prepared set. Refused without --allow-leak."""
+    """How many validation and test images the set's GAN has seen, or the set holds: by pixels at
+    the GAN's size, and by ids of the same prepared set. Refused without --allow-leak."""
     held_out = data.resized(held_out, whole.images.shape[1])
     known = [*whole.info.get("digests", []), *whole.digests()]
     names = whole.info.get("seen_ids", {}).get(held_out.info.get("dataset"), [])
     seen = np.isin(held_out.digests(), known) | np.isin(held_out.ids, names)
     if seen.any() and not args.allow_leak:
-        raise UserError(f"{source}: it or its GAN holds {seen.sum()} validation and test images: "
-                        "let it learn from the training part of --data, or give --allow-leak")
+        raise UserError(f"{source}: {seen.sum()} validation and test images were seen: let a GAN "
+                        "learn from the training part of --data, or give --allow-leak")
     if "digests" not in whole.info:
-        print(f"{source}: unknown what its GAN has seen, only its images are checked",
-              file=sys.stderr)
+        print(f"{source}: only its own images can be checked for leaks", file=sys.stderr)
     return int(seen.sum())
 
 
@@ -398,7 +397,7 @@ def train(args):
 
 
 def config_of(args, training, tests):
-    """All that decides the result: options, the recipe, images, weights to start from."""
+    """All that decides the result."""
     names = "model seed precision shuffle alone through share use".split()
     epoch = len(training) // args.batch
     config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch)
@@ -513,9 +512,8 @@ def one_cycle(steps, top):
 
 
 def find_lr(m):
-    """fastai's lr finder (2020): a tenth of the rate at which the smoothed loss is lowest. A copy of
-    the network trains while the rate grows, until the loss is 4 times its best; the first tenth,
-    a mean of few batches, is luck and left out."""
+    """fastai's lr finder (2020): a copy of the network trains while the rate grows, until the
+    smoothed loss is 4 times its best; a tenth of the best rate, but for the first tenth's luck."""
     rates = np.geomspace(1e-7, 10, 100).tolist()
     if "dry_run_of" in m.config:
         rates = rates[:2]
@@ -550,7 +548,7 @@ def class_probabilities(net, images, device):
 
 
 def test_and_save(out, net, tests, device):
-    """The measures of each test set, and predictions.csv: a line per image, for paired tests."""
+    """The measures of each test set; predictions.csv, a line per image, for paired tests."""
     classes, values = tests["real"].classes, {}
     lines = [["test", "image", "lesion", "label", *classes]]
     for name, test in tests.items():
@@ -588,7 +586,7 @@ def load_training(args):
 
 
 def predict(args):
-    """Class probabilities of one's own photographs: files, or all below folders; --csv keeps them."""
+    """Class probabilities of one's own photographs: files, or all below folders."""
     net, config = load_net(args.run)
     lines = [["image", "called", *config.classes]]
     for file in photographs(args.images):
@@ -639,15 +637,15 @@ def rank(args):
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
-    sure = sure[order].tolist()         # too sure: the network was trained on them, as in the paper
+    sure = sure[order].tolist()         # too sure: the network has learned them, as the paper's
     images.take(order).save(out / "images.npy")
     jobs.finish_job(out, asked, time.time() - begun, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
 
 
 def score(args):
-    """Frechet distance (FID, or FD-<net> of another network), KID, IS of sets to the training part.
-    All sets are cut to n images; the noise floor is real images against as many other real ones."""
+    """FID (FD-<net> in another network), KID, IS of sets to the training part, of equally many
+    images. The noise floor is that of real images to other real ones."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
@@ -656,7 +654,7 @@ def score(args):
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
-        raise UserError("score: give sets (or --over-steps) of 4 images or more, and --data with 8")
+        raise UserError("score: give sets of 4 images or more, and --data with 8")
     features, name, weights = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),
@@ -680,7 +678,7 @@ def score(args):
 
 
 def feature_extractor(run, device):
-    """(function: image set -> (features (n, d), probabilities), name of the distance, weights)."""
+    """(function: image set -> (features (n, d), probabilities), the distance's name, weights)."""
     if run == "inception":
         fid = metrics.inception_features(device)
         return lambda images: fid(images.images), "FID", run
@@ -701,9 +699,9 @@ def feature_extractor(run, device):
 
 def add_train_options(add):
     add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
-    add("--synthetic", nargs="*", default=[], help="synthetic images to add: GAN jobs, class folders "
-        "of any generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
-    add("--use", type=jobs.fraction, default=Fraction(1), help="add the first 1/4, say, of each set")
+    add("--synthetic", nargs="*", default=[], help="images to add: GAN jobs, class folders of any "
+        "generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
+    add("--use", type=jobs.fraction, default=Fraction(1), help="the first 1/4, say, of each set")
     add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),
@@ -726,24 +724,20 @@ def main():
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    with_a_net = {}                     # what a finished classifier can do
     for function in (predict, rank, score):
-        doc = function.__doc__
-        p = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
+        words = function.__doc__
+        p = commands.add_parser(function.__name__, description=words, help=words.splitlines()[0])
         p.set_defaults(function=function)
         p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
-        with_a_net[function] = p
-    p = with_a_net[predict]
-    p.add_argument("images", nargs="+", help="photographs, or folders of them")
-    p.add_argument("--csv", help="write the probabilities into this file, a line per photograph")
-    p = with_a_net[score]
-    p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
-    p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-    for function in (rank, score):
-        p = with_a_net[function]
-        p.add_argument("--class", dest="of_class", required=function is rank,
-                       help="of this class alone")
-        p.add_argument("--data", required=True, help="split image set; its training part is used")
+        if function is predict:
+            p.add_argument("images", nargs="+", help="photographs, or folders of them")
+            p.add_argument("--csv", help="write the probabilities here, a line per photograph")
+            continue
+        if function is score:
+            p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
+            p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
+        p.add_argument("--class", dest="of_class", required=function is rank, help="of this alone")
+        p.add_argument("--data", required=True, help="split image set: its training part")
         p.add_argument("--out", required=True, help="folder of this job")
         jobs.add_common_options(p)
     args = parser.parse_args()

@@ -9,7 +9,6 @@
 one entry. Samples come from averaged weights in eval mode: an image is the same in any batch.
 """
 import copy
-import math
 import re
 import sys
 import time
@@ -59,7 +58,7 @@ class Training:
         return scaled(self.batches.next()[0])
 
     def noise(self, n):
-        """(z (n, z_dim, 1, 1), labels (n,), None where no class is told), new ones each time."""
+        """New (z (n, z_dim, 1, 1), labels (n,) or None where no class is told)."""
         entry, labels = GANS[self.config["model"]], None
         draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
         z = draw_z(n, self.config["z_dim"], device=self.device)
@@ -71,7 +70,7 @@ class Training:
 # ---- What the steps share
 
 def descend(optimizer, loss):
-    """One step of these weights alone: gradients of other networks are not even computed."""
+    """One step of these weights alone: no gradients of other networks are computed."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=[weight for weight in weights if weight.requires_grad])
@@ -98,7 +97,7 @@ def chance(logit):
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
-    Every layer has a bias. ReLU as in the table; the text says LeakyReLU."""
+    ReLU as in the table; the text says LeakyReLU."""
     def up(maps, wide, stride=2, pad=1):
         layer = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
         return layer, nn.BatchNorm2d(wide), nn.ReLU()
@@ -213,7 +212,7 @@ def dcgan_discriminator(width=64, outputs=1):
 
 
 def dcgan_init(net):
-    """Weights N(0, 0.02), BatchNorm's scale N(1, 0.02), biases 0. DCGAN paper; ACGAN, CycleGAN."""
+    """Weights N(0, 0.02), BatchNorm's N(1, 0.02), biases 0. DCGAN paper; ACGAN, CycleGAN."""
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -226,7 +225,7 @@ def dcgan_init(net):
 
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
-    Real and fake go through the discriminator apart, since BatchNorm would mix them."""
+    Real and fake go through it apart, since BatchNorm would mix them."""
     real = m.real()
     z, _ = m.noise(len(real))
     with m.autocast:
@@ -269,7 +268,7 @@ LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 
 class LaplacianGenerator(nn.Module):
     """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail its enlargement lacks.
-    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level."""
+    z (n, 5504, 1, 1): 128 values for 8 px, one plane of noise for each level."""
 
     def __init__(self, width=64):
         super().__init__()
@@ -286,7 +285,7 @@ class LaplacianGenerator(nn.Module):
                 nn.Conv2d(width, 3, 5, padding=2)))
 
     def levels(self, z, smaller=None):
-        """The images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
+        """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
         below = smaller or images                       # `images` grows below
@@ -314,8 +313,7 @@ def laplacian_discriminators(width=64):
 
 
 def lapgan_step(m):
-    """As dcgan_step for every level, upon real smaller images, as in the paper.
-    The levels share no weights: the sum of their losses trains each on its own."""
+    """As dcgan_step for every level, upon real smaller images: they share no weights."""
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
@@ -340,8 +338,11 @@ def acgan_generator(z_dim=110, width=64, size=128):
     """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> image.
     Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper."""
     maps = 12 * width
-    layers = [nn.Flatten(), nn.Linear(z_dim, maps), nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
-    middle = int(math.log2(size)) - 3                   # 4 layers at 128 px, 2 at 32
+    layers = [
+        nn.Flatten(),
+        nn.Linear(z_dim, maps),
+        nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
+    middle = {128: 4, 64: 3, 32: 2}[size]
     for wide in (6 * width, 4 * width, 3 * width, width)[:middle]:
         layers.append(nn.ConvTranspose2d(maps, wide, 5, 2, bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
@@ -351,7 +352,7 @@ def acgan_generator(z_dim=110, width=64, size=128):
 
 
 class TwoHeads(nn.Module):
-    """ACGAN's ends: features (n, d) -> logit real or fake (n,), raw class logits (n, classes)."""
+    """ACGAN's ends: features (n, d) -> logit of real (n,), raw class logits (n, classes)."""
 
     def __init__(self, features, classes):
         super().__init__()
@@ -387,7 +388,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K."""
+    A judge that knows nothing has a class loss of log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -424,8 +425,7 @@ class ResidualBlock(nn.Module):
 
 
 def cyclegan_generator(width=64, blocks=9):
-    """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> an image of the other kind.
-    InstanceNorm without weights; every layer has a bias."""
+    """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> image of the other kind."""
     def down(maps):
         return nn.Conv2d(maps, 2 * maps, 3, 2, 1), nn.InstanceNorm2d(2 * maps), nn.ReLU()
 
@@ -446,7 +446,7 @@ def cyclegan_generator(width=64, blocks=9):
 
 
 def cyclegan_discriminator(width=64):
-    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> a score per patch, 30 x 30 at 256 px."""
+    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> a score per patch."""
     def down(maps, stride):
         layer = nn.Conv2d(maps, 2 * maps, 4, stride, 1)
         return layer, nn.InstanceNorm2d(2 * maps), nn.LeakyReLU(0.2)
@@ -473,7 +473,7 @@ def show_old(pool, size, new):
 
 
 def crop_and_flip(x):
-    """Enlarge by 286/256, cut a random window of the old side, mirror at random (its code)."""
+    """Enlarge by 286/256, cut a random window, mirror at random (its code)."""
     side = x.shape[-1]
     large = F.interpolate(x, size=round(side * 286 / 256), mode="bicubic").clamp(-1, 1)
     room = large.shape[-1] - side + 1
@@ -655,7 +655,7 @@ def inputs_of(config, source, labels, seed):
 
 
 def drawn_classes(config):
-    """The classes of a model's samples: all where it is told the class, else the one it learned."""
+    """The classes of a model's samples: all if it is told the class, else the one it learned."""
     if GANS[config["model"]].labels:
         return config["classes"]
     return [config["of_class"] or "unlabelled"]
@@ -668,7 +668,7 @@ def in_turn(config, n):
 
 @torch.no_grad()
 def update_average(average, net, step, decay):
-    """Moving average of the weights AND of BatchNorm's running statistics, which belong together.
+    """Moving average of the weights AND of BatchNorm's running statistics.
     The decay rises from 0.1 to its full value: a short run does not drag its start along."""
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
@@ -682,7 +682,7 @@ def draw(generator, inputs, batch=64):
     device = next(generator.parameters()).device
     images = []
     for some in inputs.split(batch):
-        if some.dtype == torch.uint8:               # scaled here: as floats thousands fill memory
+        if some.dtype == torch.uint8:               # as floats thousands would fill memory
             some = scaled(some)
         images.append(data.to_uint8(generator(some.to(device)).float()))
     return np.concatenate(images)
@@ -705,16 +705,12 @@ def sample_set(name, config, generator, source, labels, seed, seen):
 
 # ---- Training
 
-# What decides a GAN's result besides its images and its recipe. The last two are a CycleGAN's.
-DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
-
-
 def load_images(args, entry):
     """(training images, images to translate or None, test images of the classes, unless seen)."""
     whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image, and none is left to test a "
-              "classifier (`python data.py prepare` makes a split)", file=sys.stderr)
+        print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
+              "makes one)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images, source = whole, None
@@ -728,7 +724,7 @@ def load_images(args, entry):
 
 
 def source_images(path, of_class, size):
-    """The training part of the set that a CycleGAN translates, of one class if it is named."""
+    """The training part of what a CycleGAN translates, of one class if it is named."""
     source = data.load(path, folder_size=size)
     if of_class:
         source = source.of_class(of_class)
@@ -739,8 +735,7 @@ def labels_to_draw(args, config, images):
     """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
         if drawn_classes(config) != [args.of_class]:
-            raise UserError("--samples balance: give --class, the one that lacks images, to a GAN "
-                            "that draws one class")
+            raise UserError("--samples balance: give --class, to a GAN that draws one class")
         train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
         counts = train.counts()
         number = max(counts.values()) - counts[args.of_class]
@@ -762,7 +757,8 @@ def train(args):
     images, source, held_out = load_images(args, entry)
     to_draw = source or images                          # like these, or from these
     epoch = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
-    config = jobs.config_of(args, DECIDES, entry.recipe, epoch)
+    names = "model seed precision leak share of_class snapshots source_class top".split()
+    config = jobs.config_of(args, names, entry.recipe, epoch)
     config |= dict(classes=images.classes, data=images.fingerprint())
     if entry.source:
         config["source"] = source.fingerprint()
@@ -784,7 +780,7 @@ def train(args):
 
 
 def build(config, images, source, device):
-    """A Training ready for its first step. source: what a CycleGAN translates, else None."""
+    """A Training ready for its first step."""
     entry = GANS[config["model"]]
 
     def net(make):      # channels_last: a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
@@ -810,7 +806,7 @@ def build(config, images, source, device):
 
 
 def make_optimizer(config, *nets):
-    """Adam in one kernel for all weights (fused), which is 1.02 to 1.12 times as fast a step."""
+    """Adam in one kernel for all weights (fused): a step is 1.02 to 1.12 times as fast."""
     weights = [weight for net in nets for weight in net.parameters()]
     if config.get("optimizer") == "sgd":
         return torch.optim.SGD(weights, config["lr"], momentum=config["beta1"])
@@ -818,7 +814,7 @@ def make_optimizer(config, *nets):
 
 
 def loop(m, out, train_step, steps_to_do, progress):
-    """The training: fetch a batch and step (in train_step), average, log, save (in steps_to_do)."""
+    """The training: a step on a new batch, average, log; steps_to_do saves."""
     steps = m.config["steps"]
     window = max(1, steps // 200)                   # steps between two points of the curves
     m.record["curves"]["window"] = window
@@ -852,7 +848,7 @@ def log_samples(m, out, done):
 
 
 def finish(m, args, held_out, labels, begun, cost):
-    """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
+    """Weights, samples, their measures, result.json."""
     out, config = Path(args.out), m.config
     if not args.forget:
         weights = dict(average=m.average.state_dict())
@@ -905,7 +901,7 @@ def sample(args):
 
 
 def layer_table(net, shape):
-    """[[layer, output shape, parameters], ...]; on meta tensors, which cost no memory."""
+    """[[layer, output shape, parameters], ...]; on meta tensors, without memory."""
     rows, x = [], torch.empty(1, *shape, device="meta")
     for layer in net.to("meta").eval().children():
         sides = []
@@ -917,7 +913,7 @@ def layer_table(net, shape):
 
 
 def describe(args):
-    """The layer tables of a model. For paper 000 also its Table 1, the critic of width 64."""
+    """The layer tables of a model; for paper 000 also Table 1, the critic of width 64."""
     entry = GANS[args.model]
     config = {name: value for name, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
     image = (3, config["size"], config["size"])
