@@ -136,8 +136,7 @@ def test_what_the_layers_do_not_show():
 def test_a_step_of_every_network_mixes_no_devices(monkeypatch, name):
     """All tensors on a foreign device, at the paper's size: what can be proven without a GPU."""
     kinds, meta = [], torch.device("meta")
-    monkeypatch.setattr(torch, "autocast",
-                        lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
+    monkeypatch.setattr(torch, "autocast", lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
     config = recipe(name, batch=4, weights="none", precision="bf16")
     images = painted([0, 1, 2, 0], "meta", side=config["size"])
     with torch.device("cpu") if name == "cnn" else meta:            # build carries the cnn there
@@ -237,8 +236,7 @@ def textbook(net, config, norm_learns, batches):
     (False, dict(schedule="1cycle", frozen_steps=3)),
     (False, dict(precision="bf16", optimizer="sgd", lr=0.1)),
     (True, dict(frozen_steps=5, optimizer="sgd", schedule="1cycle"))])
-def test_a_training_is_the_textbooks_whatever_is_tested_meanwhile(
-        monkeypatch, tmp_path, norm_learns, options):
+def test_a_training_is_the_textbooks_whatever_is_tested_meanwhile(monkeypatch, tmp_path, norm_learns, options):
     m = tiny_training(monkeypatch, norm_learns, **options)
     plain, batches = copy.deepcopy(m.net), copy.copy(m.batches)
     val = painted([0, 1, 2, 1] * 70, "val", side=8)
@@ -262,8 +260,7 @@ def test_one_cycle_is_fastais_and_the_lr_finder_takes_the_lowest_smoothed_loss(m
         assert cycle == pytest.approx(np.array(fastai(steps, 0.5)), abs=1e-9)
     m, lrs, asked = tiny_training(monkeypatch, lr=0.0), np.geomspace(1e-7, 10, 100), []
     script = [0.9, *[3.0] * 9, *[1.2] * 30, *[2.5] * 30, *[500.0] * 30]    # the first tenth: luck
-    monkeypatch.setattr(classify, "train_step",
-                        lambda *args: asked.append(args) or (script[len(asked) - 1], 0))
+    monkeypatch.setattr(classify, "train_step", lambda *args: asked.append(args) or (script[len(asked) - 1], 0))
     smoothed = [np.average(script[:k], weights=0.98 ** np.arange(k)[::-1]) for k in range(1, 101)]
     stop = next(k for k in range(100) if smoothed[k] > 4 * min(smoothed[:k + 1]))
     lowest = 10 + np.argmin(smoothed[10:stop])
@@ -298,8 +295,7 @@ def train(monkeypatch, tmp_path, done, colours):
     """train(job, net, option, ...): what a training learned from, said and left."""
     def call(job, net, *options):
         seen, build, folder = [], classify.build, tmp_path / job
-        monkeypatch.setattr(classify, "build",
-                            lambda *args: seen.append(args[1]) or build(*args))
+        monkeypatch.setattr(classify, "build", lambda *args: seen.append(args[1]) or build(*args))
         said = done("classify", "train", net, "--data", colours[1], *options, "--out", folder)
         state = {}
         if (folder / "model.pt").exists():
@@ -414,8 +410,7 @@ def test_synthetic_images_are_added_held_back_shuffled_and_alone(tmp_path, train
                 "--through", 8)
     parts = [real.share(0.5), a.take(slice(5)), b.take(slice(4)), c.take(slice(1))]
     held = [test, a.take(slice(20, 24)), b.take(slice(14, 16))]
-    learned, tested, mixed = [data.mix([at(one, 8, 16) for one in sets])
-                              for sets in (parts, [test], held)]
+    learned, tested, mixed = [data.mix([at(one, 8, 16) for one in sets]) for sets in (parts, [test], held)]
     assert job.images.fingerprint() == job.config["train"] == learned.fingerprint()
     assert job.config["tests"] == dict(real=tested.fingerprint(), mixed=mixed.fingerprint())
     assert [row[1] for row in job.rows[1:]] == [*test.ids, *mixed.ids]
@@ -427,8 +422,7 @@ def test_synthetic_images_are_added_held_back_shuffled_and_alone(tmp_path, train
         assert job.metrics["mixed"][f"recall {name}"][0] == pytest.approx(recall)
 
     everything = data.mix([at(one, 16) for one in (real, a, b, c)])
-    placebos = [train(f"placebo{seed}", *add, "--shuffle", "--seed", seed).images
-                for seed in (0, 1)]
+    placebos = [train(f"placebo{seed}", *add, "--shuffle", "--seed", seed).images for seed in (0, 1)]
     assert len({tuple(images.labels) for images in (everything, *placebos)}) == 3
     for images in placebos:
         assert (images.labels[:40] == real.labels).all()
@@ -491,8 +485,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(
-        tmp_path, train, done, refused, made, prepared):
+def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(tmp_path, train, done, refused, made, prepared):
     saved = torch.load(made["benign"] / "model.pt", weights_only=True)["discriminator"]
     start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"]]
     rested = train("rested", *start, "--epochs", 1, "--frozen-epochs", 2)
@@ -533,8 +526,7 @@ def test_published_weights_rest_and_a_finished_network_needs_no_file(
     assert job.config["frozen_steps"] == 1 and same(body, theirs)
     Image.fromarray(colours[0].images[0]).save(tmp_path / "photo.png")
     done("classify", "predict", job.folder, tmp_path / "photo.png")
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url",
-                        lambda *_, **__: files.pop()["x"])
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: files.pop()["x"])
     files.append({})
     refused(["checkpoints", "--weights none"], "classify", "train", "mobilenet_v2", *net,
             "--out", tmp_path / "no")

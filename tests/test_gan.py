@@ -1,9 +1,7 @@
 """Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
 import contextlib
 import copy
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -372,30 +370,6 @@ def test_epochs_count_passes_of_the_critic_and_of_the_larger_set(tmp_path, comma
                            "cyclegan --size 32 --class benign --source DATA": passes}.items():
         done(*command(options + " --dry-run", options[:5], tiny))
         assert result_of(tmp_path / options[:5])["config"]["dry_run_of"] == np.ceil(steps)
-
-
-def test_kill_9_breaking_down_and_ctrl_c(tmp_path, command, cli, done, monkeypatch):
-    done(*command("dcgan_cls", "whole"))
-    monkeypatch.setattr(jobs, "SAVE_EVERY", -1)     # after each step
-
-    def train_until(event):
-        monkeypatch.setattr(gan.GANS["dcgan_cls"], "step", lambda m: (
-            m.step == 2 and event(m), gan.dcgan_step(m))[1])
-        return cli(*command("dcgan_cls", "cut"))
-
-    child = os.fork()
-    if not child:
-        with contextlib.suppress(BaseException):
-            train_until(lambda m: os.kill(os.getpid(), signal.SIGKILL))
-        os.abort()
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    status, _, err = train_until(lambda m: m.generator[1].weight.data.fill_(torch.nan))
-    assert status == 2 and "not a finite number" in err
-    status, _, err = train_until(lambda m: os.kill(os.getpid(), signal.SIGINT))
-    assert status == 130 and "going on from step 2" in err and "gan.py: stopped" in err
-    assert torch.load(tmp_path / "cut" / "checkpoint.pt")["step"] == 3
-    done(*command("dcgan_cls", "cut"))
-    assert result_of(tmp_path / "whole") == result_of(tmp_path / "cut")
 
 
 def test_samples_tell_what_was_seen(tmp_path, command, done, lesions, made, monkeypatch):

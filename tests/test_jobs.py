@@ -247,8 +247,8 @@ time.sleep(2)
 def test_the_runner_runs_two_jobs_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
     (tmp_path / "meeting.py").write_text(MEETING)
     found = run_jobs(tmp_path, [("m", 1, name, tmp_path / "meeting.py") for name in "xyzw"])
-    taken = re.findall(r"m/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)     # as printed, to the second
     assert found.returncode == 0 and "4 of 4 jobs are done" in found.stdout, found.stdout
+    taken = re.findall(r"m/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)  # to the second
     for k, (_, left) in enumerate(taken if len(taken) == 4 else [], 1):
         mean, still = sum(int(seconds) for seconds, _ in taken[:k]) / k, 4 - k
         assert abs(int(left) - mean * still / 2) <= 0.5 + 0.25 * still + 0.01, found.stdout
@@ -333,7 +333,6 @@ def test_a_full_disk_and_a_closed_pipe_at_the_output():
     "gan train dcgan_cls --data {data} --samples 1000000000 --out x",
     "metrics fid {data} {data} --net none --size 1000000", "gan sample {gan} --n 1000000000 --out x.npy",
     "gan train dcgan_cls --data {data} --width 10000000 --out x"])
-def test_too_much_memory_is_refused_before_it_is_taken(
-        command, monkeypatch, tmp_path, refused, prepared, made):
+def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
     monkeypatch.chdir(tmp_path)
     refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())

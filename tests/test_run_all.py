@@ -202,8 +202,7 @@ def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
     for _, name, command in found:
         assert ("--dry-run" in command) == (command[1] in ("train", "rank", "score")), name
     arms = [f"controls/cnn_100_vae{arm}-s" for arm in ("", "_shuffled", "_alone")]
-    assert {name for _, name, _ in found if "vae" in name} == {
-        arm + seed for arm in arms for seed in "01"}
+    assert {name for _, name, _ in found if "vae" in name} == {arm + seed for arm in arms for seed in "01"}
     taken = listed("controls", "--synthetic", tmp_path / "dermagan")    # a name of an arm's
     assert "controls/cnn_100_mine-s0" in [name for _, name, _ in taken]
 
