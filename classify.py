@@ -6,9 +6,9 @@
     python classify.py rank runs/real --data runs/data --class MEL --out runs/ranked
     python classify.py score runs/real runs/gan --data runs/data --out runs/score
 
---data is a split image set (python data.py prepare). Test images are real and untouched, and a GAN
-that saw one of them is refused. `train NET --help` lists every hyper-parameter and its source.
-Read NETWORKS below first: each classifier is one entry.
+--data is a split image set (python data.py prepare). Test images are real, and a GAN that saw one
+is refused. `train NET --help` lists every hyper-parameter and its source. Read NETWORKS below
+first: each classifier is one entry.
 """
 import copy
 import csv
@@ -310,7 +310,7 @@ def load_images(args):
     training, test = real.part("train").share(args.share), real.part("test")
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
-        raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
+        raise UserError(f"{args.data}: training needs images of two classes, not {counts}")
 
     leaked = 0
     if args.start:
@@ -351,7 +351,7 @@ def load_synthetic(args):
         most = len(whole) - hold
         n = round(most * args.use)      # nested: the first n of each set
         if not 0 <= n <= most:
-            raise UserError(f"{source} holds {len(whole)} images, but {n} + {hold} are asked for")
+            raise UserError(f"{source} holds {len(whole)} images, not {n} + {hold}")
         found.append((source, whole, n, most))
     return found
 
@@ -486,7 +486,7 @@ def make_optimizer(net, config):
     if config["optimizer"] != "adamw":  # adam or sgd; its momentum, beta1, is not stated
         return gan.make_optimizer(config, net)
     matrices = [weight for weight in net.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in net.parameters() if weight.ndim <= 1]   # as fastai: no decay
+    vectors = [weight for weight in net.parameters() if weight.ndim <= 1]   # no decay, as fastai
     groups = [dict(params=matrices), dict(params=vectors, weight_decay=0.0)]
     return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.01, fused=True)
 
@@ -503,7 +503,7 @@ def learning_rates(m):
 
 
 def one_cycle(steps, top):
-    """fastai: a quarter upwards from top / 25, then down to top / 100,000; momentum .95 .85 .95."""
+    """fastai: a quarter up from top / 25, then down to top / 100,000; momentum .95 .85 .95."""
     phase = np.interp(np.arange(steps), [0, steps / 4, steps], [0, 1, 2])
     height = (1 - np.cos(np.pi * phase)) / 2        # 0, then 1 at the quarter, 0 at the end
     low = np.where(phase < 1, top / 25, top / 100_000)
@@ -702,7 +702,7 @@ def add_train_options(add):
     add("--synthetic", nargs="*", default=[], help="images to add: GAN jobs, class folders of any "
         "generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
     add("--use", type=jobs.fraction, default=Fraction(1), help="the first 1/4, say, of each set")
-    add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
+    add("--shuffle", action="store_true", help="permute the synthetic labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),
         help="so many of each set's end into a second test")

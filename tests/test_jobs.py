@@ -217,6 +217,9 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_pa
     for every, expected in ((1e9, []), (-1, [1, 2, 3])):
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
         assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and saved == expected
+    parts["net"].weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="not a finite number at step 3"):
+        list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None))
 
 
 # ---- The runner
