@@ -41,9 +41,9 @@ from jobs import UserError
 AUGMENT = {                 # arguments of data.augment
     "none": None,
     "classical": {},        # ours: rotation, flip, zoom, shift, light
-    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),  # rotation, shear, flip; ranges ours
+    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),  # ranges ours
     "fastai": dict(rotate=10, zoom=0.1, shift=0, brightness=0.2),   # but for warp and contrast
-    "flips": dict(zoom=0, shift=0, brightness=0),   # 004: a flip and any rotation, so both flips
+    "flips": dict(zoom=0, shift=0, brightness=0),   # 004: with any rotation both flips
 }
 MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
                 "mobilenet_w1-0895-7e1d739f.pth.zip")
@@ -121,7 +121,7 @@ def resnet50(classes, weights, width=64):
 
 
 def flat(config, body):
-    """Paper 003's comparison networks: an ImageNet body and, from its notebooks, this head."""
+    """Paper 003's comparison networks: an ImageNet body under its notebooks' head."""
     size = config["size"]
     with torch.no_grad():
         maps = body.eval()(torch.zeros(1, 3, size, size)).numel()
@@ -132,7 +132,7 @@ def flat(config, body):
 
 
 def mobilenet_v1_body(weights):
-    """MobileNet v1 without its head; the published file has other names, in the same order."""
+    """MobileNet v1 without its head; the published file has other names in this order."""
     body = mobilenet_v1(1)[:-3]
     if weights != "none":
         state = torch.hub.load_state_dict_from_url(
@@ -248,12 +248,12 @@ NETWORKS = {
 @dataclass
 class Training:
     """A network and what it learns with. build() makes it."""
-    config: dict                        # all that decides the result: the recipe and more
+    config: dict                        # all that decides the result
     device: torch.device
     net: nn.Module
     optimizer: torch.optim.Optimizer
     batches: data.Batches
-    record: jobs.Record                 # curves, values since their last point, the lr finder's
+    record: jobs.Record                 # curves, values since their last point, lr finder
     base_rests: bool = False            # the body neither learns nor updates its BatchNorm
 
 
@@ -291,12 +291,12 @@ def weights_hash(run):
 # ---- The images of one training
 
 def at_size(images, args):
-    """The set at --size; with --through, first made that small: all as blurred as a GAN's."""
+    """The set at --size; with --through, first made that small, as blurred as a GAN's."""
     return data.resized(data.resized(images, args.through), args.size)
 
 
 def thinned(images, args):
-    """The images; in a dry run some 64, since two steps take longer to test than to make."""
+    """The images; in a dry run some 64: two steps take less time than a test."""
     every = max(1, len(images) // 64) if args.dry_run else 1
     return images.take(slice(None, None, every))
 
@@ -310,7 +310,7 @@ def load_images(args):
     training, test = real.part("train").share(args.share), real.part("test")
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
-        raise UserError(f"{args.data}: training needs images of two classes, not {counts}")
+        raise UserError(f"{args.data}: training needs two classes or more, not {counts}")
 
     leaked = 0
     if args.start:
@@ -433,7 +433,7 @@ def build(config, training, start, device):
 
 
 def loop(m, out, train_step, val, first, steps_to_do):
-    """The training: rate, batch, step; now and then a point of the curves, with validation."""
+    """The training: rate, batch, step; now and then a point of the curves."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
     progress = jobs.Progress(out.name, steps, first)
@@ -460,7 +460,7 @@ def train_step(m, rate, momentum):
         if "betas" in group:
             group["betas"] = (momentum, m.config["beta2"])
     m.net.train()
-    if m.base_rests:                    # its BatchNorm keeps the statistics that it came with
+    if m.base_rests:                    # its BatchNorm keeps its statistics
         base_of(m.net).eval()
 
     pixels, labels = m.batches.next()

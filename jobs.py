@@ -278,8 +278,7 @@ def save_checkpoint(out, parts, **rest):
     """All that a training needs to go on: what of its fields has a state, and its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    having = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
-    states = {name: part.state_dict() for name, part in having.items()}
+    states = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
     save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
@@ -329,7 +328,6 @@ def timed(step, args):
     """(step, {}); in a dry run the step leaves the seconds of its last call in the dictionary."""
     import torch
     cost = {}
-
     def timed_step(*inputs):
         begun = time.perf_counter()
         values = step(*inputs)
@@ -337,7 +335,6 @@ def timed(step, args):
             torch.cuda.synchronize()
         cost["step_seconds"] = time.perf_counter() - begun
         return values
-
     return timed_step if args.dry_run else step, cost
 
 
