@@ -6,9 +6,9 @@
     python classify.py rank runs/real --data runs/data --class MEL --out runs/ranked
     python classify.py score runs/real runs/gan --data runs/data --out runs/score
 
---data is a split image set (python data.py prepare). Test images are real and untouched, and a GAN
-that saw one of them is refused. `train NET --help` lists every hyper-parameter and its source.
-Read NETWORKS below first: each classifier is one entry.
+--data is a split image set (python data.py prepare). Test images are real, and a GAN that saw one
+is refused. `train NET --help` lists every hyper-parameter and its source. Read NETWORKS below
+first: each classifier is one entry.
 """
 import copy
 import csv
@@ -41,9 +41,9 @@ from jobs import UserError
 AUGMENT = {                 # arguments of data.augment
     "none": None,
     "classical": {},        # ours: rotation, flip, zoom, shift, light
-    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),  # rotation, shear, flip; ranges ours
+    "paper001": dict(zoom=0, shift=0, brightness=0, shear=10),  # ranges ours
     "fastai": dict(rotate=10, zoom=0.1, shift=0, brightness=0.2),   # but for warp and contrast
-    "flips": dict(zoom=0, shift=0, brightness=0),   # 004: a flip and any rotation, so both flips
+    "flips": dict(zoom=0, shift=0, brightness=0),   # 004: with any rotation both flips
 }
 MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
                 "mobilenet_w1-0895-7e1d739f.pth.zip")
@@ -53,9 +53,7 @@ MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
 
 def cnn(classes, size):
     """Paper 000 does not describe its CNN. Ours: 1,142,210 parameters for 2 classes at 64 px.
-
-    Pooling comes before ReLU: the same result for a quarter of ReLU's work.
-    """
+    Pooling comes before ReLU: the same result for a quarter of ReLU's work."""
     layers, maps = [], 3
     for wide in (32, 64, 128):                                  # size / 2, / 4, / 8
         layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
@@ -65,7 +63,7 @@ def cnn(classes, size):
 
 
 def mobilenet_v1(classes):
-    """Howard et al. 2017, Table 1: 3,206,976 parameters and the head. (torchvision: v2 and v3.)"""
+    """Howard et al. 2017, Table 1: 3,206,976 parameters and the head."""
     layers, maps = [Conv2dNormActivation(3, 32, 3, 2)], 32      # size / 2, in the end size / 32
     for wide in (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024):
         stride = 1 if wide in (64, maps) else 2                 # more maps, smaller maps
@@ -86,13 +84,13 @@ def derma_cnn(classes, size=64, dropout=0.2):
 
 
 def for_imagenet(body, head):
-    """From [-1, 1] to what a network trained on ImageNet expects, its body, a head of ours."""
+    """From [-1, 1] to the colours of ImageNet's networks, the body, a head of ours."""
     colours = Normalize(2 * np.array([0.485, 0.456, 0.406]) - 1, [0.458, 0.448, 0.450])
     return nn.Sequential(OrderedDict(colours=colours, body=body, head=head))
 
 
 def published(name, weights, **options):
-    """A network of torchvision's with published weights, with random ones if these are "none"."""
+    """A network of torchvision's with published weights, or "none"."""
     if weights == "none":
         return models.get_model(name, weights=None, **options)
     if options.get("width_per_group", 64) != 64:
@@ -123,7 +121,7 @@ def resnet50(classes, weights, width=64):
 
 
 def flat(config, body):
-    """Paper 003's comparison networks: an ImageNet body and, from its notebooks, this head."""
+    """Paper 003's comparison networks: an ImageNet body under its notebooks' head."""
     size = config["size"]
     with torch.no_grad():
         maps = body.eval()(torch.zeros(1, 3, size, size)).numel()
@@ -134,7 +132,7 @@ def flat(config, body):
 
 
 def mobilenet_v1_body(weights):
-    """MobileNet v1 without its head; the published file has other names, in the same order."""
+    """MobileNet v1 without its head; the published file has other names in this order."""
     body = mobilenet_v1(1)[:-3]
     if weights != "none":
         state = torch.hub.load_state_dict_from_url(
@@ -147,7 +145,7 @@ def mobilenet_v1_body(weights):
 
 def inception(classes, size, weights):
     """Paper 004: Inception V3, 24,348,900 parameters for 2 classes with the auxiliary head, which
-    gives logits too in training. The weights were trained on [-1, 1]: our input goes in as it is."""
+    gives logits too in training. Its weights, too, were trained on [-1, 1]."""
     if size < 75:
         raise UserError(f"--size {size}: Inception V3 needs at least 75 px")
     net = published("inception_v3", weights, init_weights=True)
@@ -162,9 +160,9 @@ def inception(classes, size, weights):
 
 @dataclass
 class Network:
-    recipe: dict                # hyper-parameter: (default, source); each is an option of `train`
-    build: Callable             # config -> network; one with a `weights` can start from ImageNet's
-    norm_learns: bool = False   # a resting body's BatchNorm learns all the same, as with fastai
+    recipe: dict                # hyper-parameter: (default, source); an option of `train`
+    build: Callable             # config -> network; with `weights` it can start from ImageNet's
+    norm_learns: bool = False   # a resting body's BatchNorm learns, as with fastai
 
 
 PLAIN = dict(
@@ -187,14 +185,10 @@ DERMA = PLAIN | dict(
     batch=(64, 'section IV.B: "64 batches"; the released notebooks: 30'),
     augment=("classical", "section III.B: rotation, flip, scaling, colour; ranges ours"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first"))
-FROZEN = DERMA | IMAGENET | dict(       # the text trains the CNN alone; these: not stated
-    optimizer=("adam", "not stated; the CNN's"),
-    lr=(2e-4, "not stated; the CNN's"),
-    beta1=(0.5, "not stated; the CNN's"),
-    beta2=(0.999, "not stated; the CNN's"),
-    epochs=(100.0, "not stated; the CNN's"),
-    batch=(64, "not stated; the CNN's"),
+FROZEN = DERMA | IMAGENET | dict(
     frozen_epochs=(math.inf, "not stated; the released notebooks: the base rests"))
+for name in ("optimizer", "lr", "beta1", "beta2", "epochs", "batch"):
+    FROZEN[name] = DERMA[name][0], "not stated; the CNN's"
 
 NETWORKS = {
     "cnn": Network(PLAIN, lambda c: cnn(len(c["classes"]), c["size"])),        # paper 000
@@ -254,17 +248,13 @@ NETWORKS = {
 @dataclass
 class Training:
     """A network and what it learns with. build() makes it."""
-    config: dict                        # all that decides the result: the recipe and more
+    config: dict                        # all that decides the result
     device: torch.device
     net: nn.Module
     optimizer: torch.optim.Optimizer
     batches: data.Batches
-    record: jobs.Record                 # curves, values since their last point, the lr finder's
+    record: jobs.Record                 # curves, values since their last point, lr finder
     base_rests: bool = False            # the body neither learns nor updates its BatchNorm
-
-    def parts(self):
-        """{name: part} of what a checkpoint keeps: every field that has a state."""
-        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
 
 
 def base_of(net):
@@ -284,165 +274,135 @@ def freeze(m, frozen):
 
 def start_from_gan(net, run):
     """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, config = jobs.load_run(run, gan.GANS)
+    saved, _ = jobs.load_run(run, gan.GANS)
     state = saved.get("discriminator", {})
     base = base_of(net)
     try:
         base.load_state_dict({name: state[name] for name in base.state_dict()})
     except (KeyError, RuntimeError):
-        raise UserError(f"--from {run}: a {config['model']} of width {config.get('width')} has no "
-                        "discriminator that fits: take a dcgan_cls of the same --width") from None
+        raise UserError(f"--from {run}: take a dcgan_cls of the same --width") from None
 
 
 def weights_hash(run):
-    """A hash of a job's weights: its folder's name does not say which are in it."""
+    """Which weights a job's folder holds."""
     return data.hash_of((Path(run) / "model.pt").read_bytes())
 
 
 # ---- The images of one training
 
 def at_size(images, args):
-    """The set at --size; with --through, first made that small: all as blurred as a GAN's."""
+    """The set at --size; with --through, first made that small, as blurred as a GAN's."""
     return data.resized(data.resized(images, args.through), args.size)
 
 
 def thinned(images, args):
-    """The images; in a dry run some 64, since two steps take longer to test than to make."""
-    if args.dry_run:
-        return images.take(slice(None, None, max(1, len(images) // 64)))
-    return images
-
-
-@dataclass
-class Images:
-    """What one training needs of images."""
-    training: data.ImageSet
-    val: data.ImageSet
-    tests: dict             # "real": real images alone; "mixed": with synthetic ones
-    leaked: int             # how many of validation and test a GAN has seen
-    generators: dict        # {who drew synthetic images: what a foreign set's measures say}
+    """The images; in a dry run some 64: two steps take less time than a test."""
+    every = max(1, len(images) // 64) if args.dry_run else 1
+    return images.take(slice(None, None, every))
 
 
 def load_images(args):
-    """The Images of these options. Refused if a GAN has seen a test image."""
+    """(training images, validation images, {"real": test images, "mixed": and synthetic ones}, how
+    many of validation and test a GAN has seen, {generator: measures, where gan.py has none})."""
     prepared = data.load(args.data, folder_size=args.through or args.size)
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
     training, test = real.part("train").share(args.share), real.part("test")
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
-        raise UserError(f"{args.data}: training needs images of two classes or more, not {counts}")
+        raise UserError(f"{args.data}: training needs two classes or more, not {counts}")
 
-    found = load_synthetic(args)
-    leaked = sum(count_leaked(source, whole, held_out, args) for source, whole in found.items())
+    leaked = 0
     if args.start:
-        leaked += count_leaked(args.start, data.load(args.start), held_out, args)
-    generators = {}
-    for whole in found.values():
+        leaked = count_leaked(args.start, data.load(args.start), held_out, args)
+    added, held_back, generators = [], [], {}
+    for source, whole, n, most in load_synthetic(args):
+        leaked += count_leaked(source, whole, held_out, args)
+        added.append(at_size(whole.take(slice(n)), args))
+        held_back.append(at_size(whole.take(slice(most, None)), args))
         name = whole.info["generator"]
         generators[name] = {}
-        if name not in gan.GANS:                    # gan.py has judged its own
+        if name not in gan.GANS:
             pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
             generators[name] = metrics.judge_generated(whole, *pair)
 
-    added, held_back = divided(args, found)
-    tests = {"real": test}
+    tests = {"real": thinned(test, args)}
     if args.mixed_test:
-        tests["mixed"] = data.mix([test, *held_back])
+        tests["mixed"] = thinned(data.mix([test, *held_back]), args)
     if args.alone:
         training = training.take(slice(0))
     mixed = data.mix([training, *added])
     if args.shuffle:                    # a placebo: the same images under permuted labels
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    return Images(mixed, real.part("val"), tests, leaked, generators)
+    return mixed, thinned(real.part("val"), args), tests, leaked, generators
 
 
 def load_synthetic(args):
-    """{source: image set} of --synthetic."""
+    """[(source, its images, n to train on, where the mixed test's begin), ...]"""
     if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
-    size = args.through or args.size
-    return {source: data.load_synthetic(source, folder_size=size) for source in args.synthetic}
-
-
-def divided(args, found):
-    """(sets of synthetic images to train on, sets for the mixed test: the end of each)."""
-    holds = args.mixed_test or [0] * len(found)
-    if len(holds) != len(found):
+    holds = args.mixed_test or [0] * len(args.synthetic)
+    if len(holds) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
-    added, held_back = [], []
-    for (source, whole), hold in zip(found.items(), holds):
+    found = []
+    for source, hold in zip(args.synthetic, holds):
+        whole = data.load_synthetic(source, folder_size=args.through or args.size)
         most = len(whole) - hold
         n = round(most * args.use)      # nested: the first n of each set
         if not 0 <= n <= most:
-            raise UserError(f"{source} holds {len(whole)} images, but {n} + {hold} are asked for")
-        added.append(at_size(whole.take(slice(n)), args))
-        if hold:
-            held_back.append(at_size(whole.take(slice(most, None)), args))
-    return added, held_back
+            raise UserError(f"{source} holds {len(whole)} images, not {n} + {hold}")
+        found.append((source, whole, n, most))
+    return found
 
 
 def count_leaked(source, whole, held_out, args):
-    """How many validation and test images the set's GAN has seen, or the set holds: by pixels, at
-    the size that the GAN had, and by ids of the same prepared set. Refused without --allow-leak."""
+    """How many validation and test images the set's GAN has seen, or the set holds: by pixels at
+    the GAN's size, and by ids of the same prepared set. Refused without --allow-leak."""
     held_out = data.resized(held_out, whole.images.shape[1])
     known = [*whole.info.get("digests", []), *whole.digests()]
     names = whole.info.get("seen_ids", {}).get(held_out.info.get("dataset"), [])
     seen = np.isin(held_out.digests(), known) | np.isin(held_out.ids, names)
     if seen.any() and not args.allow_leak:
-        raise UserError(
-            f"{source}: {seen.sum()} validation and test images were in its training or are in "
-            "it, so a test would be flattered. Train the GAN on the training part of the same "
-            "--data, or give --allow-leak")
+        raise UserError(f"{source}: {seen.sum()} validation and test images were seen: let a GAN "
+                        "learn from the training part of --data, or give --allow-leak")
     if "digests" not in whole.info:
-        print(f"{source} does not say what its GAN was trained on: only its own images can be "
-              "checked", file=sys.stderr)
+        print(f"{source}: only its own images can be checked for leaks", file=sys.stderr)
     return int(seen.sum())
 
 
 # ---- Training
 
-# What decides a classifier's result, besides the images and its recipe, whose epochs become steps.
-DECIDES = "model seed precision shuffle alone through".split()
-
-
 def train(args):
     """Load, set up, loop, finish."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    images = load_images(args)
-    val = thinned(images.val, args)
-    tests = {name: thinned(test, args) for name, test in images.tests.items()}
-    config = config_of(args, images.training, tests) | dict(synthetic=sorted(images.generators))
-    m = build(config, images.training, args.start, device)
+    training, val, tests, leaked, generators = load_images(args)
+    config = config_of(args, training, tests) | dict(synthetic=sorted(generators))
+    m = build(config, training, args.start, device)
     if jobs.start_job(out, config):
         return
-    step, cost = train_step, {}
-    if args.dry_run:
-        step = jobs.timed(train_step, cost)
-    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
-    to_do = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    step, cost = jobs.timed(train_step, args)
+    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
+    to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, step, val, first, to_do)
-    if images.leaked:
-        print(f"LEAK: its GANs saw {images.leaked} validation and test images")
-    jobs.check_finite(out, m.parts(), config["steps"])
+    if leaked:
+        print(f"LEAK: its GANs saw {leaked} validation and test images")
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
     jobs.finish_job(
-        out, config, time.time() - begun, device, counts=images.training.counts(), metrics=values,
-        curves=m.record["curves"], leaked=images.leaked, generators=images.generators,
+        out, config, time.time() - begun, device, counts=training.counts(), metrics=values,
+        curves=m.record["curves"], leaked=leaked, generators=generators,
         lr_finder=m.record["lr_finder"], cost=cost)
 
 
 def config_of(args, training, tests):
     """All that decides the result."""
-    recipe = NETWORKS[args.model].recipe
-    config = {name: getattr(args, name) for name in DECIDES}
-    config |= {name: getattr(args, name) for name in recipe if "epochs" not in name}
+    names = "model seed precision shuffle alone through share use".split()
+    epoch = len(training) // args.batch
+    config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch)
     config |= dict(
-        share=str(args.share), use=str(args.use), classes=training.classes,
-        train=training.fingerprint(), start="none",
+        classes=training.classes, train=training.fingerprint(), start="none",
         tests={name: test.fingerprint() for name, test in tests.items()})
     if args.start:
         config["start"] = weights_hash(args.start)
@@ -451,7 +411,6 @@ def config_of(args, training, tests):
         if not found:
             raise UserError(f"--lr-of {args.lr_of}: that job used no lr finder")
         config["lr"] = found["chosen"]
-    config |= jobs.planned(args, len(training) // args.batch)
     frozen = 0.0                        # share of the steps in which the head learns alone
     if args.start or config.get("weights", "none") != "none":
         frozen = min(1.0, args.frozen_epochs / args.epochs)
@@ -474,7 +433,7 @@ def build(config, training, start, device):
 
 
 def loop(m, out, train_step, val, first, steps_to_do):
-    """The training: rate, batch, step; now and then a look at the validation part."""
+    """The training: rate, batch, step; now and then a point of the curves."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
     progress = jobs.Progress(out.name, steps, first)
@@ -485,17 +444,13 @@ def loop(m, out, train_step, val, first, steps_to_do):
             freeze(m, False)
         m.record["recent"].append(train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here it waits for the device
-            progress.note = jobs.add_point(m.record, out, step + 1, point(m, val))
+            loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
+            probabilities = class_probabilities(m.net, val.images, m.device)
+            point = dict(loss=loss, accuracy=accuracy)
+            point["val_loss"] = metrics.log_loss(val.labels, probabilities)
+            point["val_accuracy"] = float((probabilities.argmax(1) == val.labels).mean())
+            progress.note = jobs.add_point(m.record, out, step + 1, point)
         progress(step + 1)
-
-
-def point(m, val):
-    """What the curves get: the training's means since their last point; the validation's."""
-    loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
-    probabilities = class_probabilities(m.net, val.images, m.device)
-    val_loss = metrics.log_loss(val.labels, probabilities)
-    val_accuracy = float((probabilities.argmax(1) == val.labels).mean())
-    return dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def train_step(m, rate, momentum):
@@ -505,7 +460,7 @@ def train_step(m, rate, momentum):
         if "betas" in group:
             group["betas"] = (momentum, m.config["beta2"])
     m.net.train()
-    if m.base_rests:                    # its BatchNorm keeps the statistics that it came with
+    if m.base_rests:                    # its BatchNorm keeps its statistics
         base_of(m.net).eval()
 
     pixels, labels = m.batches.next()
@@ -531,7 +486,7 @@ def make_optimizer(net, config):
     if config["optimizer"] != "adamw":  # adam or sgd; its momentum, beta1, is not stated
         return gan.make_optimizer(config, net)
     matrices = [weight for weight in net.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in net.parameters() if weight.ndim <= 1]   # as fastai: no decay
+    vectors = [weight for weight in net.parameters() if weight.ndim <= 1]   # no decay, as fastai
     groups = [dict(params=matrices), dict(params=vectors, weight_decay=0.0)]
     return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.01, fused=True)
 
@@ -548,7 +503,7 @@ def learning_rates(m):
 
 
 def one_cycle(steps, top):
-    """fastai: a quarter upwards from top / 25, then down to top / 100,000; momentum .95 .85 .95."""
+    """fastai: a quarter up from top / 25, then down to top / 100,000; momentum .95 .85 .95."""
     phase = np.interp(np.arange(steps), [0, steps / 4, steps], [0, 1, 2])
     height = (1 - np.cos(np.pi * phase)) / 2        # 0, then 1 at the quarter, 0 at the end
     low = np.where(phase < 1, top / 25, top / 100_000)
@@ -557,13 +512,11 @@ def one_cycle(steps, top):
 
 
 def find_lr(m):
-    """fastai's lr finder (2020): a tenth of the rate at which the smoothed loss is lowest. A copy of
-    the network trains while the rate grows, until the loss is 4 times its best. The first tenth is
-    left out, as fastai does: the mean of so few batches is luck."""
-    tries = 100
+    """fastai's lr finder (2020): a copy of the network trains while the rate grows, until the
+    smoothed loss is 4 times its best; a tenth of the best rate, but for the first tenth's luck."""
+    rates = np.geomspace(1e-7, 10, 100).tolist()
     if "dry_run_of" in m.config:
-        tries = 2
-    rates = np.geomspace(1e-7, 10, 100)[:tries].tolist()
+        rates = rates[:2]
     losses, mean = [], 0.0
     net = copy.deepcopy(m.net)
     trial = replace(m, net=net, optimizer=make_optimizer(net, m.config),
@@ -576,7 +529,7 @@ def find_lr(m):
             if not smoothed <= 4 * min([smoothed, *losses]):    # also where it is not a number
                 break
             losses.append(smoothed)
-    skip = tries // 10
+    skip = len(rates) // 10
     if len(losses) <= skip:
         raise UserError("the lr finder's loss explodes at once: give --lr")
     lowest = skip + np.argmin(losses[skip:])
@@ -595,7 +548,7 @@ def class_probabilities(net, images, device):
 
 
 def test_and_save(out, net, tests, device):
-    """The measures of each test set, and predictions.csv: a line per image, for paired tests."""
+    """The measures of each test set; predictions.csv, a line per image, for paired tests."""
     classes, values = tests["real"].classes, {}
     lines = [["test", "image", "lesion", "label", *classes]]
     for name, test in tests.items():
@@ -606,14 +559,10 @@ def test_and_save(out, net, tests, device):
             lines.append(line + [f"{probability:.9g}" for probability in row])
     write_csv(out / "predictions.csv", lines)
     real = values["real"]
-    balanced = "undefined: a class is missing"
-    if real["balanced accuracy"]:
-        balanced = f"{real['balanced accuracy'][0]:.3f}"
-    print(f"{out}: accuracy {real['accuracy'][0]:.3f} (always the larger class: "
-          f"{real['majority']:.3f}), balanced {balanced}, n {real['n']}")
-    for name in classes:
-        if real[f"recall {name}"]:
-            print(f"    of {name} found: {real[f'recall {name}'][0]:.3f}")
+    print(f"{out}: {real['n']} images to test; always the larger class: {real['majority']:.3f}")
+    for name in ("accuracy", "balanced accuracy", *(f"recall {name}" for name in classes)):
+        if real[name]:                  # not where a class is missing
+            print(f"    {name}: {real[name][0]:.3f}")
     return values
 
 
@@ -637,7 +586,7 @@ def load_training(args):
 
 
 def predict(args):
-    """Class probabilities of one's own photographs: files, or all below folders; --csv keeps them."""
+    """Class probabilities of one's own photographs: files, or all below folders."""
     net, config = load_net(args.run)
     lines = [["image", "called", *config.classes]]
     for file in photographs(args.images):
@@ -661,12 +610,10 @@ def photographs(names):
     """[path, ...]: files as they are named, and every image below a folder."""
     files = []
     for path in map(Path, names):
-        below = [path]
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.SUFFIXES)
-        if not below:
+        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
+        if path.is_dir() and not below:
             raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
-        files += below
+        files += below or [path]
     return files
 
 
@@ -678,8 +625,7 @@ def write_csv(path, lines):
 
 
 def rank(args):
-    """A class's training images, surest first: paper 002's Path-Rank-Filter. The network was trained
-    on them, as in the paper, so it is too sure of itself."""
+    """A class's training images, surest first: paper 002's Path-Rank-Filter."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     net, config = load_net(args.run, device)
     images = load_training(args)
@@ -691,17 +637,15 @@ def rank(args):
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
-    sure = sure[order].tolist()
+    sure = sure[order].tolist()         # too sure: the network has learned them, as the paper's
     images.take(order).save(out / "images.npy")
-    seconds = time.time() - begun
-    jobs.finish_job(out, asked, seconds, device, n=len(images), probability=sure)
+    jobs.finish_job(out, asked, time.time() - begun, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
 
 
 def score(args):
-    """Frechet distance (FID, or FD-<net> of another network), KID, IS of sets to the training part.
-    Distances depend on the number of images: all sets are cut to the same, and the noise floor is
-    real images against as many other real ones."""
+    """FID (FD-<net> in another network), KID, IS of sets to the training part, of equally many
+    images. The noise floor is that of real images to other real ones."""
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
@@ -710,8 +654,8 @@ def score(args):
     real = load_training(args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
-        raise UserError("score: give sets (or --over-steps) of 4 images or more, and --data with 8")
-    features, name, weights, how = feature_extractor(args.run, device)
+        raise UserError("score: give sets of 4 images or more, and --data with 8")
+    features, name, weights = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),
         sets={label: made.fingerprint() for label, made in sets.items()})
@@ -728,17 +672,16 @@ def score(args):
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
               f"KID {row['kid']:.4f}")
-    how = f"{how}; n {n} a side, 5 draws of {len(real)} real images"
-    seconds = time.time() - begun
-    jobs.finish_job(out, config, seconds, device, net=name, rows=rows, provenance=how)
+    how = f"{args.run}; images of {side} px, n {n} a side, 5 draws of {len(real)} real images"
+    jobs.finish_job(
+        out, config, time.time() - begun, device, net=name, rows=rows, provenance=how)
 
 
 def feature_extractor(run, device):
-    """(function: image set -> (features (n, d), probabilities), distance's name, weights, how)."""
+    """(function: image set -> (features (n, d), probabilities), the distance's name, weights)."""
     if run == "inception":
         fid = metrics.inception_features(device)
-        how = "weights of pytorch-fid, images to 299 px bilinear"
-        return lambda images: fid(images.images), "FID", run, how
+        return lambda images: fid(images.images), "FID", run
     net, config = load_net(run, device)
     last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
     seen = []
@@ -749,20 +692,17 @@ def feature_extractor(run, device):
         probabilities = class_probabilities(net, at_size(images, config).images, device)
         return torch.cat(seen).double().numpy(), probabilities
 
-    how = f"{config.model} {Path(run).name}, images to {config.size} px"
-    return features, f"FD-{config.model}", weights_hash(run), how
+    return features, f"FD-{config.model}", weights_hash(run)
 
 
 # ---- Command line
 
 def add_train_options(add):
     add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
-    add("--synthetic", nargs="*", default=[], help="synthetic images to add: GAN jobs, class folders "
-        "of any generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
-    add("--use", type=jobs.fraction, default=Fraction(1), help="add the first 1/4, say, of each set")
-    add("--share", type=jobs.fraction, default=Fraction(1),
-        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
-    add("--shuffle", action="store_true", help="permute the synthetic images' labels: a placebo")
+    add("--synthetic", nargs="*", default=[], help="images to add: GAN jobs, class folders of any "
+        "generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
+    add("--use", type=jobs.fraction, default=Fraction(1), help="the first 1/4, say, of each set")
+    add("--shuffle", action="store_true", help="permute the synthetic labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),
         help="so many of each set's end into a second test")
@@ -770,22 +710,6 @@ def add_train_options(add):
     add("--through", type=jobs.at_least(8), help="so many px first: no class shows by its blur")
     add("--from", dest="start", help="a GAN job: start as its discriminator (trunk)")
     add("--lr-of", help="the learning rate that the lr finder chose in this job")
-
-
-def add_command(commands, function):
-    """A command that uses a finished classifier, called and described as its function."""
-    doc = function.__doc__
-    p = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
-    p.set_defaults(function=function)
-    p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
-    return p
-
-
-def add_source(p, required):
-    p.add_argument("--class", dest="of_class", required=required, help="of this class alone")
-    p.add_argument("--data", required=True, help="split image set; its training part is used")
-    p.add_argument("--out", required=True, help="folder of this job")
-    jobs.add_common_options(p)
 
 
 def main():
@@ -800,15 +724,22 @@ def main():
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    p = add_command(commands, predict)
-    p.add_argument("images", nargs="+", help="photographs, or folders of them")
-    p.add_argument("--csv", help="write the probabilities into this file, a line per photograph")
-    p = add_command(commands, rank)
-    add_source(p, required=True)
-    p = add_command(commands, score)
-    p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
-    p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-    add_source(p, required=False)
+    for function in (predict, rank, score):
+        words = function.__doc__
+        p = commands.add_parser(function.__name__, description=words, help=words.splitlines()[0])
+        p.set_defaults(function=function)
+        p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
+        if function is predict:
+            p.add_argument("images", nargs="+", help="photographs, or folders of them")
+            p.add_argument("--csv", help="write the probabilities here, a line per photograph")
+            continue
+        if function is score:
+            p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
+            p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
+        p.add_argument("--class", dest="of_class", required=function is rank, help="of this alone")
+        p.add_argument("--data", required=True, help="split image set: its training part")
+        p.add_argument("--out", required=True, help="folder of this job")
+        jobs.add_common_options(p)
     args = parser.parse_args()
     args.function(args)
 

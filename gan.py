@@ -6,11 +6,9 @@
     python gan.py sample runs/gan --n 1000 --out more/        more images, as PNG files
 
 `train GAN --help` lists every hyper-parameter and its source. Read GANS below first: a model is
-one entry, and nothing outside of it knows its name. Samples come from averaged weights in eval
-mode, so that an image is the same in any batch.
+one entry. Samples come from averaged weights in eval mode: an image is the same in any batch.
 """
 import copy
-import math
 import re
 import sys
 import time
@@ -36,42 +34,43 @@ from jobs import UserError
 @dataclass
 class Training:
     """The networks of one training and what they learn with. build() makes it."""
-    config: dict                            # all that decides the result: the recipe and more
+    config: dict                        # all that decides the result: the recipe and more
     device: torch.device
-    autocast: torch.autocast                # bfloat16 inside, where the config says so
-    images: data.ImageSet                   # real ones, to learn from
-    source: data.ImageSet                   # what a CycleGAN translates: images of A; else None
-    batches: data.Batches                   # of the real images
-    generator: nn.Module                    # noise -> image; a CycleGAN's: image of A -> of B
-    discriminator: nn.Module                # image -> is it real? a CycleGAN's: image of B
-    average: nn.Module                      # moving average of the generator: draws the samples
+    autocast: torch.autocast            # bfloat16 inside, where the config says so
+    images: data.ImageSet               # real ones, to learn from
+    source: data.ImageSet               # what a CycleGAN translates: images of A; else None
+    batches: data.Batches               # of the real images
+    generator: nn.Module                # noise -> image; a CycleGAN's: image of A -> of B
+    discriminator: nn.Module            # image -> is it real? a CycleGAN's: image of B
+    average: nn.Module                  # moving average of the generator: draws the samples
     optimizer_g: torch.optim.Optimizer
     optimizer_d: torch.optim.Optimizer
-    record: jobs.Record                     # curves, and what came since their last point
+    record: jobs.Record                 # curves, and what came since their last point
     step: int = 0
     source_batches: data.Batches = None     # from here on a CycleGAN's alone
-    back: nn.Module = None                  # the generator from B to A
-    judge_a: nn.Module = None               # the discriminator of A
-    pool_a: jobs.Record = None              # earlier fakes of A
-    pool_b: jobs.Record = None              # and of B
+    back: nn.Module = None              # the generator from B to A
+    judge_a: nn.Module = None           # the discriminator of A
+    pool_a: jobs.Record = None          # earlier fakes of A
+    pool_b: jobs.Record = None          # and of B
 
     def real(self):
         """The next batch of real images: float (n, 3, side, side) in [-1, 1]."""
         return scaled(self.batches.next()[0])
 
     def noise(self, n):
-        """(z (n, z_dim, 1, 1), labels (n,)), new ones each time."""
-        return draw_noise(self.config, n, device=self.device)
-
-    def parts(self):
-        """{name: part} of what a checkpoint keeps: every field that has a state."""
-        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
+        """New (z (n, z_dim, 1, 1), labels (n,) or None where no class is told)."""
+        entry, labels = GANS[self.config["model"]], None
+        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
+        z = draw_z(n, self.config["z_dim"], device=self.device)
+        if entry.labels:
+            labels = torch.randint(len(self.config["classes"]), (n,), device=self.device)
+        return as_inputs(self.config, z, labels), labels
 
 
 # ---- What the steps share
 
 def descend(optimizer, loss):
-    """One step of these weights alone: gradients of other networks are not even computed."""
+    """One step of these weights alone: no gradients of other networks are computed."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=[weight for weight in weights if weight.requires_grad])
@@ -98,7 +97,7 @@ def chance(logit):
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
-    Every layer has a bias. ReLU as in the table; the text says LeakyReLU."""
+    ReLU as in the table; the text says LeakyReLU."""
     def up(maps, wide, stride=2, pad=1):
         layer = nn.ConvTranspose2d(maps, wide, 4, stride, pad, bias=bias)
         return layer, nn.BatchNorm2d(wide), nn.ReLU()
@@ -127,9 +126,8 @@ def conv4_discriminator(width, norm, bias):
 
 
 def wgan_gp_critic(width=224):
-    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64): 2,766,657.
-    InstanceNorm as in the tables. The text says BatchNorm, which would tie the images of a batch
-    together and make a penalty per image meaningless. Table 1 lacks the bias of its first row."""
+    """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64), whose first row lacks its
+    bias: 2,766,657. InstanceNorm as there; the text's BatchNorm would tie a batch together."""
     def norm(maps):
         return nn.InstanceNorm2d(maps, affine=True)
 
@@ -138,13 +136,14 @@ def wgan_gp_critic(width=224):
 
 def gradient_penalty(critic, real, fake, weight=10.0):
     """weight * mean over images of (|grad_x critic(x)| - 1)^2, x between real and fake (eq. 3).
-    The norm runs over all of channels, height and width of one image, in float32. The constant
-    under the root keeps the derivative finite where the gradient is zero."""
+    The constant keeps the root's derivative finite where the gradient is zero."""
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device)
-    between = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
+    between = alpha * real + (1 - alpha) * fake
+    between.requires_grad_(True)
     score = critic(between).float().sum()
     gradient, = torch.autograd.grad(score, between, create_graph=True)
-    norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+    squared = gradient.flatten(1).square().sum(1)
+    norm = (squared + 1e-12).sqrt()
     return weight * (norm - 1).square().mean()
 
 
@@ -213,7 +212,7 @@ def dcgan_discriminator(width=64, outputs=1):
 
 
 def dcgan_init(net):
-    """Weights N(0, 0.02), BatchNorm's scale N(1, 0.02), biases 0. DCGAN paper; ACGAN, CycleGAN."""
+    """Weights N(0, 0.02), BatchNorm's N(1, 0.02), biases 0. DCGAN paper; ACGAN, CycleGAN."""
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -226,7 +225,7 @@ def dcgan_init(net):
 
 def dcgan_step(m):
     """Discriminator, then generator (non-saturating loss), on the same fakes.
-    Real and fake go through the discriminator apart, since BatchNorm would mix them."""
+    Real and fake go through it apart, since BatchNorm would mix them."""
     real = m.real()
     z, _ = m.noise(len(real))
     with m.autocast:
@@ -269,7 +268,7 @@ LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 
 class LaplacianGenerator(nn.Module):
     """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail its enlargement lacks.
-    z (n, 5504, 1, 1): 128 values for the 8 px image, one plane of noise for each level."""
+    z (n, 5504, 1, 1): 128 values for 8 px, one plane of noise for each level."""
 
     def __init__(self, width=64):
         super().__init__()
@@ -286,14 +285,15 @@ class LaplacianGenerator(nn.Module):
                 nn.Conv2d(width, 3, 5, padding=2)))
 
     def levels(self, z, smaller=None):
-        """The images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
+        """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
+        below = smaller or images                       # `images` grows below
         for k, side in enumerate(LEVELS):
-            below = images[k] if smaller is None else smaller[k]
-            blurred = F.interpolate(below, scale_factor=2, mode="bilinear")
+            blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)
-            images.append(blurred + self.detail[k](torch.cat([blurred, plane], 1)))
+            detail = self.detail[k](torch.cat([blurred, plane], 1))
+            images.append(blurred + detail)
         return images
 
     def forward(self, z):
@@ -313,21 +313,21 @@ def laplacian_discriminators(width=64):
 
 
 def lapgan_step(m):
-    """As dcgan_step for every level, upon real smaller images, as in the paper.
-    The levels share no weights, so the sum of their losses trains each on its own."""
+    """As dcgan_step for every level, upon real smaller images: they share no weights."""
     real = m.real()
     z, _ = m.noise(len(real))
     reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
-    with m.autocast:
-        fakes = m.generator.levels(z, reals)
-        on_real = [judge(x) for judge, x in zip(m.discriminator, reals)]
-        on_fake = [judge(x.detach()) for judge, x in zip(m.discriminator, fakes)]
-    d_loss = sum(bce(x, 1) for x in on_real) + sum(bce(x, 0) for x in on_fake)
-    descend(m.optimizer_d, d_loss)
+
+    def loss(images, target):
+        with m.autocast:
+            logits = [judge(x) for judge, x in zip(m.discriminator, images)]
+        return sum(bce(logit, target) for logit in logits)
 
     with m.autocast:
-        scores = [judge(x) for judge, x in zip(m.discriminator, fakes)]
-    g_loss = sum(bce(x, 1) for x in scores)
+        fakes = m.generator.levels(z, reals)
+    d_loss = loss(reals, 1) + loss([fake.detach() for fake in fakes], 0)
+    descend(m.optimizer_d, d_loss)
+    g_loss = loss(fakes, 1)
     descend(m.optimizer_g, g_loss)
     return {"D loss": d_loss, "G loss": g_loss}
 
@@ -338,8 +338,11 @@ def acgan_generator(z_dim=110, width=64, size=128):
     """11,465,728 parameters at 128 px. z (n, z_dim, 1, 1), in front the one-hot class -> image.
     Sides at 128 px: 1, 5, 13, 29, 61, 128. Paper 002 names only the ACGAN paper."""
     maps = 12 * width
-    layers = [nn.Flatten(), nn.Linear(z_dim, maps), nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
-    middle = int(math.log2(size)) - 3                   # 4 layers at 128 px, 2 at 32
+    layers = [
+        nn.Flatten(),
+        nn.Linear(z_dim, maps),
+        nn.Unflatten(1, (maps, 1, 1)), nn.ReLU()]
+    middle = {128: 4, 64: 3, 32: 2}[size]
     for wide in (6 * width, 4 * width, 3 * width, width)[:middle]:
         layers.append(nn.ConvTranspose2d(maps, wide, 5, 2, bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
@@ -349,7 +352,7 @@ def acgan_generator(z_dim=110, width=64, size=128):
 
 
 class TwoHeads(nn.Module):
-    """ACGAN's ends: features (n, d) -> logit real or fake (n,), raw class logits (n, classes)."""
+    """ACGAN's ends: features (n, d) -> logit of real (n,), raw class logits (n, classes)."""
 
     def __init__(self, features, classes):
         super().__init__()
@@ -362,8 +365,7 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-    A smaller image gets the last layers alone: with all six it would end at 1 x 1, where a
-    BatchNorm over a batch of fakes takes away all that tells it from a batch of real images."""
+    A smaller image gets the last layers alone: at 1 x 1 BatchNorm makes all batches alike."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -386,7 +388,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-    cross_entropy takes the raw logits. A judge that knows nothing has a class loss of log K."""
+    A judge that knows nothing has a class loss of log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -412,17 +414,18 @@ def acgan_step(m):
 class ResidualBlock(nn.Module):
     def __init__(self, maps):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps), nn.ReLU(),
-            nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps))
+
+        def convolution():
+            return nn.ReflectionPad2d(1), nn.Conv2d(maps, maps, 3), nn.InstanceNorm2d(maps)
+
+        self.layers = nn.Sequential(*convolution(), nn.ReLU(), *convolution())
 
     def forward(self, x):
         return x + self.layers(x)
 
 
 def cyclegan_generator(width=64, blocks=9):
-    """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> an image of the other kind.
-    InstanceNorm without weights; every layer has a bias."""
+    """11,378,179 parameters. Image (n, 3, side, side) in [-1, 1] -> image of the other kind."""
     def down(maps):
         return nn.Conv2d(maps, 2 * maps, 3, 2, 1), nn.InstanceNorm2d(2 * maps), nn.ReLU()
 
@@ -432,23 +435,28 @@ def cyclegan_generator(width=64, blocks=9):
 
     middle = [ResidualBlock(4 * width) for _ in range(blocks)]
     return dcgan_init(nn.Sequential(
-        nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(),
-        *down(width), *down(2 * width),                 # side / 4
+        nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7),
+        nn.InstanceNorm2d(width), nn.ReLU(),            # (n, width, side, side)
+        *down(width),                                   # side / 2
+        *down(2 * width),                               # side / 4
         *middle,
-        *up(4 * width), *up(2 * width),                 # side
+        *up(4 * width),                                 # side / 2
+        *up(2 * width),                                 # side
         nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()))
 
 
 def cyclegan_discriminator(width=64):
-    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> a score per patch, 30 x 30 at 256 px."""
+    """The 70 x 70 PatchGAN: 2,764,737 parameters. Image -> a score per patch."""
     def down(maps, stride):
         layer = nn.Conv2d(maps, 2 * maps, 4, stride, 1)
         return layer, nn.InstanceNorm2d(2 * maps), nn.LeakyReLU(0.2)
 
     return dcgan_init(nn.Sequential(
-        nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
-        *down(width, 2), *down(2 * width, 2), *down(4 * width, 1),
-        nn.Conv2d(8 * width, 1, 4, 1, 1)))
+        nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),    # (n, width, 128, 128) at 256 px
+        *down(width, 2),                                # (n, 2 width, 64, 64)
+        *down(2 * width, 2),                            # (n, 4 width, 32, 32)
+        *down(4 * width, 1),                            # (n, 8 width, 31, 31)
+        nn.Conv2d(8 * width, 1, 4, 1, 1)))              # (n, 1, 30, 30)
 
 
 def show_old(pool, size, new):
@@ -465,7 +473,7 @@ def show_old(pool, size, new):
 
 
 def crop_and_flip(x):
-    """Enlarge by 286/256, cut a random window of the old side, mirror at random (its code)."""
+    """Enlarge by 286/256, cut a random window, mirror at random (its code)."""
     side = x.shape[-1]
     large = F.interpolate(x, size=round(side * 286 / 256), mode="bicubic").clamp(-1, 1)
     room = large.shape[-1] - side + 1
@@ -474,24 +482,19 @@ def crop_and_flip(x):
     return window.flip(-1) if mirror else window
 
 
-def add_way_back(m):
-    """What a CycleGAN has besides m.generator (A to B) and m.discriminator (of B)."""
-    config = m.config
-    m.source_batches = data.Batches(m.source, config["batch"], config["seed"] + 1, m.device, True)
-    back = cyclegan_generator(config["width"], config["blocks"])
-    judge_a = cyclegan_discriminator(config["width"])
-    m.back = back.to(m.device, memory_format=torch.channels_last)
-    m.judge_a = judge_a.to(m.device, memory_format=torch.channels_last)
-    m.optimizer_g = make_optimizer(config, m.generator, m.back)
-    m.optimizer_d = make_optimizer(config, m.judge_a, m.discriminator)
-    m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
+def judge_loss(judge, real, fake, pool, size):
+    """Least squares of a discriminator, halved: real images to 1, fakes of the pool to 0."""
+    old = show_old(pool, size, fake.float())
+    return (squares(judge(real), 1) + squares(judge(old), 0)) / 2
 
 
 def cyclegan_step(m):
     """Both generators, then both discriminators. Eq. 1 to 3, and the paper's identity loss."""
-    for optimizer in (m.optimizer_g, m.optimizer_d):    # constant for half of the steps, then to 0
+    config = m.config
+    falling = 2 - 2 * m.step / config["steps"]      # the rate: constant for half, then to 0
+    for optimizer in (m.optimizer_g, m.optimizer_d):
         for group in optimizer.param_groups:
-            group["lr"] = m.config["lr"] * min(1, 2 - 2 * m.step / m.config["steps"])
+            group["lr"] = config["lr"] * min(1, falling)
     a = crop_and_flip(scaled(m.source_batches.next()[0]))
     b = crop_and_flip(m.real())
     with m.autocast:
@@ -501,14 +504,13 @@ def cyclegan_step(m):
         fooled = squares(m.discriminator(fake_b), 1) + squares(m.judge_a(fake_a), 1)
     cycle = F.l1_loss(back_a.float(), a) + F.l1_loss(back_b.float(), b)
     identity = F.l1_loss(same_a.float(), a) + F.l1_loss(same_b.float(), b)
-    weight = m.config["cycle"]
-    descend(m.optimizer_g, fooled + weight * cycle + weight * m.config["identity"] * identity)
+    g_loss = fooled + config["cycle"] * cycle
+    g_loss = g_loss + config["cycle"] * config["identity"] * identity
+    descend(m.optimizer_g, g_loss)
 
-    old_a = show_old(m.pool_a, m.config["pool"], fake_a.float())
-    old_b = show_old(m.pool_b, m.config["pool"], fake_b.float())
     with m.autocast:
-        d_a = (squares(m.judge_a(a), 1) + squares(m.judge_a(old_a), 0)) / 2
-        d_b = (squares(m.discriminator(b), 1) + squares(m.discriminator(old_b), 0)) / 2
+        d_a = judge_loss(m.judge_a, a, fake_a, m.pool_a, config["pool"])
+        d_b = judge_loss(m.discriminator, b, fake_b, m.pool_b, config["pool"])
     descend(m.optimizer_d, d_a + d_b)
     return {"D_A": d_a, "D_B": d_b, "adversarial": fooled, "cycle": cycle, "identity": identity}
 
@@ -631,38 +633,29 @@ GANS = {
 
 # ---- Noise, averages, samples
 
-def draw_noise(config, n, rng=None, labels=None, device="cpu"):
-    """(z (n, z_dim, 1, 1), labels (n,)). The class stands in front of z, one-hot, if it is told.
-    With a numpy generator `rng` the noise of image i does not depend on n. Without one, noise and
-    labels are drawn at random on the device; labels are None for a model that is told no class."""
+def as_inputs(config, z, labels):
+    """Noise (n, z_dim) -> (n, z_dim, 1, 1). Uniform noise goes from [0, 1] to [-1, 1]; the one-hot
+    class stands in front, if the model is told it."""
     entry, classes = GANS[config["model"]], len(config["classes"])
-    shape = n, config["z_dim"]
-    if rng is None:
-        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
-        z = draw_z(shape, device=device)
-        if entry.labels:
-            labels = torch.randint(classes, (n,), device=device)
-    else:
-        draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[entry.noise]
-        z = torch.from_numpy(draw_z(shape, np.float32))
     if entry.noise == "uniform":
-        z = z * 2 - 1                               # from [0, 1] to [-1, 1]
+        z = z * 2 - 1
     if entry.labels:
         z[:, :classes] = F.one_hot(labels, classes)
-    return z.view(n, -1, 1, 1), labels
+    return z[:, :, None, None]
 
 
 def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: noise of this seed, or the first of `source`."""
+    """What images of these labels are drawn from: the first of `source`, or noise of this seed."""
     if source is not None:
         return data.to_tensor(source.images[:len(labels)])
     rng = np.random.default_rng(seed)
-    z, _ = draw_noise(config, len(labels), rng, torch.as_tensor(labels))
-    return z
+    draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[GANS[config["model"]].noise]
+    z = draw_z((len(labels), config["z_dim"]), np.float32)
+    return as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
 
 
 def drawn_classes(config):
-    """The classes of a model's samples: all where it is told the class, else the one it learned."""
+    """The classes of a model's samples: all if it is told the class, else the one it learned."""
     if GANS[config["model"]].labels:
         return config["classes"]
     return [config["of_class"] or "unlabelled"]
@@ -675,7 +668,7 @@ def in_turn(config, n):
 
 @torch.no_grad()
 def update_average(average, net, step, decay):
-    """Moving average of the weights AND of BatchNorm's running statistics, which belong together.
+    """Moving average of the weights AND of BatchNorm's running statistics.
     The decay rises from 0.1 to its full value: a short run does not drag its start along."""
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
@@ -689,33 +682,35 @@ def draw(generator, inputs, batch=64):
     device = next(generator.parameters()).device
     images = []
     for some in inputs.split(batch):
-        if some.dtype == torch.uint8:               # scaled here: as floats thousands fill memory
+        if some.dtype == torch.uint8:               # as floats thousands would fill memory
             some = scaled(some)
         images.append(data.to_uint8(generator(some.to(device)).float()))
     return np.concatenate(images)
 
 
-def sample_set(name, config, pictures, labels, seen):
-    """Samples as an image set that says which images its GAN has seen, by pixels and by name."""
+def sample_set(name, config, generator, source, labels, seed, seen):
+    """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
+    inputs = inputs_of(config, source, labels, seed)
+    if "dry_run_of" in config:                      # four, again and again
+        pictures = draw(generator, inputs[:4])
+        pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
+    else:
+        pictures = draw(generator, inputs)
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
     no_part = np.full(len(ids), "", "U5")
-    info = dict(source=f"{config['model']} {name}", generator=config["model"], size=config["size"])
-    return data.ImageSet(pictures, labels, drawn_classes(config), ids, ids, no_part, info | seen)
+    model, classes = config["model"], drawn_classes(config)
+    info = dict(source=f"{model} {name}", generator=model, size=config["size"]) | seen
+    return data.ImageSet(pictures, labels[:len(ids)], classes, ids, ids, no_part, info)
 
 
 # ---- Training
-
-# What decides a GAN's result, besides its images and its recipe, whose epochs become steps. The
-# last two are a CycleGAN's.
-DECIDES = "model seed precision leak share of_class snapshots source_class top".split()
-
 
 def load_images(args, entry):
     """(training images, images to translate or None, test images of the classes, unless seen)."""
     whole = data.load(args.data, folder_size=args.size)
     if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image, and none is left to test a "
-              "classifier (`python data.py prepare` makes a split)", file=sys.stderr)
+        print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
+              "makes one)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images, source = whole, None
@@ -729,7 +724,7 @@ def load_images(args, entry):
 
 
 def source_images(path, of_class, size):
-    """The training part of the set that a CycleGAN translates, of one class if it is named."""
+    """The training part of what a CycleGAN translates, of one class if it is named."""
     source = data.load(path, folder_size=size)
     if of_class:
         source = source.of_class(of_class)
@@ -739,28 +734,20 @@ def source_images(path, of_class, size):
 def labels_to_draw(args, config, images):
     """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
-        return labels_that_balance(args, config)
-    if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+        if drawn_classes(config) != [args.of_class]:
+            raise UserError("--samples balance: give --class, to a GAN that draws one class")
+        train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
+        counts = train.counts()
+        number = max(counts.values()) - counts[args.of_class]
+    elif re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+        number = Fraction(args.samples)
+        if "/" in args.samples:
+            number = round(number * len(images))
+    else:
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
-    number = Fraction(args.samples)
-    if "/" in args.samples:
-        number = number * len(images)
-    jobs.check_memory(round(number), args.size)
-    return in_turn(config, max(1, round(number)))
-
-
-def labels_that_balance(args, config):
-    """As many of --class, or of each class of an ACGAN, as the largest class has more of."""
-    train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
-    counts, classes = train.counts(), drawn_classes(config)
-    if not set(classes) <= set(counts):
-        raise UserError("--samples balance: give --class, the one that lacks images")
-    lacking = [max(counts.values()) - counts[name] for name in classes]
-    if not any(lacking):
-        lacking[0] = 1                                  # a set of samples is never empty
-    turn = np.concatenate([np.arange(number) for number in lacking])
-    labels = np.repeat(np.arange(len(classes)), lacking)
-    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
+    number = max(1, int(number))
+    jobs.check_memory(number, args.size)
+    return in_turn(config, number)
 
 
 def train(args):
@@ -768,39 +755,38 @@ def train(args):
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
     images, source, held_out = load_images(args, entry)
-    to_translate = images if source is None else source
-    config = {name: getattr(args, name, None) for name in DECIDES}
-    config |= {name: getattr(args, name) for name in entry.recipe if name != "epochs"}
-    config |= dict(classes=images.classes, data=images.fingerprint(), share=str(args.share))
+    to_draw = source or images                          # like these, or from these
+    epoch = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
+    names = "model seed precision leak share of_class snapshots source_class top".split()
+    config = jobs.config_of(args, names, entry.recipe, epoch)
+    config |= dict(classes=images.classes, data=images.fingerprint())
     if entry.source:
-        config |= dict(source=source.fingerprint(), top=str(args.top))
+        config["source"] = source.fingerprint()
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
-    labels = labels_to_draw(args, config, to_translate)
+    labels = labels_to_draw(args, config, to_draw)
     if entry.source and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
-    longest = max(len(images), len(to_translate))
-    config |= jobs.planned(args, longest / args.batch / config.get("n_critic", 1))
     if jobs.start_job(out, config):
         return
 
     m = build(config, images, source, device)
-    train_step, cost = entry.step, {}
-    if args.dry_run:
-        train_step = jobs.timed(entry.step, cost)
-    first, begun = jobs.load_checkpoint(out, m.parts(), device, begun)
-    steps = jobs.steps_to_do(out, m.parts(), begun, first, config["steps"], args.stop_after)
+    train_step, cost = jobs.timed(entry.step, args)
+    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
+    steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
     finish(m, args, held_out, labels, begun, cost)
 
 
 def build(config, images, source, device):
-    """A Training ready for its first step. source: what a CycleGAN translates, else None."""
+    """A Training ready for its first step."""
     entry = GANS[config["model"]]
-    layout = torch.channels_last        # a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
-    generator = entry.generator(config).to(device, memory_format=layout)
-    discriminator = entry.discriminator(config).to(device, memory_format=layout)
+
+    def net(make):      # channels_last: a step of a DCGAN or LAPGAN is 1.1 to 1.4 times as fast
+        return make(config).to(device, memory_format=torch.channels_last)
+
+    generator, discriminator = net(entry.generator), net(entry.discriminator)
     bf16 = config["precision"] == "bf16"
     m = Training(
         config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
@@ -810,13 +796,17 @@ def build(config, images, source, device):
         optimizer_g=make_optimizer(config, generator),
         optimizer_d=make_optimizer(config, discriminator),
         record=jobs.Record(recent=[], curves={}))
-    if entry.source:
-        add_way_back(m)
+    if entry.source:                    # the way back, from B to A
+        m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, device, True)
+        m.back, m.judge_a = net(entry.generator), net(entry.discriminator)
+        m.optimizer_g = make_optimizer(config, generator, m.back)
+        m.optimizer_d = make_optimizer(config, m.judge_a, discriminator)
+        m.pool_a, m.pool_b = jobs.Record(images=[]), jobs.Record(images=[])
     return m
 
 
 def make_optimizer(config, *nets):
-    """Adam in one kernel for all weights (fused), which is 1.02 to 1.12 times as fast a step."""
+    """Adam in one kernel for all weights (fused): a step is 1.02 to 1.12 times as fast."""
     weights = [weight for net in nets for weight in net.parameters()]
     if config.get("optimizer") == "sgd":
         return torch.optim.SGD(weights, config["lr"], momentum=config["beta1"])
@@ -824,7 +814,7 @@ def make_optimizer(config, *nets):
 
 
 def loop(m, out, train_step, steps_to_do, progress):
-    """The training: fetch a batch and step (in train_step), average, log, save (in steps_to_do)."""
+    """The training: a step on a new batch, average, log; steps_to_do saves."""
     steps = m.config["steps"]
     window = max(1, steps // 200)                   # steps between two points of the curves
     m.record["curves"]["window"] = window
@@ -852,44 +842,36 @@ def log_samples(m, out, done):
     data.save_grid(out / "grid.png", samples)
 
     if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
-        labels = in_turn(config, config["snapshots"])
-        pictures = draw(m.average, inputs_of(config, m.source, labels, config["seed"] + 2))
-        snapshot = sample_set(out.name, config, pictures, labels[:len(pictures)], {})
+        labels, seed = in_turn(config, config["snapshots"]), config["seed"] + 2
+        snapshot = sample_set(out.name, config, m.average, m.source, labels, seed, {})
         snapshot.save(out / f"snapshots/{done:06d}.npy")
 
 
 def finish(m, args, held_out, labels, begun, cost):
-    """Weights, samples, distances, result.json. begun: when, had it never been cut off."""
+    """Weights, samples, their measures, result.json."""
     out, config = Path(args.out), m.config
-    jobs.check_finite(out, m.parts(), config["steps"])
     if not args.forget:
         weights = dict(average=m.average.state_dict())
         if GANS[config["model"]].lends:
             weights["discriminator"] = m.discriminator.state_dict()
         jobs.save_state(out / "model.pt", weights)
 
-    inputs = inputs_of(config, m.source, labels, config["seed"] + 1)
-    if args.dry_run:                                # four images, again and again
-        pictures = draw(m.average, inputs[:4])
-        pictures = np.resize(pictures, (len(labels), *pictures.shape[1:]))
-    else:
-        pictures = draw(m.average, inputs)
-    seen = data.what_was_seen(m.images, m.source)
-    generated = sample_set(out.name, config, pictures, labels, seen)
+    seed, seen = config["seed"], data.what_was_seen(m.images, m.source)
+    generated = sample_set(out.name, config, m.average, m.source, labels, seed + 1, seen)
     generated.save(out / "samples.npy")
 
-    values = metrics.judge_generated(generated, m.images, held_out, config["seed"], m.source)
+    values = metrics.judge_generated(generated, m.images, held_out, seed, m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
-    alarm = " COLLAPSED" if values["collapsed"] else ""
-    print(f"{out}: {config['steps']} steps, {len(labels)} samples, "
-          f"diversity {values['diversity']:.2f}{alarm}; see {out}/grid.png")
+    print(f"{out}: {config['steps']} steps, {len(labels)} samples, see {out}/grid.png")
+    if values["collapsed"]:
+        print(f"COLLAPSED: diversity {values['diversity']:.2f}")
 
 
 # ---- More samples, layer tables
 
 def sample(args):
-    """More images of a finished run. They say, as its own samples do, what the GAN has seen."""
+    """More images of a finished run. They, too, say what the GAN has seen."""
     run = Path(args.run)
     saved, config = jobs.load_run(run, GANS)
     entry, classes = GANS[config["model"]], drawn_classes(config)
@@ -912,14 +894,14 @@ def sample(args):
         if args.n > len(source):
             raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
         seen = data.what_was_seen(earlier, source)
-    pictures = draw(generator, inputs_of(config, source, labels, args.seed))
-    generated = sample_set(f"{run.name}/{args.seed}", config, pictures, labels, seen)
+    name = f"{run.name}/{args.seed}"
+    generated = sample_set(name, config, generator, source, labels, args.seed, seen)
     generated.save(args.out)
     print(f"{args.out}: {len(generated)} images, {generated.counts()}")
 
 
 def layer_table(net, shape):
-    """[[layer, output shape, parameters], ...]; on meta tensors, which cost no memory."""
+    """[[layer, output shape, parameters], ...]; on meta tensors, without memory."""
     rows, x = [], torch.empty(1, *shape, device="meta")
     for layer in net.to("meta").eval().children():
         sides = []
@@ -931,7 +913,7 @@ def layer_table(net, shape):
 
 
 def describe(args):
-    """The layer tables of a model. For paper 000 also its Table 1, the critic of width 64."""
+    """The layer tables of a model; for paper 000 also Table 1, the critic of width 64."""
     entry = GANS[args.model]
     config = {name: value for name, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
     image = (3, config["size"], config["size"])
@@ -955,10 +937,8 @@ def add_train_options(add, entry):
     add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
-        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those to "
-             "translate; balance: as many as --class, or each class of an ACGAN, lacks")
-    add("--share", type=jobs.fraction, default=Fraction(1),
-        help="of each class this share, such as 1/4, by lesion; a larger one holds a smaller")
+        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
+             "to translate; balance: as many as --class lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:

@@ -40,8 +40,8 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """argparse whose help is the module's docstring and whose errors end like all bad input."""
     def __init__(self, **options):
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=form, allow_abbrev=False, **options)
+        options["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         raise UserError(f"{message} (see python {self.prog} --help)")
@@ -65,8 +65,8 @@ def run_cli(main):
             message += ". Nothing finished is lost: free some disk space and start again"
     except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
         message = f"too little memory for images or networks of that size ({problem})"
-        said = any(sign in str(problem) for sign in ("of memory", "allocate memory", "overflow"))
-        if isinstance(problem, RuntimeError) and not said:
+        signs = ("of memory", "allocate memory", "overflow")
+        if isinstance(problem, RuntimeError) and not any(sign in str(problem) for sign in signs):
             raise
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     with contextlib.suppress(OSError):
@@ -83,19 +83,14 @@ def check_memory(n, side):
 def at_least(low, kind=int, below=1e12):
     """An argparse type: a finite number that is not below `low`."""
     def parse(text):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, ZeroDivisionError):
             if low <= kind(text) < below:
                 return kind(text)
         raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} from {low} to {below:g}")
     return parse
 
 
-def fraction(text):
-    """An argparse type: a number above 0 such as 1/4, 0.25 or 2000/24000, exactly."""
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        if Fraction(text) > 0:
-            return Fraction(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a fraction above 0, such as 1/4 or 0.25")
+fraction = at_least(1e-12, Fraction)                # of 1/4, 0.25 or 2000/24000, exactly
 
 
 def readable_time(seconds):
@@ -145,15 +140,12 @@ def write_json(path, value):
         file.write(json.dumps(value, indent=1, allow_nan=False).encode())
 
 
-def read_json(path, *keys):
-    """The dictionary in a file. UserError, naming the file, if there is none or it lacks a key."""
+def read_json(path):
+    """The dictionary in a file. UserError, naming the file, if there is none."""
     try:
-        value = dict(json.loads(Path(path).read_text()))
-        for key in keys:
-            value[key]                              # a KeyError if it is not there
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        return dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as problem:
         raise UserError(f"{path} cannot be read ({problem!r}): mend it, or delete it") from None
-    return value
 
 
 def save_state(path, state):
@@ -204,13 +196,13 @@ def start_job(out, config):
         write_json(out / "config.json", config)
     before, result = read_json(out / "config.json"), None
     if (out / "result.json").exists():
-        result = read_json(out / "result.json", "config")
-        before = result["config"]
+        result = read_json(out / "result.json")
+        before = result.get("config", {})
     changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
                for key in sorted(before | config) if before.get(key) != config.get(key)]
     if changed:
         raise UserError(f"{out} was begun with other options: {'; '.join(changed)}. Give the old "
-                        "ones, choose another --out, or delete the folder to start over")
+                        "ones or another --out, or delete the folder")
     if result:
         (out / "checkpoint.pt").unlink(missing_ok=True)         # left by a kill in finish_job
         print(f"{out}: done before, nothing to do")
@@ -254,6 +246,8 @@ def add_training_options(parser, recipe, **choices):
                             choices=choices.get(name), help=f"{value}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
     parser.add_argument("--forget", action="store_true", help="keep no weights in it")
+    parser.add_argument("--share", type=fraction, default=Fraction(1), help="of each class, such as "
+                        "1/4, by lesion; a larger one holds a smaller")
     parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
@@ -281,10 +275,10 @@ class Record(dict):
 
 
 def save_checkpoint(out, parts, **rest):
-    """All that a training needs to go on. parts: {name: what has a state_dict}; rest: its times."""
+    """All that a training needs to go on: what of its fields has a state, and its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    states = {name: part.state_dict() for name, part in parts.items()}
+    states = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
     save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
@@ -298,7 +292,8 @@ def load_checkpoint(out, parts, device, begun):
     state = load_state(path, device)
     with used(path):
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"][0].cpu())
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all([one.cpu() for one in state["random"][1:]])
@@ -316,30 +311,36 @@ def check_finite(out, parts, step, *values):
         raise UserError(f"{out}: a loss or weight is not a finite number at step {step}: lower --lr")
 
 
-def planned(args, epoch):
-    """What a config says of its steps, `epoch` of them in an epoch; --dry-run makes two of them."""
+def config_of(args, names, recipe, epoch):
+    """What the options say of a result: these names, the recipe, and steps in place of its epochs,
+    `epoch` to one. A dry run makes two of them."""
+    config = {name: getattr(args, name, None) for name in [*names, *recipe] if "epochs" not in name}
+    for name, value in config.items():
+        if isinstance(value, Fraction):
+            config[name] = str(value)
     steps = args.steps or max(1, math.ceil(args.epochs * epoch))
-    return dict(steps=2, dry_run_of=steps) if args.dry_run else dict(steps=steps)
+    if args.dry_run:
+        return config | dict(steps=2, dry_run_of=steps)
+    return config | dict(steps=steps)
 
 
-def timed(step, cost):
-    """The function `step`, which leaves the seconds of its last call in cost["step_seconds"]."""
+def timed(step, args):
+    """(step, {}); in a dry run the step leaves the seconds of its last call in the dictionary."""
     import torch
-    def timed_step(*args):
+    cost = {}
+    def timed_step(*inputs):
         begun = time.perf_counter()
-        values = step(*args)
+        values = step(*inputs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         cost["step_seconds"] = time.perf_counter() - begun
         return values
-    return timed_step
+    return timed_step if args.dry_run else step, cost
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
     """Yield the steps first ... last - 1. Saves every minute and, to stop, on Ctrl-C or after a step.
-
-    The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut.
-    """
+    The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut."""
     stop, saved = threading.Event(), time.time()
 
     def mark(number, _):
@@ -359,6 +360,7 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
                 sys.exit()
             if stop.is_set():
                 raise KeyboardInterrupt
+        check_finite(out, parts, last)
     finally:
         for number, handler in before:
             signal.signal(number, handler)

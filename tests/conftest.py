@@ -82,10 +82,9 @@ def prepared(lesions, tmp_path_factory):
 def made(prepared, tmp_path_factory):
     """{class: folder} of two tiny trained GANs with 24 samples each."""
     folders = {name: tmp_path_factory.mktemp("gans") / name for name in data.TWO}
-    before = sys.argv
     for name, out in folders.items():
         words = ["gan.py", "train", "dcgan_cls", "--data", prepared, "--class", name, "--out", out]
-        sys.argv = [str(word) for word in [*words, "--samples", 24, *TINY_GAN]]
-        gan.main()
-    sys.argv = before
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [*map(str, [*words, "--samples", 24, *TINY_GAN])])
+            gan.main()
     return folders

@@ -1,13 +1,11 @@
 """Stop every kind of job at random moments, start it again, compare with an undisturbed run.
 
-    OMP_NUM_THREADS=1 python tests/kill.py --times 20            two hours on one core
-    OMP_NUM_THREADS=1 python tests/kill.py --times 5 --kinds gan tree
+    OMP_NUM_THREADS=1 python tests/kill.py [20] [gan tree ...]       two hours on one core
 
 Three series: SIGKILL to the process, SIGINT to its whole group as a terminal sends it, and a disk
 that is full (a limit on the size of files). The moments are spread over a run's whole duration,
 imports included. A copy of the project is used that saves a checkpoint after every step.
 """
-import argparse
 import json
 import os
 import random
@@ -26,9 +24,8 @@ KINDS = {
     "prepare": "data.py prepare --built-in 48 --size 32 --binary",
     "gan": f"gan.py train dcgan_cls --data data/job --width 4 --snapshots 8 {TINY}",
     "acgan": f"gan.py train acgan --data data/job --size 32 --width 4 --z-dim 16 {TINY}",
-    "cyclegan": "gan.py train cyclegan --data data/job --source data/job --size 32 --width 4 "
-                "--blocks 1 --class malignant --source-class benign --batch 1 --steps 6 "
-                "--samples 12",
+    "cyclegan": "gan.py train cyclegan --data data/job --source data/job --class malignant --size 32 "
+                f"--source-class benign --width 4 --blocks 1 {TINY}",
     "classifier": "classify.py train cnn --data data/job --batch 8 --steps 6",
     "tree": "gan.py sample finished/job --n 300",
     "run": "jobs.py",
@@ -39,9 +36,8 @@ LIST = [("study", 1, "data", KINDS["prepare"]), ("study", 2, "gan", KINDS["gan"]
 
 def start(kind, folder, limit=-1):
     """The process that makes FOLDER/job; FOLDER/said: its words. limit: of its files, in bytes."""
-    folder = Path(folder)
-    folder.mkdir(exist_ok=True)
-    out = folder / "job"
+    out = Path(folder, "job")
+    out.parent.mkdir(exist_ok=True)
     words = [sys.executable, *KINDS[kind].split(), "--out", out]
     lines = ["\t".join([study, str(stage), name, f"{command} --out {out}/{study}/{name}"])
              for study, stage, name, command in LIST]
@@ -50,7 +46,7 @@ def start(kind, folder, limit=-1):
         signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's & ignores it
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
 
-    with open(folder / "said", "a") as said:
+    with open(out.parent / "said", "a") as said:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, stderr=said,
                                    text=True, start_new_session=True, preexec_fn=set_up)
     process.stdin.write("\n".join(lines) + "\n" if kind == "run" else "")
@@ -88,15 +84,6 @@ def disturb(kind, folder, series, share, seconds):
     process.wait()
 
 
-def left_overs(folder):
-    """Checkpoints beside a result, files and folders that were to be renamed."""
-    found = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]
-    for file in folder.rglob("checkpoint.pt"):
-        if file.with_name("result.json").exists():
-            found.append(file)
-    return found
-
-
 def series_of(kind, series, times, expected, seconds, rng):
     """[stopped, different, tracebacks, left-overs, not done after two more starts]"""
     row = [0] * 5
@@ -109,41 +96,35 @@ def series_of(kind, series, times, expected, seconds, rng):
             starts += 1
         logs = [folder / "said", *folder.rglob("log.txt")]
         said = "\n".join(log.read_text()[-1500:] for log in logs)
-        different = contents(folder) != expected
-        faults = [different, "Traceback" in said, bool(left_overs(folder)), starts > 1]
+        left = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]      # what was to be renamed
+        left += [file for file in folder.rglob("checkpoint.pt")
+                 if file.with_name("result.json").exists()]
+        faults = [contents(folder) != expected, "Traceback" in said, bool(left), starts > 1]
         row = [total + fault for total, fault in zip(row, [True, *faults])]
         if any(faults):
-            print(f"{folder}: {faults} {left_overs(folder)}\n{said}", flush=True)
+            print(f"{folder}: {faults} {left}\n{said}", flush=True)
         else:
             shutil.rmtree(folder)
     return row
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--series", nargs="+", default=["SIGKILL", "SIGINT", "full"])
-    args = parser.parse_args()
+    words = sys.argv[1:]
+    times = int(words.pop(0)) if words[:1] and words[0].isdigit() else 20
     scratch = Path(tempfile.mkdtemp(prefix="kill"))
     for file in ROOT.glob("*.py"):
         text = file.read_text().replace("SAVE_EVERY = 60.0 ", "SAVE_EVERY = 0.0 ")
         (scratch / file.name).write_text(text)
     os.chdir(scratch)
-    rng, rows = random.Random(0), []
     for folder, kind in (("data", "prepare"), ("finished", "gan")):
         assert start(kind, folder).wait() == 0, Path(folder, "said").read_text()
-    for kind in args.kinds:
+    print(f"in {scratch}: kind, series, stopped, different, traceback, left over, more starts")
+    for kind in words or KINDS:
         begun = time.time()
         assert start(kind, f"{kind}-whole").wait() == 0, Path(f"{kind}-whole", "said").read_text()
-        seconds, expected = time.time() - begun, contents(f"{kind}-whole")
-        for series in args.series:
-            rows.append([kind, series, *series_of(kind, series, args.times, expected, seconds, rng)])
-            print(rows[-1], flush=True)
-    names = ["stopped", "different", "traceback", "left over", "more starts"]
-    for row in [["kind", "series", *names], *rows]:
-        print("".join(f"{cell:>12}" for cell in row))
-    print(f"in {scratch}")
+        seconds, expected, rng = time.time() - begun, contents(f"{kind}-whole"), random.Random(0)
+        for series in ("SIGKILL", "SIGINT", "full"):
+            print(kind, series, *series_of(kind, series, times, expected, seconds, rng), flush=True)
 
 
 if __name__ == "__main__":

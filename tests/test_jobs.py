@@ -20,12 +20,14 @@ from jobs import UserError
 # ---- Errors and options
 
 @pytest.mark.parametrize("problem, status, said", [
-    (UserError("mend\n  it"), 2, "x.py: mend it\n"), (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
-    (OSError(28, "No space left", "f"), 2, "cannot use f: No space left. Nothing finished is lost: free some disk space"),
-    (PermissionError(13, "Permission denied", "f"), 2, "x.py: cannot use f: Permission denied\n"), (BrokenPipeError(), 0, ""),
-    (MemoryError(), 2, "too little memory"), (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "too little memory"),
-    (RuntimeError("CUDA out of memory"), 2, "too little memory"), (RuntimeError("shapes differ"), None, None),
-    (RuntimeError("CUDA error: an illegal memory access"), None, None), (ValueError("ours"), None, None)])
+    (UserError("mend\n  it"), 2, "x.py: mend it\n"), (BrokenPipeError(), 0, ""),
+    (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
+    (OSError(28, "No space left", "f"), 2, "f: No space left. Nothing finished is lost: free some"),
+    (PermissionError(13, "Permission denied", "f"), 2, "cannot use f: Permission denied\n"),
+    (MemoryError(), 2, "too little memory"), (RuntimeError("CUDA out of memory"), 2, "too little"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "too little memory"),
+    (RuntimeError("shapes differ"), None, None), (ValueError("ours"), None, None),
+    (RuntimeError("CUDA error: an illegal memory access"), None, None)])
 def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, status, said):
     def main():
         raise problem
@@ -40,33 +42,39 @@ def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, statu
 def test_numbers_of_options():
     assert jobs.at_least(1)("1") == 1 and jobs.at_least(0, float, below=1)("0.5") == 0.5
     assert jobs.fraction("2000/24000") * 12 == 1 and jobs.fraction("0.25") * 4 == 1
-    wrong = {jobs.at_least(1): "0 1.5 x 1000000000000", jobs.at_least(0, float, below=1): "-0.1 1 nan inf", jobs.fraction: "0 -1/4 1/0 x"}
+    wrong = {jobs.at_least(1): "0 1.5 x 1000000000000", jobs.fraction: "0 -1/4 1/0 x",
+             jobs.at_least(0, float, below=1): "-0.1 1 nan inf"}
     for kind, text in [(kind, text) for kind in wrong for text in wrong[kind].split()]:
         with pytest.raises(ArgumentTypeError, match=re.escape(text)):
             kind(text)
     parser = jobs.Parser()
-    jobs.add_training_options(parser, dict(z_dim=(5, ""), beta1=(.5, ""), size=(9, ""), epochs=(2.0, "")), size=(9, 16))
+    recipe = dict(z_dim=(5, ""), beta1=(.5, ""), size=(9, ""), epochs=(2.0, ""))
+    jobs.add_training_options(parser, recipe, size=(9, 16))
     args = parser.parse_args(["--out", "x", "--z-dim", "7"])
-    given = dict(z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", steps=None, stop_after=None)
-    assert vars(args) == given | dict(forget=False, seed=0, dry_run=False)
+    assert vars(args) == dict(
+        z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", share=1, steps=None,
+        stop_after=None, forget=False, seed=0, dry_run=False)
     for words in ("--z-dim 0", "--beta1 1", "--size 10", "--epochs 0", "--see 1", "--steps 0"):
         with pytest.raises(UserError):
             parser.parse_args(["--out", "x", *words.split()])
-    for asked, expected in ((dict(), dict(steps=5)), (dict(dry_run=True), dict(steps=2, dry_run_of=5)), (dict(steps=7), dict(steps=7))):
-        assert jobs.planned(SimpleNamespace(**vars(args) | asked), 2.2) == expected
+    for asked, expected in ((dict(), dict(steps=5)), (dict(steps=7), dict(steps=7)),
+                            (dict(dry_run=True), dict(steps=2, dry_run_of=5))):
+        asked = SimpleNamespace(**vars(args) | asked)
+        config = jobs.config_of(asked, ["share", "top"], ["z_dim", "epochs"], 2.2)
+        assert config == dict(share="1", top=None, z_dim=7) | expected
     assert [jobs.readable_time(seconds) for seconds in (40, 720, 9000)] == ["40 s", "12 min", "2.5 h"]
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
     drawn = [(jobs.start_device(SimpleNamespace(seed=seed)), torch.rand(1).item())[1] for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
-    clock, cost = iter([0, 6, 7, 12, 0, 10, 20, 23]), {}
+    clock = iter([0, 6, 7, 12, 0, 10, 20, 23])
     for name in ("time", "perf_counter"):
         monkeypatch.setattr(jobs.time, name, lambda: next(clock))
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     progress(4), progress(5), progress(6)
     assert capsys.readouterr().err == "job  4/10    18 s left\njob  6/10    12 s left\n"
-    step = jobs.timed(lambda a, b: a + b, cost)
+    step, cost = jobs.timed(lambda a, b: a + b, SimpleNamespace(dry_run=True))
     assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
 
 
@@ -79,14 +87,14 @@ def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp
         jobs.write_json(file, dict(new=float("nan")))
     with pytest.raises(OSError) as problem, jobs.replacing(file) as half:
         half.write(b"{")
-        assert jobs.read_json(file, "old") == dict(old=1)           # until it is complete
+        assert jobs.read_json(file) == dict(old=1)                  # until it is complete
         raise OSError(28, "full")
     assert problem.value.filename == str(file)
     assert jobs.read_json(file) == dict(old=1) and len(list(tmp_path.iterdir())) == 1
-    for text, keys in ((b'{"a": 1}', ["a", "b"]), (b"[1]", []), (b"{", []), (b"\xff", []), (b"[" * 100000, [])):
+    for text in (b"[1]", b"{", b"\xff", b"[" * 100000):
         file.write_bytes(text)
         with pytest.raises(UserError, match="a.json"):
-            jobs.read_json(file, *keys)
+            jobs.read_json(file)
     with pytest.raises(UserError, match="nowhere"):
         jobs.read_json(tmp_path / "nowhere")
 
@@ -102,7 +110,8 @@ def begin(out, config):
 def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
     out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
     assert begin(out, config) is None and begin(out, config) is None
-    for other, words in ((config | dict(lr=2), "lr 1 -> 2."), (dict(lr=1), r"sizes \[2, 3\] -> None"), (config | dict(n=5), "n None -> 5")):
+    for other, words in ((config | dict(lr=2), "lr 1 -> 2."), (config | dict(n=5), "n None -> 5"),
+                         (dict(lr=1), r"sizes \[2, 3\] -> None")):
         with pytest.raises(UserError, match=words) as problem:
             begin(out, other)
         assert ("sizes" in str(problem.value)) == ("sizes" in words)
@@ -114,10 +123,13 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     assert not (out / "checkpoint.pt").exists()
     (out / "checkpoint.pt").write_text("left by a kill")
     result = begin(out, config)
-    assert sorted(file.name for file in out.rglob("*") if file.is_file()) == [".lock", "config.json", "result.json"]
-    assert result["config"] == dict(lr=1, sizes=[2, 3]) and result["n"] == 4 and result["seconds"] == 1.2
-    assert result["command"] == f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py train 'a b'"
-    assert result["versions"].keys() >= {"python", "torch"} and result["commit"] and result["memory_gb"] > 0.01
+    files = sorted(file.name for file in out.rglob("*") if file.is_file())
+    assert files == [".lock", "config.json", "result.json"]
+    assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
+    threads = torch.get_num_threads()
+    assert result["command"] == f"OMP_NUM_THREADS={threads} python gan.py train 'a b'"
+    assert result["versions"].keys() >= {"python", "torch"} and result["commit"]
+    assert result["memory_gb"] > 0.01
     jobs.write_json(out / "result.json", dict(config=dict(lr=9)))
     with pytest.raises(UserError, match="lr 9 -> 1"):
         begin(out, config)
@@ -131,8 +143,11 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
 
 @pytest.mark.parametrize("command, written", [
     ("gan train dcgan_cls --width 4 --class benign", {"model.pt", "samples.npy", "grid.png"}),
-    ("classify train cnn", {"model.pt", "predictions.csv"}), ("classify train cnn --forget", {"predictions.csv"})])
-def test_all_that_a_job_makes_is_there_before_it_counts_as_done(monkeypatch, tmp_path, prepared, done, command, written):
+    ("gan train plain_gan --width 5 --forget", {"samples.npy", "samples.json", "grid.png"}),
+    ("classify train cnn", {"model.pt", "predictions.csv"}),
+    ("classify train cnn --forget", {"predictions.csv"})])
+def test_all_that_a_job_makes_is_there_before_it_counts_as_done(
+        monkeypatch, tmp_path, prepared, done, command, written):
     def write_json(path, value, write=jobs.write_json):
         if path.name == "result.json":
             there.update(file.name for file in path.parent.iterdir())
@@ -173,7 +188,8 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
 
 def test_points_of_curves_and_finished_runs(tmp_path):
     record = jobs.Record(curves=dict(loss=[1.0]), recent=[4])
-    assert jobs.add_point(record, tmp_path, 5, dict(loss=0.5)) == "loss 0.50" and record == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
+    assert jobs.add_point(record, tmp_path, 5, dict(loss=0.5)) == "loss 0.50"
+    assert record == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
     with pytest.raises(UserError, match="at step 6"):
         jobs.add_point(record, tmp_path, 6, dict(loss=float("nan")))
     with pytest.raises(UserError, match="without --forget"):
@@ -201,6 +217,9 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_pa
     for every, expected in ((1e9, []), (-1, [1, 2, 3])):
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
         assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and saved == expected
+    parts["net"].weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="not a finite number at step 3"):
+        list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None))
 
 
 # ---- The runner
@@ -210,8 +229,10 @@ LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
 
 def run_jobs(out, rows, *words):
     """Give the runner rows of (study, stage, name, command)."""
-    lines = "".join(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n" for study, stage, name, command in rows)
-    return subprocess.run([sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], input=lines, capture_output=True, text=True, cwd=ROOT)
+    lines = "".join(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n"
+                    for study, stage, name, command in rows)
+    return subprocess.run([sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words],
+                          input=lines, capture_output=True, text=True, cwd=ROOT)
 
 
 MEETING = """import pathlib, sys, time
@@ -229,22 +250,26 @@ time.sleep(2)
 def test_the_runner_runs_two_jobs_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
     (tmp_path / "meeting.py").write_text(MEETING)
     found = run_jobs(tmp_path, [("m", 1, name, tmp_path / "meeting.py") for name in "xyzw"])
-    taken = re.findall(r"m/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)     # as printed, to the second
     assert found.returncode == 0 and "4 of 4 jobs are done" in found.stdout, found.stdout
+    taken = re.findall(r"m/[xyzw] +(\d+) s, about (\d+) s left", found.stdout)  # to the second
     for k, (_, left) in enumerate(taken if len(taken) == 4 else [], 1):
         mean, still = sum(int(seconds) for seconds, _ in taken[:k]) / k, 4 - k
         assert abs(int(left) - mean * still / 2) <= 0.5 + 0.25 * still + 0.01, found.stdout
 
-    rows = [("a", 1, "data", LESIONS), ("a", 2, "bad", f"gan.py train dcgan_cls --data {tmp_path}/none"), ("a", 2, "other", LESIONS),
-            ("a", 3, "late", LESIONS), ("b", 1, "data", LESIONS), ("b", 2, "more", LESIONS)]
+    rows = [("a", 1, "data", LESIONS), ("a", 2, "bad", f"gan.py train dcgan_cls --data {tmp_path}/none"),
+            ("a", 2, "other", LESIONS), ("a", 3, "late", LESIONS),
+            ("b", 1, "data", LESIONS), ("b", 2, "more", LESIONS)]
     found = run_jobs(tmp_path, rows)
-    assert found.returncode == 1 and found.stdout.count("FAILED") == 1, found.stdout + found.stderr
-    assert "none does not exist" in found.stdout and "alone: python gan.py train dcgan_cls" in found.stdout
-    assert "4 of 6 jobs are done" in found.stdout and not (tmp_path / "a" / "late").exists()
-    assert found.stdout.index("b/data") < found.stdout.index("b/more") and "[4/6] " in found.stdout
+    said = found.stdout
+    assert found.returncode == 1 and said.count("FAILED") == 1, said + found.stderr
+    for words in ("none does not exist", "alone: python gan.py train dcgan_cls", "[4/6] ",
+                  "4 of 6 jobs are done"):
+        assert words in said
+    assert not (tmp_path / "a" / "late").exists() and said.index("b/data") < said.index("b/more")
     again = run_jobs(tmp_path, [row[:3] + (LESIONS,) for row in rows])
-    assert again.returncode == 0 and "4 of 6 jobs were done before" in again.stdout and "6 of 6 jobs are" in again.stdout
-    assert again.stdout.index("[5/6] a/bad") < again.stdout.index("[6/6] a/late") and "a/data" not in again.stdout
+    said = again.stdout
+    assert again.returncode == 0 and "4 of 6 jobs were done before" in said and "a/data" not in said
+    assert said.index("[5/6] a/bad") < said.index("[6/6] a/late") < said.index("6 of 6 jobs are")
 
 
 def test_a_job_gives_the_same_bytes_alone_and_in_the_runner_which_keeps_to_one_scale(tmp_path, prepared):
@@ -252,7 +277,8 @@ def test_a_job_gives_the_same_bytes_alone_and_in_the_runner_which_keeps_to_one_s
     assert run_jobs(tmp_path, [("a", 1, "cnn", train)]).returncode == 0
     subprocess.run([sys.executable, *train.split(), "--out", tmp_path / "alone"], cwd=ROOT,
                    env=dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // 2))))
-    assert (tmp_path / "alone" / "predictions.csv").read_bytes() == (tmp_path / "a" / "cnn" / "predictions.csv").read_bytes()
+    made = [(tmp_path / job / "predictions.csv").read_bytes() for job in ("alone", "a/cnn")]
+    assert made[0] == made[1]
     other = run_jobs(tmp_path, [], "--scale", "small")
     assert other.returncode == 2 and "scale 'quick' -> 'small'" in other.stderr
 
@@ -281,7 +307,8 @@ def test_stopping_the_run_leaves_no_job_behind_and_the_next_start_goes_on(tmp_pa
 
 def test_a_dry_run_makes_two_steps_of_the_last_job_of_each_kind_and_of_what_it_needs(tmp_path):
     train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
-    rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS), ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
+    rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS),
+            ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
     found = run_jobs(tmp_path, rows, "--dry-run")
     assert {folder.name for folder in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, found.stderr
     result = jobs.read_json(tmp_path / "study/b/result.json")
@@ -306,8 +333,9 @@ def test_a_full_disk_and_a_closed_pipe_at_the_output():
 
 @pytest.mark.parametrize("command", [
     "data lesions --n 1000000000 --out x.npy", "data prepare --built-in 80 --size 1000000 --out x",
-    "gan train dcgan_cls --data {data} --samples 1000000000 --out x", "metrics fid {data} {data} --net none --size 1000000",
-    "gan sample {gan} --n 1000000000 --out x.npy", "gan train dcgan_cls --data {data} --width 10000000 --out x"])
+    "gan train dcgan_cls --data {data} --samples 1000000000 --out x",
+    "metrics fid {data} {data} --net none --size 1000000", "gan sample {gan} --n 1000000000 --out x.npy",
+    "gan train dcgan_cls --data {data} --width 10000000 --out x"])
 def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
     monkeypatch.chdir(tmp_path)
     refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())

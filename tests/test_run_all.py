@@ -14,8 +14,9 @@ import report
 
 # ---- The list: what makes each arm of each study what it is
 
-# Options that a scale may choose. The other words of a command say what the arm is, and stand in this table, with those
-# that paper scale chooses: STUDY | NAME | what it is | at paper scale. WORDS abbreviates; % is the seed.
+# Options that a scale may choose. The other words of a command say what the arm is, and stand in this
+# table, with those that paper scale chooses: STUDY | NAME | what it is | at paper scale. WORDS
+# abbreviates; % is the seed.
 CHOSEN = ("--width --batch --lr --steps --epochs --size --beta1 --z-dim --blocks --snapshots --optimizer --samples "
           "--mixed-test --limit --built-in --test").split()
 ARMS = r"""
@@ -37,7 +38,7 @@ dcgan_cls | fid | classify.py score @base_scratch-s0 @dcgan_base @plain_gan @lap
 acgan_cyclegan | data | data.py prepare --for acgan_cyclegan --resplit --val 0.1111 | --size 256 --test 0.1 --built-in 720
 acgan_cyclegan | acgan | gan.py train acgan --data @data | --size 128 --samples 24000/20264
 acgan_cyclegan | isic0-s% | classify.py train resnet50 --data @data | --size 256
-acgan_cyclegan | cycle_(AK|BCC|BKL|DF|MEL|NV|SCC|VASC) | gan.py train cyclegan --source @acgan --source-class \1 --data @data --class \1 | --samples 1/1 --size 256 --steps 30000
+acgan_cyclegan | cycle_(EIGHT) | gan.py train cyclegan --source @acgan --source-class \1 --data @data --class \1 | --samples 1/1 --size 256 --steps 30000
 acgan_cyclegan | rank | classify.py rank @isic0-s0 --data @data --class MEL |
 acgan_cyclegan | acgan_(2000|4000|8000|16000|24000)-s% | classify.py train resnet50 --data @data --lr-of @isic0-s% --synthetic @acgan --use \1/24000 | --size 256
 acgan_cyclegan | cyclegan_(2000|4000|8000|16000|24000)-s% | classify.py train resnet50 --data @data --lr-of @isic0-s% --synthetic @cycle_AK @cycle_BCC @cycle_BKL @cycle_DF @cycle_MEL @cycle_NV @cycle_SCC @cycle_VASC --use \1/24000 | --size 256
@@ -64,6 +65,7 @@ controls | (cnn|resnet18)_(25|50|100)_(GANS)(|_shuffled|_alone)-s% | CONTROL --s
 controls | (cnn|resnet18)_(100)_mine(|_shuffled|_alone)-s% | CONTROL --synthetic OWN ARM\3 | EQUAL
 """
 WORDS = {
+    "EIGHT": "AK|BCC|BKL|DF|MEL|NV|SCC|VASC",
     "GANS": "wgan_gp|dcgan_cls|dermagan|dcgan_inception", "FIT": "--lr 2e-4 --beta1 0.5 --batch 64",
     "V_base": "", "V_batch100": "--batch 100", "V_lr1e3": "--lr 0.001", "V_sgd": "--optimizer sgd",
     "V_sgd_high": "--optimizer sgd --lr 0.02", "FILTERS": "--enhance", "FILTERS_raw": "",
@@ -72,7 +74,8 @@ WORDS = {
     "SETS_printed": "--synthetic @printed_gan_AK @printed_gan_BCC @printed_gan_BKL @printed_gan_MEL --allow-leak",
     "ARM": "", "ARM_shuffled": "--shuffle", "ARM_alone": "--alone", "EQUAL": "--steps 20000 --batch 32",
     "CONTROL": r"classify.py train \1 --data @data --share \2/200 --schedule 1cycle"}
-ROWS = [re.split(r" \|(?: |$)", re.sub("GANS|CONTROL", lambda word: WORDS[word[0]], line)) for line in ARMS.strip().splitlines()]
+ROWS = [re.split(r" \|(?: |$)", re.sub("GANS|EIGHT|CONTROL", lambda word: WORDS[word[0]], line))
+        for line in ARMS.strip().splitlines()]
 SEEDS = dict(quick=(1, 3), small=(3, 3), paper=(5, 5))          # of a paper's study, of the controls
 
 
@@ -85,14 +88,14 @@ def bash(*words, cwd=ROOT):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
-def listed(*words):
+def listed(*words, **place):
     """[(stage, STUDY/NAME, words of the command), ...]"""
-    rows = [line.split("\t") for line in bash("list", *words).stdout.splitlines()[1:]]
+    rows = [line.split("\t") for line in bash("list", *words, **place).stdout.splitlines()[1:]]
     return [(int(stage), name, shlex.split(command)[1:]) for _, stage, name, command in rows]
 
 
 def options_of(words):
-    """{option: its values}, the words in front of the first one under ""; of an option given twice the last."""
+    """{option: its values}, the first words under ""; of an option given twice the last counts."""
     found, option = {"": []}, ""
     for word in words:
         if word.startswith("--"):
@@ -104,19 +107,23 @@ def options_of(words):
 
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory):
-    """{scale: {arm: [(its options, what the scale chose, seed), ...]}}; arm: STUDY/NAME, with % for the seed."""
+    """{scale: {STUDY/NAME with % for the seed: [(options, what the scale chose, seed), ...]}}"""
     own, found = tmp_path_factory.mktemp("own") / "my own", {}
     for name in ("benign", "malignant"):
         (own / name).mkdir(parents=True)
     for scale in SEEDS:
         found[scale] = {}
-        for _, name, words in listed("--scale", scale, "--weights", "none", "--out", "/out", "--synthetic", own):
+        everything = "--weights", "none", "--out", "/out", "--synthetic", own
+        for _, name, words in listed("--scale", scale, *everything):
             arm, seed = re.fullmatch(r"(.*?)(?:-s(\d+))?", name).groups()
-            words = [re.sub(rf"^/out/{name.split('/')[0]}/", "@", word).replace(str(own), "OWN") for word in words]
+            folder = f"/out/{name.split('/')[0]}/"
+            words = [word.replace(str(own), "OWN").replace(folder, "@") for word in words]
             if seed:
-                arm, words = f"{arm}-s%", [re.sub(rf"^(@.*)-s{seed}$", r"\1-s%", word) for word in words]
+                arm = f"{arm}-s%"
+                words = [re.sub(rf"^(@.*)-s{seed}$", r"\1-s%", word) for word in words]
             options = options_of(words)
-            assert options.pop("--out") == ["@" + arm.split("/")[1]] and options.pop("--seed", [None]) == [seed], name
+            assert options.pop("--out") == ["@" + arm.split("/")[1]], name
+            assert options.pop("--seed", [None]) == [seed], name
             chosen = {option: options.pop(option) for option in CHOSEN if option in options}
             found[scale].setdefault(arm, []).append((options, chosen, seed))
     return found
@@ -124,89 +131,100 @@ def lists(tmp_path_factory):
 
 @pytest.mark.parametrize("scale", SEEDS)
 def test_each_arm_is_what_it_should_be(lists, scale):
-    """What it may see, its own seed in its command and its GANs, nothing that only paper scale should choose."""
+    """What it may see, its own seed in its command and its GANs, no choice of paper scale's."""
     arms, free = dict(lists[scale]), ("--forget", "--weights", "--precision")
-    for study, pattern, what, chosen in ROWS:
-        matches = [match for match in (re.fullmatch(f"{study}/{pattern}", arm) for arm in arms) if match]
+    for study, pattern, *texts in ROWS:
+        matches = list(filter(None, [re.fullmatch(f"{study}/{pattern}", arm) for arm in arms]))
         if scale == "paper" or study != "controls":
-            assert len(matches) == math.prod(part.count("|") + 1 for part in re.findall(r"\(.*?\)", pattern)), pattern
+            choices = [part.count("|") + 1 for part in re.findall(r"\(.*?\)", pattern)]
+            assert len(matches) == math.prod(choices), pattern
         for match in matches:
-            jobs_of = arms.pop(match[0])
-            seeds = SEEDS[scale][study == "controls"] if match[0].endswith("%") else 1
-            assert [seed or "0" for *_, seed in jobs_of] == [str(seed) for seed in range(seeds)], match[0]
-            what_it_is, at_paper_scale = (options_of(spelled_out(match.expand(text))) for text in (what, chosen))
-            for options, own_choice, _ in jobs_of:
-                assert {key: options[key] for key in options if key not in free} == what_it_is, match[0]
-                assert scale != "paper" or {"": []} | own_choice == at_paper_scale, match[0]
+            name, jobs_of = match[0], arms.pop(match[0])
+            seeds = SEEDS[scale][study == "controls"] if name.endswith("%") else 1
+            assert [int(seed or 0) for *_, seed in jobs_of] == list(range(seeds)), name
+            what, at_paper = (options_of(spelled_out(match.expand(text))) for text in texts)
+            for options, chosen, _ in jobs_of:
+                assert {key: options[key] for key in options if key not in free} == what, name
+                assert scale != "paper" or {"": []} | chosen == at_paper, name
     assert not arms
 
 
 @pytest.mark.parametrize("scale", ["quick", "small"])
 def test_arms_differ_at_every_scale_in_what_they_differ_in_at_paper_scale(lists, scale):
-    """So equal steps, batches and rates stay equal, and an arm called batch100 differs from the base in its batch alone."""
+    """Equal steps and rates stay equal; an arm called batch100 differs in its batch alone."""
+    def differing(arms, a, b):
+        a, b = arms[a][0][1], arms[b][0][1]
+        return {option for option in a | b if a.get(option) != b.get(option)}
+
     first = {}
-    for arm, ((options, chosen, _), *_) in lists[scale].items():
+    for arm, ((options, *_), *_) in lists[scale].items():
         other = first.setdefault((arm.split("/")[0], *options[""]), arm)
-        differing = [{option for option in one[other][0][1] | one[arm][0][1]
-                      if one[other][0][1].get(option) != one[arm][0][1].get(option)} for one in (lists[scale], lists["paper"])]
-        if scale == "quick" and (arm.startswith("dermagan") and "train derma" not in " ".join(options[""]) or "nv2mel" in arm):
-            differing = [some - {"--steps", "--epochs"} for some in differing]      # three steps each; shorter
-        assert differing[0] == differing[1], (arm, other)
+        here, there = differing(lists[scale], other, arm), differing(lists["paper"], other, arm)
+        few_steps = arm.startswith("dermagan") and not {"derma_cnn", "dermagan"} & {*options[""]}
+        if scale == "quick" and (few_steps or "nv2mel" in arm):     # three steps each; shorter
+            here, there = here - {"--steps", "--epochs"}, there - {"--steps", "--epochs"}
+        assert here == there, (arm, other)
 
 
 @pytest.mark.parametrize("scale", SEEDS)
 def test_mixed_tests_hold_the_papers_share_and_every_control_its_oracle(lists, scale):
     arms = lists[scale]
-    samples = [int(arms[f"wgan_gp/gan_{name}"][0][1]["--samples"][0]) for name in ("benign", "malignant")]
-    mixed = [int(number) for number in arms["wgan_gp/cnn_hybrid-s%"][0][1]["--mixed-test"]]
-    assert mixed[0] / samples[0] == pytest.approx(100 / 879, abs=0.006)
-    assert mixed[1] / samples[1] == pytest.approx(104 / 888, abs=0.006)
-    sizes = {arm.split("_")[1] for arm in arms if re.fullmatch("controls/cnn_.*_real-s%", arm)}
-    assert sizes == {str(2 * int(size)) for size in sizes if size != "200"} | {min(sizes - {"100", "200"}, key=int)}
-    assert {"50", "100", "200"} <= sizes and "controls/cnn_50_dcgan_cls_alone-s%" in arms
+    mixed = arms["wgan_gp/cnn_hybrid-s%"][0][1]["--mixed-test"]
+    for name, held, share in zip(("benign", "malignant"), mixed, (100 / 879, 104 / 888)):
+        samples, = arms[f"wgan_gp/gan_{name}"][0][1]["--samples"]
+        assert int(held) / int(samples) == pytest.approx(share, abs=0.006)
+    found = [re.fullmatch(r"controls/cnn_(\d+)_real-s%", arm) for arm in arms]
+    sizes = sorted(int(match[1]) for match in found if match)
+    assert sizes[1:] == [2 * size for size in sizes[:-1]] and sizes[-3:] == [50, 100, 200]
+    assert "controls/cnn_50_dcgan_cls_alone-s%" in arms
 
 
-@pytest.mark.parametrize("words", [["--scale", "quick"], ["--scale", "paper"], ["--weights", "none", "--scale", "paper"]])
-def test_weights_are_kept_where_a_later_job_needs_them_and_published_ones_are_taken_if_allowed(words):
-    jobs_of, published = {name: command for _, name, command in listed("--out", "/out", *words)}, words == ["--scale", "paper"]
-    needed = {word for command in jobs_of.values() if command[1] in ("rank", "score") for word in command[2:3]}
-    needed |= {command[command.index("--from") + 1] for command in jobs_of.values() if "--from" in command}
+@pytest.mark.parametrize("words", ["quick", "paper", "paper --weights none"])
+def test_weights_are_kept_where_they_are_needed_and_published_ones_taken_if_allowed(words):
+    commands = [command for *_, command in listed("--scale", *words.split())]
+    needed = {command[2] for command in commands if command[1] in ("rank", "score")}
+    needed |= {options["--from"][0] for options in map(options_of, commands) if "--from" in options}
     of_arms = {re.sub(r"-s\d+$", "", name) for name in needed}
-    for name, command in jobs_of.items():
+    for command in commands:
         if command[1] == "train":
-            assert ("--forget" in command) != (re.sub(r"-s\d+$", "", f"/out/{name}") in of_arms), name
-            network = classify.NETWORKS.get(command[2])
-            if command[0] == "classify.py" and "weights" in network.recipe:
-                assert ("--weights" in command) != published, name
-    assert ("inception" in needed) == published
+            out = re.sub(r"-s\d+$", "", options_of(command)["--out"][0])
+            assert ("--forget" in command) != (out in of_arms), command
+        if command[:2] == ["classify.py", "train"]:
+            pretrained = "weights" in classify.NETWORKS[command[2]].recipe
+            assert ("--weights" in command) == (pretrained and words != "paper"), command
+    assert ("inception" in needed) == (words == "paper")
 
 
 def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
     for name in ("vae/benign", "vae/malignant", "dermagan/benign", "dermagan/malignant"):
         (tmp_path / name).mkdir(parents=True)
-    commands = {name: command for _, name, command in listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)}
-    for name, command in commands.items():
-        assert ("--dry-run" in command) == (command[0] != "data.py" and command[1] != "describe"), name
-    assert {name for name in commands if "vae" in name} == {
-        f"controls/cnn_100_vae{arm}-s{seed}" for arm in ("", "_shuffled", "_alone") for seed in (0, 1)}
-    assert any("cnn_100_mine-s0" in name for _, name, _ in listed("controls", "--synthetic", tmp_path / "dermagan"))
+    found = listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)
+    for _, name, command in found:
+        assert ("--dry-run" in command) == (command[1] in ("train", "rank", "score")), name
+    arms = [f"controls/cnn_100_vae{arm}-s" for arm in ("", "_shuffled", "_alone")]
+    assert {name for _, name, _ in found if "vae" in name} == {arm + seed for arm in arms for seed in "01"}
+    taken = listed("controls", "--synthetic", tmp_path / "dermagan")    # a name of an arm's
+    assert "controls/cnn_100_mine-s0" in [name for _, name, _ in taken]
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--scale", "huge"], "huge"), (["nonsense"], "nonsense"), (["--seeds", "0"], "--seeds"), (["--out"], "--out needs a value"),
-    (["--data", "/nowhere"], "/nowhere"), (["--weights", "some"], "some"), (["--synthetic", "/"], "benign")])
+    ("--scale huge", "huge"), ("nonsense", "nonsense"), ("--seeds 0", "--seeds"),
+    ("--out", "--out needs a value"), ("--data /nowhere", "/nowhere"), ("--weights some", "some"),
+    ("--synthetic /", "benign")])
 def test_bad_options_end_in_one_line(words, said):
-    found = bash("list", *words)
-    assert found.returncode == 2 and said in found.stderr and found.stderr.startswith(("run_all.sh", "realpath"))
+    found = bash("list", *words.split())
+    assert found.returncode == 2 and said in found.stderr
+    assert found.stderr.startswith(("run_all.sh", "realpath"))
 
 
 def test_photographs_are_found_from_any_folder_and_with_odd_names(tmp_path):
+    photos = "my $(echo)  'photos'"
     for name in ("benign", "malignant"):
-        (tmp_path / "my $(echo)  'photos'" / name).mkdir(parents=True)
-    found = bash("list", "--data", "my $(echo)  'photos'", cwd=tmp_path).stdout
-    prepare = next(line.split("\t")[3] for line in found.splitlines() if "\twgan_gp/data\t" in line)
-    assert shlex.split(prepare)[3] == str(tmp_path / "my $(echo)  'photos'")
-    assert "acgan_cyclegan/" not in found and "dermagan/" not in found and "controls/" in found     # no eight classes
+        (tmp_path / photos / name).mkdir(parents=True)
+    commands = {name: command for _, name, command in listed("--data", photos, cwd=tmp_path)}
+    assert commands["wgan_gp/data"][2] == str(tmp_path / photos)
+    studies = {name.split("/")[0] for name in commands}         # without those of eight classes
+    assert studies == {"wgan_gp", "dcgan_cls", "dcgan_inception", "controls"}
 
 
 # ---- The whole way, and the README's examples
@@ -218,28 +236,25 @@ def test_a_study_runs_to_its_report_and_every_cell_is_filled(tmp_path):
         if "--steps" in command:
             command[command.index("--steps") + 1] = "2"
         text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{shlex.join(command)}\n"
-    found = subprocess.run([sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"], input=text, capture_output=True, text=True, cwd=ROOT)
+    found = subprocess.run([sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"], input=text,
+                           capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stdout
     report.write(tmp_path)
     markdown = (tmp_path / "report.md").read_text()
     assert "not run" not in markdown.replace("was not measured", "") and "39,473,507" in markdown
 
 
-def readme_example(name):
-    """The code block of the README below a line that names it."""
-    text = (ROOT / "README.md").read_text()
-    return re.search(rf"\*\*{re.escape(name)}.*?```python\n(.*?)```", text, re.DOTALL)[1]
-
-
-@pytest.mark.parametrize("name, file, before, command", [
-    ("An LSGAN", "gan.py", "# ---- Noise, averages, samples", ["gan.py", "train", "lsgan", "--width", "4", "--class", "benign"]),
-    ("Another classifier", "classify.py", "def base_of(net):", ["classify.py", "train", "efficientnet_b0"])])
-def test_the_readmes_examples_run(tmp_path, prepared, name, file, before, command):
+@pytest.mark.parametrize("name, before, command", [
+    ("An LSGAN", "# ---- Noise, averages", "gan.py train lsgan --width 4 --class benign"),
+    ("Another classifier", "def base_of(net):", "classify.py train efficientnet_b0")])
+def test_the_readmes_examples_run(tmp_path, prepared, name, before, command):
     for source in ROOT.glob("*.py"):
         shutil.copy(source, tmp_path)
-    text = (tmp_path / file).read_text()
+    file, *words = command.split()
+    readme, text = (ROOT / "README.md").read_text(), (tmp_path / file).read_text()
+    example = re.search(rf"\*\*{name}.*?```python\n(.*?)```", readme, re.DOTALL)[1]
     assert text.count(before) == 1
-    (tmp_path / file).write_text(text.replace(before, readme_example(name) + "\n\n" + before))
-    words = [*command, "--data", prepared, "--steps", "2", "--batch", "4", "--out", tmp_path / "job"]
-    found = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / file).write_text(text.replace(before, f"{example}\n\n{before}"))
+    words += ["--data", prepared, "--steps", "2", "--batch", "4", "--out", tmp_path / "job"]
+    found = subprocess.run([sys.executable, file, *words], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0 and (tmp_path / "job" / "result.json").exists(), found.stderr
