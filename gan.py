@@ -734,20 +734,28 @@ def source_images(path, of_class, size):
 def labels_to_draw(args, config, images):
     """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
     if args.samples == "balance":
-        if drawn_classes(config) != [args.of_class]:
-            raise UserError("--samples balance: give --class, to a GAN that draws one class")
-        train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
-        counts = train.counts()
-        number = max(counts.values()) - counts[args.of_class]
-    elif re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
-        number = Fraction(args.samples)
-        if "/" in args.samples:
-            number = round(number * len(images))
-    else:
+        return labels_that_balance(args, config)
+    if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
-    number = max(1, int(number))
-    jobs.check_memory(number, args.size)
-    return in_turn(config, number)
+    number = Fraction(args.samples)
+    if "/" in args.samples:
+        number = number * len(images)
+    jobs.check_memory(round(number), args.size)
+    return in_turn(config, max(1, round(number)))
+
+
+def labels_that_balance(args, config):
+    """As many of --class, or of each class of an ACGAN, as the largest class has more of."""
+    train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
+    counts, classes = train.counts(), drawn_classes(config)
+    if not set(classes) <= set(counts):
+        raise UserError("--samples balance: give --class, the one that lacks images")
+    lacking = [max(counts.values()) - counts[name] for name in classes]
+    if not any(lacking):
+        lacking[0] = 1                                  # a set of samples is never empty
+    turn = np.concatenate([np.arange(number) for number in lacking])
+    labels = np.repeat(np.arange(len(classes)), lacking)
+    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
 
 
 def train(args):
@@ -938,7 +946,7 @@ def add_train_options(add, entry):
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
         help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
-             "to translate; balance: as many as --class lacks")
+             "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.source:
