@@ -1,8 +1,7 @@
 """jobs.py: a job is a folder; and the runner: python jobs.py --out FOLDER < list of jobs.
 
 A job's folder holds config.json (what was asked), checkpoint.pt (how far it is) and result.json
-(what came out; written last: a job that has one is done). The same command goes on with what was
-cut off. The runner needs the standard library alone.
+(what came out; written last). What was cut off goes on when the same command is given again.
 """
 import argparse
 import collections
@@ -246,7 +245,7 @@ def add_training_options(parser, recipe, **choices):
                             choices=choices.get(name), help=f"{value}: {source}")
     parser.add_argument("--out", required=True, help="folder of this job")
     parser.add_argument("--forget", action="store_true", help="keep no weights in it")
-    parser.add_argument("--share", type=fraction, default=1, help="1/4, say, of each class, by lesion")
+    parser.add_argument("--share", type=fraction, default=Fraction(1), help="1/4, say, by lesion")
     parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="bf16: autocast of the networks, never of losses, penalties, metrics")
@@ -334,9 +333,7 @@ def timed(step, args):
             torch.cuda.synchronize()
         cost["step_seconds"] = time.perf_counter() - begun
         return values
-    if not args.dry_run:
-        return step, cost
-    return timed_step, cost
+    return (timed_step if args.dry_run else step), cost
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
@@ -476,8 +473,8 @@ def dry_run(jobs, slots):
             hours = steps * seconds / 3600
             disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
             memory = f"RAM {result['memory_gb']:.1f}, GPU {result['gpu_memory_gb']:.1f}"
-            print(f"{number:4} x {job.study}/{job.name}: {steps:,} x {seconds:.3g} s = {hours:.3g} h; "
-                  f"GB: {memory}, disk {disk:.3g}")
+            print(f"{number:4} x {job.study}/{job.name}: {steps:,} x {seconds:.3g} s = "
+                  f"{hours:.3g} h; GB: {memory}, disk {disk:.3g}")
             all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
     print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
     return missing
