@@ -378,7 +378,7 @@ def train(args):
     out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
     training, val, tests, leaked, generators = load_images(args)
     config = config_of(args, training, tests) | dict(synthetic=sorted(generators))
-    m = build(config, training, args.start, device)
+    m = build(config, training, args.start, device)     # first: weights may be missing
     if jobs.start_job(out, config):
         return
     step, cost = jobs.timed(train_step, args)
@@ -481,6 +481,7 @@ def train_step(m, rate, momentum):
 
 
 def make_optimizer(net, config):
+    """Rates and momentum come with each step, from learning_rates."""
     if config["optimizer"] == "adagrad":
         return torch.optim.Adagrad(net.parameters())
     if config["optimizer"] != "adamw":  # adam or sgd; its momentum, beta1, is not stated
@@ -637,7 +638,7 @@ def rank(args):
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
     order = np.argsort(-sure, kind="stable")
-    sure = sure[order].tolist()         # too sure: the network has learned them, as the paper's
+    sure = sure[order].tolist()         # too sure, as in the paper: it has learned these images
     images.take(order).save(out / "images.npy")
     jobs.finish_job(out, asked, time.time() - begun, device, n=len(images), probability=sure)
     print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")

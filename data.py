@@ -39,6 +39,7 @@ STUDIES = {
     "dcgan_cls": (TWO, "kaggle_binary, isic_archive, ham10000, isic2019"),
     "acgan_cyclegan": (EIGHT, "isic2019, ham10000"),
     "dermagan": ("AK BCC BKL MEL".split(), "its 1,976 images (unpublished), isic2019, ham10000"),
+                                        # so that whatever serves is named a stand-in
     "dcgan_inception": (TWO, "isic_archive, kaggle_binary, ham10000, isic2019"),
     "controls": (TWO, "isic2019, isic_archive, ham10000, kaggle_binary"),
 }
@@ -799,7 +800,7 @@ def show_training_images(images, out, seed):
     save_grid(out / "grid.png", shown)
     torch.manual_seed(seed)
     copies = scaled(to_tensor(shown[[0] * 16]))
-    copies = augment(copies, zoom=0, shift=0, shear=10, brightness=0)
+    copies = augment(copies, zoom=0, shift=0, shear=10, brightness=0)       # as paper 001 does
     save_grid(out / "augmented.png", to_uint8(copies))
 
 

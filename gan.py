@@ -33,7 +33,8 @@ from jobs import UserError
 
 @dataclass
 class Training:
-    """The networks of one training and what they learn with. build() makes it."""
+    """The networks of one training and what they learn with. build() makes it. What has a state
+    is in the checkpoint: networks, optimisers, batches, and a Record, which is a dictionary."""
     config: dict                        # all that decides the result: the recipe and more
     device: torch.device
     autocast: torch.autocast            # bfloat16 inside, where the config says so
@@ -93,7 +94,8 @@ def chance(logit):
     return logit.float().sigmoid().mean()
 
 
-# ---- Paper 000: WGAN-GP, 64 px. Initial weights are not stated: PyTorch's
+# ---- 4x4 kernels: paper 000's WGAN-GP and, without biases, paper 003's DCGAN, 64 px. Initial
+# weights are not stated: PyTorch's
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
@@ -173,7 +175,7 @@ def wgan_gp_step(m):
     return values
 
 
-# ---- DCGAN: papers 001 and 004 (5x5 kernels), 003 (4x4), 64 px
+# ---- DCGAN: papers 001 and 004, 5x5 kernels, 64 px; its step serves paper 003 too
 
 def dcgan_generator(z_dim=128, width=64):
     """Paper 001: 5,364,739 parameters; 004, width 128, z 100: 18,872,323. z -> (n, 3, 64, 64).
@@ -519,7 +521,7 @@ def cyclegan_step(m):
 
 @dataclass
 class GAN:
-    recipe: dict                # hyper-parameter: (default, source); an option of `train`
+    recipe: dict                # hyper-parameter: (default, source); an option of that type
     generator: Callable         # config -> network
     discriminator: Callable     # config -> network
     step: Callable              # one training step: Training -> {name: value on the device}
@@ -715,7 +717,8 @@ def load_images(args, entry):
         whole = whole.of_class(args.of_class)
     images, source = whole, None
     if not args.leak:
-        images = whole.part("train").share(args.share)
+        images = whole.part("train")
+    images = images.share(args.share)
     if entry.source:
         source = source_images(args.source, args.source_class, args.size)
         images = images.take(slice(max(1, round(args.top * len(images)))))

@@ -452,9 +452,10 @@ def figure(page, results, study, number, title, kind, patterns):
 
 def claims_of(results, study, hidden):
     """[{column: cell}, ...] without the hidden one: the paper's claims and what became of them."""
-    tables = [block for block in read_paper(study) if isinstance(block, list)]
-    [rows] = [table for table in tables if "claim" in table[0]]
-    gains = []
+    rows, gains = [], []
+    for block in read_paper(study):
+        if isinstance(block, list) and "claim" in block[0]:
+            rows += block
     for row in rows:
         gain = results.gain(study, row["before"], row["after"])
         arms = results.arms(f"{study}/{row['after']}")
@@ -468,7 +469,7 @@ def claims_of(results, study, hidden):
         clean, as_printed = points(gain), "-"
         if row["before"] == "-" and gain:
             clean = f"{percent(gain[:3])} %"
-        before, after = row["before, as printed"], row["after, as printed"]
+        before, after = row.get("before, as printed", "-"), row.get("after, as printed", "-")
         if before != "-":
             as_printed = points(results.gain(study, before, after))
         found.append({

@@ -187,7 +187,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 }
 
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
-  # The training part is the 200 %, the oracle of 100. Batches of 32: an eighth of a small set has fewer than 128.
+  # The training part is the 200 %: 100 and as many further real ones. An eighth of a small set is no 128 images.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
   local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 net size gan train
   case $SCALE in

@@ -244,17 +244,19 @@ def test_a_study_runs_to_its_report_and_every_cell_is_filled(tmp_path):
     assert "not run" not in markdown.replace("was not measured", "") and "39,473,507" in markdown
 
 
-@pytest.mark.parametrize("name, before, command", [
-    ("An LSGAN", "# ---- Noise, averages", "gan.py train lsgan --width 4 --class benign"),
-    ("Another classifier", "def base_of(net):", "classify.py train efficientnet_b0")])
-def test_the_readmes_examples_run(tmp_path, prepared, name, before, command):
+@pytest.mark.parametrize("example, before, after, command", [
+    (r"```python\n(.*?)```", "# ---- Noise, averages", "%s\n\n# ---- Noise, averages",
+     "gan.py train lsgan --width 4 --class benign"),
+    (r'`("efficientnet_b0": .*?)`', "NETWORKS = {\n", "NETWORKS = {\n    %s\n",
+     "classify.py train efficientnet_b0")])
+def test_the_readmes_examples_run(tmp_path, prepared, example, before, after, command):
     for source in ROOT.glob("*.py"):
         shutil.copy(source, tmp_path)
     file, *words = command.split()
     readme, text = (ROOT / "README.md").read_text(), (tmp_path / file).read_text()
-    example = re.search(rf"\*\*{name}.*?```python\n(.*?)```", readme, re.DOTALL)[1]
+    [example] = re.findall(example, readme, re.DOTALL)
     assert text.count(before) == 1
-    (tmp_path / file).write_text(text.replace(before, f"{example}\n\n{before}"))
+    (tmp_path / file).write_text(text.replace(before, after % example))
     words += ["--data", prepared, "--steps", "2", "--batch", "4", "--out", tmp_path / "job"]
     found = subprocess.run([sys.executable, file, *words], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0 and (tmp_path / "job" / "result.json").exists(), found.stderr
