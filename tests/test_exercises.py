@@ -14,12 +14,12 @@ def changes():
     """[(file, lines before, lines after, first command), ...] of the exercises that are a change."""
     found = []
     for text in re.split(r"\n## ", TEXT):
-        block = re.search(r"of (\w+\.py):\n```diff\n(.*?)```\n```\n(.*?)```", text, re.DOTALL)
+        block = re.search(r"of (\w+\.py):\n```diff\n(.*?)```\n(.*)", text, re.DOTALL)
         if block:
-            file, lines, commands = block.groups()
+            file, lines, rest = block.groups()
             before = re.findall(r"^-(.*\n)", lines, re.MULTILINE)
             after = re.findall(r"^\+(.*\n)", lines, re.MULTILINE)
-            command = re.findall(r"^python (.*(?:gan.py|prepare).*)", commands, re.MULTILINE)[-1]
+            command = re.findall(r"python ((?:gan|data)\.py [^`\n]*)", rest)[-1]
             found.append((file, "".join(before), "".join(after), command))
     return found
 
