@@ -337,11 +337,10 @@ def timed(step, args):
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
-    """Yield the steps first ... last - 1. Saves every minute and, to stop, on Ctrl-C or after a step.
-    The signal only sets a mark, so that no step is cut in the middle; a second Ctrl-C does cut."""
+    """Yield the steps first ... last - 1. Saves every minute, and on Ctrl-C or --stop-after, to end."""
     stop, saved = threading.Event(), time.time()
 
-    def mark(number, _):
+    def mark(number, _):                # so that no step is cut in the middle; a second Ctrl-C does
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()

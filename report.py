@@ -472,11 +472,24 @@ def claims_of(results, study, hidden):
         before, after = row.get("before, as printed", "-"), row.get("after, as printed", "-")
         if before != "-":
             as_printed = points(results.gain(study, before, after))
+        said = verdict(row["printed"], gain, p)
+        if gain and lacks_weights(results, study, row):
+            said = "cannot be tested here: without published weights"
         found.append({
             "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
-            "ours, as printed": as_printed, "verdict": verdict(row["printed"], gain, p)})
+            "ours, as printed": as_printed, "verdict": said})
         del found[-1][hidden]
     return found
+
+
+def lacks_weights(results, study, row):
+    """Does a claim compare a network that the paper took pretrained, here from random weights, with
+    one that it did not?"""
+    weights = set()
+    for name in results.names(study, f"{row['before']} {row['after']}"):
+        for result in results.of(name):
+            weights.add(result["config"].get("weights"))
+    return {None, "none"} <= weights
 
 
 # ---- The controls

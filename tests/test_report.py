@@ -170,6 +170,16 @@ def test_claims_stand_on_the_first_screen_with_their_signs_protocols_and_one_cor
     assert results.gain("wgan_gp", "cnn_real vgg", "cnn_hybrid") is None
 
 
+def test_a_pretrained_network_from_random_weights_proves_no_claim(tmp_path):
+    classifier(tmp_path, "dermagan/cnn_gan", .80)
+    for weights, said in (("none", "cannot be tested here: without published weights"),
+                          ("IMAGENET1K_V1", "same direction")):
+        classifier(tmp_path, "dermagan/mobilenet", .70, weights=weights)
+        [row] = [row for row in report.claims_of(report.Results(tmp_path), "dermagan", "ours, as printed")
+                 if "MobileNet" in row["claim"]]
+        assert row["verdict"] == said
+
+
 CELLS = """
 net: accuracy = 0.700 [0.6; accuracy % = 70.0 [6; loss = 0.700; validation accuracy = 0.750; auc = 0.689
 net: benign, called malignant = 2; malignant, called benign = 3; x, recall malignant = 0.657
