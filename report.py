@@ -35,6 +35,7 @@ from page import Page, cells_of, interval_chart, line_chart
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
 PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
 NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
+FAR = 3                     # times the noise floor: a GAN's distance that is told
 COPIES = 0.6                # share nearer to training images that is called copying; without it .5
 DISTANCE = " {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, KID {kid:.3g}"
 DRAWN = "drawn lesions"     # how the source of such images begins
@@ -620,15 +621,17 @@ def gan_table(page, results, study):
 
 
 def gan_row(name, steps, measures):
-    distance = copies = "-"
+    distance, copies, state = "-", "-", state_of(measures)
     if "fd_8x8_distance" in measures:
         distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+        if state == "alive" and measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
+            state = "alive, but far"
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
     return {
         "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
-        "nearer to training images": copies, "state": state_of(measures)}
+        "nearer to training images": copies, "state": state}
 
 
 def state_of(measures):
@@ -682,7 +685,7 @@ def last_screen(page, results, config):
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
              "Distinctness: the same of a sample and its nearest other one; below "
              f"{metrics.DISTINCT} a few pictures come again. FD-8x8: Frechet distance in mean "
-             "colours of an 8 x 8 grid, no FID. Nearer to training images: share of GAN images "
+             f"colours of an 8 x 8 grid, no FID; far: over {FAR} noise floors. Nearer to training images: share of GAN images "
              "whose nearest real image is one that the GAN saw; 0.5 without copying.")
     page.add("## How this was made")
     command = f"bash run_all.sh --scale {config['scale']}"
@@ -690,6 +693,9 @@ def last_screen(page, results, config):
         command += " --data DIR"
     if results.own:
         command += " --synthetic MINE"
+    weights = [result["config"].get("weights") for result in results.jobs.values()]
+    if "none" in weights and config["scale"] != "quick":
+        command += " --weights none"
     commits = sorted({str(result.get("commit")) for result in results.jobs.values()})
     written = time.strftime("%Y-%m-%d %H:%M")
     page.add(f"`{command}`; commit {', '.join(commits)}; written {written}. "
