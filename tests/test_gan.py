@@ -390,10 +390,10 @@ def test_samples_tell_what_was_seen(tmp_path, command, done, lesions, made, monk
     monkeypatch.setattr(metrics, "judge_generated", lambda *x: judged.append(x) or judge(*x))
     for leak in ("", " --leak"):
         done(*command("dcgan_cls --class benign --share 1/2" + leak, "leak" + leak[2:]))
-    (_, half, test, *_), (_, everything, none, *_) = judged
+    (_, half, test, *_), (_, of_all, none, *_) = judged
     assert set(half.ids) == set(train.share(0.5).ids) and len(none) == 0
     assert set(test.ids) == set(lesions.part("test").of_class("benign").ids)
-    assert set(everything.ids) == set(lesions.of_class("benign").ids)
+    assert set(of_all.ids) == set(lesions.of_class("benign").share(0.5).ids)
 
 
 @pytest.mark.parametrize("words, options", [
