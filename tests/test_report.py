@@ -172,6 +172,14 @@ def test_claims_stand_on_the_first_screen_with_their_signs_protocols_and_one_cor
     assert results.gain("wgan_gp", "cnn_real vgg", "cnn_hybrid") is None
 
 
+def test_the_readmes_claims_are_those_of_docs():
+    tables = []
+    for file in ("README.md", "docs/small.md"):
+        text = (report.FILES[0].parent.parent / file).read_text()
+        tables.append(re.findall(r"^\| paper \| claim .*\n(?:\|.*\n)+", text, re.MULTILINE))
+    assert tables[0] == tables[1] and len(tables[0]) == 1 and tables[0][0].count("\n") > 10
+
+
 def test_a_pretrained_network_from_random_weights_proves_no_claim(tmp_path):
     classifier(tmp_path, "dermagan/cnn_gan", .80)
     for weights, said in (("none", "cannot be tested here: without published weights"),
