@@ -699,7 +699,8 @@ def last_screen(page, results, config):
     commits = sorted({str(result.get("commit")) for result in results.jobs.values()})
     written = time.strftime("%Y-%m-%d %H:%M")
     page.add(f"`{command}`; commit {', '.join(commits)}; written {written}. "
-             "The command of each job is in its result.json.")
+             "The command of each job is in its result.json. To try what decides such numbers: "
+             "EXERCISES.md, ten experiments.")
     rows = []
     for study in (*PAPERS, "controls"):
         found = [one["seconds"] for job, one in results.jobs.items() if job.startswith(f"{study}/")]
