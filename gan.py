@@ -290,7 +290,9 @@ class LaplacianGenerator(nn.Module):
         """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
-        below = smaller or images                       # `images` grows below
+        below = images                                  # which grows, a level at a time
+        if smaller is not None:
+            below = smaller
         for k, side in enumerate(LEVELS):
             blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)

@@ -685,8 +685,9 @@ def last_screen(page, results, config):
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
              "Distinctness: the same of a sample and its nearest other one; below "
              f"{metrics.DISTINCT} a few pictures come again. FD-8x8: Frechet distance in mean "
-             f"colours of an 8 x 8 grid, no FID; far: over {FAR} noise floors. Nearer to training images: share of GAN images "
-             "whose nearest real image is one that the GAN saw; 0.5 without copying.")
+             f"colours of an 8 x 8 grid, no FID; far: over {FAR} noise floors. Nearer to training "
+             "images: share of GAN images whose nearest real image is one that the GAN saw; 0.5 "
+             "without copying.")
     page.add("## How this was made")
     command = f"bash run_all.sh --scale {config['scale']}"
     if config["data"] != "drawn lesions":

@@ -122,6 +122,13 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds, views, sprea
     assert len(held) == 9 and all(0.92 <= count / tests <= 0.99 for count in held.values()), held
 
 
+def test_what_can_be_negative_has_the_interval_of_a_difference():
+    """Cohen's kappa, say, which Wilson's interval would cut at zero."""
+    boot = -0.2 + 0.05 * np.random.default_rng(0).standard_normal((1, 1000))
+    low = metrics.Arm(np.array([-0.2]), boot, 100, "t")
+    assert metrics.level(low) == pytest.approx([-0.2, -0.298, -0.102], abs=0.005)
+
+
 def test_views_of_a_lesion_that_say_something_each_make_a_level_surer():
     """Two views of each of 120 lesions, as sure as 240 images: not as 120 (it held 98 % then)."""
     boot = 0.7 + np.sqrt(0.7 * 0.3 / 240) * np.array([[-1.0, 1.0]])
