@@ -10,7 +10,7 @@
 #                               DIR/benign and DIR/malignant. Without it the lesions are drawn
 #   --synthetic DIR             images of your own generator, DIR/benign and DIR/malignant: judged by controls
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
-#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 3, 5)
+#   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 5, 5)
 #   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
@@ -98,8 +98,8 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
            resnet="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 acgan="--size 64 --width 16 --batch 24 --beta1 0 --lr 1e-3 --steps 800 $BF16"
-           cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 300"
-           resnet="--size 32 --width 8 --batch 64 --epochs 2 --weights none $BF16"
+           cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 400"
+           resnet="--size 64 --width 16 --batch 64 --epochs 8 --weights none $BF16"
            limit="--limit NV=600 MEL=300 BCC=250 BKL=250" ;;
   esac
   acgan+=" --forget $DRY" cyclegan+=" --forget $DRY"
@@ -133,7 +133,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
     quick) gan="--width 8 --z-dim 64 --batch 16 --lr 2e-3 --steps 200 $BF16" samples=20 test=20 n=800 size="--size 32"
            fit="--batch 16 --lr 1e-3 $BF16" steps="--steps 30" epochs="--epochs 2" nets="--steps 3" ;;
     small) gan="--width 16 --batch 16 --lr 5e-4 --steps 1200 $BF16" size="--size 32"
-           fit+=" --batch 32 $BF16" steps="--steps 200" epochs="--epochs 5" nets="--steps 100 --batch 16" ;;
+           fit+=" $BF16" steps="--steps 2000" nets="--steps 100 --batch 16" ;;
     paper) gan="--steps 6000 $BF16" fit+=" $BF16" ;;    # 200 epochs of the clean part: 1,000 steps, too few
   esac
   gan+=" --forget $DRY" fit+=" --forget $DRY"
@@ -189,13 +189,14 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
   # The training part is the 200 %: 100 and as many further real ones. An eighth of a small set is no 128 images.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
-  local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 net size gan train
+  local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 alive="" net size gan train
   case $SCALE in
     quick) fit="--size 32 --steps 300 --batch 16 $BF16" gans="dcgan_cls" nets="cnn" sizes="50 100" test=0.8
            gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16"
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1954 malignant=1954" fit="--steps 1500 --batch 32 $BF16" nets="cnn" sizes="50 100"
-           gan_steps="--width 32 --batch 16 --steps 1500 $BF16" test=0.5 gans=${gans#wgan_gp } ;;    # ten times a DCGAN
+           gan_steps="--width 32 --batch 16 --steps 1500 $BF16" test=0.5 gans=${gans#wgan_gp }   # ten times a DCGAN
+           alive="--lr 1e-3" ;;         # at its own 2e-4 paper 003's DCGAN collapsed for 2 of 3 seeds
   esac
   fit+=" --schedule 1cycle --forget $DRY" gan_steps+=" --forget $DRY"
   stage
@@ -204,6 +205,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
   for gan in $gans; do              # each seed of a classifier has GANs of its own: their chance counts too
     for size in $sizes; do
       train="gan.py train $gan --data @data --share $size/200 --samples 1/1 $gan_steps"
+      if [ $gan = dermagan ]; then train+=" $alive"; fi
       for class in benign malignant; do each_seed ${gan}_${size}_$class $train --class $class; done
     done
   done
@@ -303,7 +305,7 @@ while [ $# -gt 0 ]; do
 done
 case $SCALE in
   quick) SEEDS=${ASKED:-1} CONTROLS_SEEDS=${ASKED:-3} WEIGHTS="--weights none" ;;
-  small) SEEDS=${ASKED:-3} CONTROLS_SEEDS=${ASKED:-3} ;;
+  small) SEEDS=${ASKED:-3} CONTROLS_SEEDS=${ASKED:-5} ;;
   paper) SEEDS=${ASKED:-5} CONTROLS_SEEDS=${ASKED:-5} ;;
   *) stop "--scale $SCALE: quick, small or paper" ;;
 esac
@@ -313,7 +315,7 @@ if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; else : "${JOBS:=2}"; fi
 MINE=${SYNTHETIC##*/}           # names the arms, if it is a plain word that is no other arm's
 case $MINE in *[!A-Za-z0-9]*|real|classical|shuffled|alone|dermagan) MINE=mine ;; esac
 # bfloat16 units: a DCGAN of width 16 makes 1.5 times as many steps, a small WGAN-GP or CycleGAN gains nothing.
-if [ "$GPU" -gt 0 ] || grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
+if [ "$GPU" -eq 0 ] && grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 cd "$(dirname "$0")" || exit
 : "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}${DRY:+-dry}}"
 if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA/ham10000" ]; then

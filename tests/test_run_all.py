@@ -76,7 +76,7 @@ WORDS = {
     "CONTROL": r"classify.py train \1 --data @data --share \2/200 --schedule 1cycle"}
 ROWS = [re.split(r" \|(?: |$)", re.sub("GANS|EIGHT|CONTROL", lambda word: WORDS[word[0]], line))
         for line in ARMS.strip().splitlines()]
-SEEDS = dict(quick=(1, 3), small=(3, 3), paper=(5, 5))          # of a paper's study, of the controls
+SEEDS = dict(quick=(1, 3), small=(3, 5), paper=(5, 5))          # of a paper's study, of the controls
 
 
 def spelled_out(text):
