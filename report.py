@@ -679,7 +679,7 @@ def first_screen(page, results, scale):
 
 
 def last_screen(page, results, config):
-    """What the GANs' columns mean; the command, the commits, the seconds of each study."""
+    """What the GANs' columns mean; the command; commits, devices, seconds of each study."""
     page.add("## The columns of the GANs")
     page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
@@ -697,17 +697,19 @@ def last_screen(page, results, config):
     weights = [result["config"].get("weights") for result in results.jobs.values()]
     if "none" in weights and config["scale"] != "quick":
         command += " --weights none"
-    commits = sorted({str(result.get("commit")) for result in results.jobs.values()})
     written = time.strftime("%Y-%m-%d %H:%M")
-    page.add(f"`{command}`; commit {', '.join(commits)}; written {written}. "
-             "The command of each job is in its result.json. To try what decides such numbers: "
-             "EXERCISES.md, ten experiments.")
+    page.add(f"`{command}`; written {written}. The command of each job is in its result.json. "
+             "To try what decides such numbers: EXERCISES.md, ten experiments.")
     rows = []
     for study in (*PAPERS, "controls"):
-        found = [one["seconds"] for job, one in results.jobs.items() if job.startswith(f"{study}/")]
+        found = [one for job, one in results.jobs.items() if job.startswith(f"{study}/")]
         if found:
-            rows.append({"study": study, "images": results.source(study), "jobs": len(found),
-                         "seconds, added up": f"{sum(found):,.0f}"})
+            commits = sorted({str(one.get("commit")) for one in found})
+            devices = Counter(str(one.get("device")) for one in found)
+            seconds = sum(one["seconds"] for one in found)
+            rows.append({"study": study, "images": results.source(study),
+                         "jobs": ", ".join(f"{n} on {name}" for name, n in devices.items()),
+                         "commit": ", ".join(commits), "seconds, added up": f"{seconds:,.0f}"})
     page.table(rows)
 
 

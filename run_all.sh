@@ -11,7 +11,7 @@
 #   --synthetic DIR             images of your own generator, DIR/benign and DIR/malignant: judged by controls
 #   --out DIR                   results folder (default results/SCALE, with --data results/SCALE-NAME)
 #   --seeds N                   classifiers per arm (default 1 at quick scale, 3 small, 5 paper; controls 3, 5, 5)
-#   --jobs N                    jobs at once (default 2 on a CPU; 1 on a GPU and in a dry run)
+#   --jobs N                    jobs at once (default 2; in a dry run 1; on a GPU 1, but see README on MPS)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
 # Jobs that are done are skipped, jobs that were cut off go on. Studies: wgan_gp dcgan_cls acgan_cyclegan
@@ -269,11 +269,9 @@ list() {
 # ---- Set-up and command line ----------------------------------------------------------------------------
 
 stop() { echo "run_all.sh: $*" >&2; exit 2; }
-
 find_python() { # .venv if it is there; else the current Python if it has the packages; else .venv is made
   local needed="torch, torchvision, numpy, scipy, PIL"; if [ "$COMMAND" = test ]; then needed+=", pytest"; fi
-  PYTHON=.venv/bin/python
-  if [ -f .venv/ready ]; then return; fi
+  PYTHON=.venv/bin/python; if [ -f .venv/ready ]; then return; fi
   if python3 -c "import $needed" 2>/dev/null; then PYTHON=python3; return; fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || stop "Python 3.10 or newer is needed (python3)"
   echo "first run: installing torch, torchvision, numpy, pillow and scipy into .venv (some minutes, about 6 GB)"
@@ -314,7 +312,7 @@ if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; else : "${JOBS:=2}"; fi
 [[ $SEEDS$JOBS =~ ^[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
 MINE=${SYNTHETIC##*/}           # names the arms, if it is a plain word that is no other arm's
 case $MINE in *[!A-Za-z0-9]*|real|classical|shuffled|alone|dermagan) MINE=mine ;; esac
-# bfloat16 units: a DCGAN of width 16 makes 1.5 times as many steps, a small WGAN-GP or CycleGAN gains nothing.
+# With a CPU's bfloat16 units a DCGAN of width 16 is 1.5 times as fast, a WGAN-GP not; on an H200 it was 0.9 times.
 if [ "$GPU" -eq 0 ] && grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 cd "$(dirname "$0")" || exit
 : "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}${DRY:+-dry}}"

@@ -1,5 +1,6 @@
 """What the tests share: the project on the path, one small image set, a way to call a command line."""
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""     # the numbers in the tests are a CPU's
 torch.set_num_threads(1)        # tiny networks: more threads only wait for each other
 
 import data, gan, jobs  # noqa: E401, E402

@@ -21,7 +21,7 @@ PICTURES = {"grid.png": "red", "grid_000001.png": "black", "grid_000009.png": "b
 def finished(out, job, config={}, **result):
     """A result.json, and the pictures of a job: all of one colour."""
     seed = int(job[-1]) if job[-2] == "s" else 0
-    empty = dict(seconds=1.5, command="python x", commit="abc1234", metrics={}, counts={})
+    empty = dict(seconds=1.5, command="python x", commit="abc1234", metrics={}, counts={}, device="a GPU")
     result = dict(config=CONFIG | config | dict(seed=seed)) | empty | result
     jobs.write_json(out / job / "result.json", result)
     for name, colour in PICTURES.items():
@@ -292,7 +292,7 @@ def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, damage):
     else:
         jobs.write_json(file, jobs.read_json(file) | damage)
     markdown = page_of(tmp_path)[0]
-    assert "Left out, damaged: controls/broken-s0: " in markdown and "| controls | unknown images | 1 |" in markdown
+    assert "Left out, damaged: controls/broken-s0: " in markdown and "| controls | unknown images | 1 on a GPU |" in markdown
     with pytest.raises(jobs.UserError, match="run_all.sh"):
         report.write(tmp_path / "nothing")
 
@@ -328,5 +328,5 @@ def test_docs_hold_no_photograph_and_no_path_and_name_the_licence(tmp_path, orig
     assert pictures["acgan_cyclegan-cycle_AK-grid"][2] > 200        # without the photographs that it translated
     assert str(tmp_path) not in text and "DIR/" in text and not re.search(r"(?<![\w./:])/\w+/", text)
     assert "learned HAM10000, CC BY-NC 4.0" in text
-    assert "--scale small --data DIR`; commit abc1234;" in text
+    assert "--scale small --data DIR`; written " in text and "| 3 on a GPU | abc1234 | 4 |" in text
     assert all((docs / name).exists() for name in re.findall(r"\]\(small/(.*)\)", text))
