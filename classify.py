@@ -399,8 +399,8 @@ def train(args):
 def config_of(args, training, tests):
     """All that decides the result."""
     names = "model seed precision shuffle alone through share use".split()
-    epoch = len(training) // args.batch
-    config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch)
+    epoch_steps = len(training) // args.batch
+    config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch_steps)
     config |= dict(
         classes=training.classes, train=training.fingerprint(), start="none",
         tests={name: test.fingerprint() for name, test in tests.items()})
@@ -725,19 +725,23 @@ def main():
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    for function in (predict, rank, score):
+    def command(function, run):
         words = function.__doc__
         p = commands.add_parser(function.__name__, description=words, help=words.splitlines()[0])
         p.set_defaults(function=function)
-        p.add_argument("run", help="a finished classifier; or, to score, inception for the FID")
-        if function is predict:
-            p.add_argument("images", nargs="+", help="photographs, or folders of them")
-            p.add_argument("--csv", help="write the probabilities here, a line per photograph")
-            continue
-        if function is score:
-            p.add_argument("sets", nargs="*", help="GAN jobs or image sets")
-            p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-        p.add_argument("--class", dest="of_class", required=function is rank, help="of this alone")
+        p.add_argument("run", help=run)
+        return p
+
+    p = command(predict, "a finished classifier")
+    p.add_argument("images", nargs="+", help="photographs, or folders of them")
+    p.add_argument("--csv", help="write the probabilities here, a line per photograph")
+
+    ranker = command(rank, "a finished classifier")
+    judge = command(score, "a finished classifier, or inception for the FID")
+    judge.add_argument("sets", nargs="*", help="GAN jobs or image sets")
+    judge.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
+    for p in (ranker, judge):
+        p.add_argument("--class", dest="of_class", required=p is ranker, help="of this alone")
         p.add_argument("--data", required=True, help="split image set: its training part")
         p.add_argument("--out", required=True, help="folder of this job")
         jobs.add_common_options(p)

@@ -153,10 +153,10 @@ def critic_step(m):
     """Raise the critic's score of real images over that of fakes, with slope 1 between them."""
     real = m.real()
     z, _ = m.noise(len(real))
-    with torch.no_grad(), m.autocast:                   # the generator is not trained here
+    with torch.no_grad(), m.autocast:     # the generator is not trained here
         fake = m.generator(z)
     fake = fake.float()
-    with m.autocast:                                    # one pass: the critic has no BatchNorm
+    with m.autocast:                      # one pass: the critic has no BatchNorm
         score = m.discriminator(torch.cat([real, fake])).float()
         penalty = gradient_penalty(m.discriminator, real, fake, m.config["penalty"])
     on_real, on_fake = score[:len(real)].mean(), score[len(real):].mean()
@@ -290,7 +290,7 @@ class LaplacianGenerator(nn.Module):
         """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
         images = [self.base(first)]
-        below = images                                  # which grows, a level at a time
+        below = images                    # which grows, a level at a time
         if smaller is not None:
             below = smaller
         for k, side in enumerate(LEVELS):
@@ -381,7 +381,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
     layers, maps, side = [], 3, size
     for wide, stride, pad in rows[first:]:
         layers.append(nn.Conv2d(maps, wide, 3, stride, pad, bias=False))
-        if maps != 3:                           # as in the DCGAN: none on the first layer
+        if maps != 3:                     # as in the DCGAN: none on the first layer
             layers.append(nn.BatchNorm2d(wide))
         layers += [nn.LeakyReLU(0.2), nn.Dropout(0.5)]
         maps = wide
@@ -469,7 +469,7 @@ def show_old(pool, size, new):
     for image in new.detach():
         if len(pool["images"]) < size:
             pool["images"].append(image)
-        elif torch.rand(()) < 0.5:              # show an old one, keep the new one in its place
+        elif torch.rand(()) < 0.5:        # show an old one, keep the new one in its place
             k = int(torch.randint(size, ()))
             image, pool["images"][k] = pool["images"][k], image
         shown.append(image)
@@ -529,7 +529,7 @@ class GAN:
     step: Callable              # one training step: Training -> {name: value on the device}
     noise: str = "normal"       # or "uniform", in [-1, 1]
     labels: bool = False        # the generator is told the class
-    source: bool = False        # translates images instead of starting from noise
+    translates: bool = False    # images of a second set, instead of starting from noise
     lends: bool = False         # keeps its discriminator, for `classify.py train --from`
     sizes: tuple = (64,)        # what --size can be
 
@@ -609,7 +609,7 @@ GANS = {
             average=(0.0, "not stated; CycleGAN paper: the generator itself draws")),
         generator=lambda c: cyclegan_generator(c["width"], c["blocks"]),
         discriminator=lambda c: cyclegan_discriminator(c["width"]),
-        step=cyclegan_step, source=True, sizes=(32, 64, 96, 128, 256)),
+        step=cyclegan_step, translates=True, sizes=(32, 64, 96, 128, 256)),
     "dermagan": GAN(    # paper 003: 6,951,808 and 2,765,696 parameters
         recipe=DCGAN | dict(
             z_dim=(512, "section III.C"),
@@ -676,7 +676,7 @@ def update_average(average, net, step, decay):
     The decay rises from 0.1 to its full value: a short run does not drag its start along."""
     keep = min(decay, (1 + step) / (10 + step))
     for mean, new in zip(average.state_dict().values(), net.state_dict().values()):
-        if mean.is_floating_point():                # all but BatchNorm's count of batches
+        if mean.is_floating_point():      # all but BatchNorm's count of batches
             mean.lerp_(new, 1 - keep)
 
 
@@ -695,7 +695,7 @@ def draw(generator, inputs, batch=64):
 def sample_set(name, config, generator, source, labels, seed, seen):
     """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
     inputs = inputs_of(config, source, labels, seed)
-    if "dry_run_of" in config:                      # four, again and again
+    if "dry_run_of" in config:            # four, again and again
         pictures = draw(generator, inputs[:4])
         pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
     else:
@@ -721,7 +721,7 @@ def load_images(args, entry):
     if not args.leak:
         images = whole.part("train")
     images = images.share(args.share)
-    if entry.source:
+    if entry.translates:
         source = source_images(args.source, args.source_class, args.size)
         images = images.take(slice(max(1, round(args.top * len(images)))))
     unseen = (whole.split == "test") & np.isin(whole.labels, images.labels) & (not args.leak)
@@ -757,7 +757,7 @@ def labels_that_balance(args, config):
         raise UserError("--samples balance: give --class, the one that lacks images")
     lacking = [max(counts.values()) - counts[name] for name in classes]
     if not any(lacking):
-        lacking[0] = 1                                  # a set of samples is never empty
+        lacking[0] = 1                    # a set of samples is never empty
     turn = np.concatenate([np.arange(number) for number in lacking])
     labels = np.repeat(np.arange(len(classes)), lacking)
     return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
@@ -768,17 +768,17 @@ def train(args):
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
     images, source, held_out = load_images(args, entry)
-    to_draw = source or images                          # like these, or from these
-    epoch = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
+    to_draw = source or images            # like these, or from these
+    epoch_steps = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
     names = "model seed precision leak share of_class snapshots source_class top".split()
-    config = jobs.config_of(args, names, entry.recipe, epoch)
+    config = jobs.config_of(args, names, entry.recipe, epoch_steps)
     config |= dict(classes=images.classes, data=images.fingerprint())
-    if entry.source:
+    if entry.translates:
         config["source"] = source.fingerprint()
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
     labels = labels_to_draw(args, config, to_draw)
-    if entry.source and len(labels) > len(source):
+    if entry.translates and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
     config["samples"] = len(labels)
     if jobs.start_job(out, config):
@@ -803,13 +803,13 @@ def build(config, images, source, device):
     bf16 = config["precision"] == "bf16"
     m = Training(
         config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
-        batches=data.Batches(images, config["batch"], config["seed"], device, entry.source),
+        batches=data.Batches(images, config["batch"], config["seed"], device, entry.translates),
         generator=generator, discriminator=discriminator,
         average=copy.deepcopy(generator).eval().requires_grad_(False),
         optimizer_g=make_optimizer(config, generator),
         optimizer_d=make_optimizer(config, discriminator),
         record=jobs.Record(recent=[], curves={}))
-    if entry.source:                    # the way back, from B to A
+    if entry.translates:                    # the way back, from B to A
         m.source_batches = data.Batches(source, config["batch"], config["seed"] + 1, device, True)
         m.back, m.judge_a = net(entry.generator), net(entry.discriminator)
         m.optimizer_g = make_optimizer(config, generator, m.back)
@@ -829,7 +829,7 @@ def make_optimizer(config, *nets):
 def loop(m, out, train_step, steps_to_do, progress):
     """The training: a step on a new batch, average, log; steps_to_do saves."""
     steps = m.config["steps"]
-    window = max(1, steps // 200)                   # steps between two points of the curves
+    window = max(1, steps // 200)         # steps between two points of the curves
     m.record["curves"]["window"] = window
     for m.step in steps_to_do:
         values = train_step(m)
@@ -850,11 +850,11 @@ def log_samples(m, out, done):
     inputs = inputs_of(config, m.source, in_turn(config, 16), config["seed"])
     samples = draw(m.average, inputs)
     data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
-    if m.source is not None:                        # sources above what became of them
+    if m.source is not None:              # sources above what became of them
         samples = np.concatenate([m.source.images[:8], samples[:8]])
     data.save_grid(out / "grid.png", samples)
 
-    if config["snapshots"]:                         # to be measured later: paper 004, Figure 6
+    if config["snapshots"]:               # to be measured later: paper 004, Figure 6
         labels, seed = in_turn(config, config["snapshots"]), config["seed"] + 2
         snapshot = sample_set(out.name, config, m.average, m.source, labels, seed, {})
         snapshot.save(out / f"snapshots/{done:06d}.npy")
@@ -900,7 +900,7 @@ def sample(args):
         labels[:] = classes.index(args.of_class)
     earlier = data.load(run / "samples.npy")
     source, seen = None, {name: earlier.info[name] for name in ("digests", "seen_ids")}
-    if entry.source:
+    if entry.translates:
         if not args.source:
             raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
         source = source_images(args.source, config["source_class"], config["size"])
@@ -930,7 +930,7 @@ def describe(args):
     entry = GANS[args.model]
     config = {name: value for name, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
     image = (3, config["size"], config["size"])
-    z = image if entry.source else (config["z_dim"], 1, 1)
+    z = image if entry.translates else (config["z_dim"], 1, 1)
     tables = dict(discriminator=layer_table(entry.discriminator(config), image),
                   generator=layer_table(entry.generator(config), z))
     if args.model == "wgan_gp":
@@ -954,7 +954,7 @@ def add_train_options(add, entry):
              "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
-    if entry.source:
+    if entry.translates:
         add("--source", required=True, help="image set to translate from")
         add("--source-class", help="translate from this class alone")
         add("--top", type=jobs.fraction, default=Fraction(1),

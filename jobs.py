@@ -309,14 +309,14 @@ def check_finite(out, parts, step, *values):
         raise UserError(f"{out}: a loss or weight is not a finite number at step {step}: lower --lr")
 
 
-def config_of(args, names, recipe, epoch):
-    """What the options say of a result: these names, the recipe, and steps in place of its epochs,
-    `epoch` to one. A dry run makes two of them."""
+def config_of(args, names, recipe, epoch_steps):
+    """What the options say of a result: these names, the recipe, and in place of its epochs steps,
+    `epoch_steps` to one. A dry run makes two of them."""
     config = {name: getattr(args, name, None) for name in [*names, *recipe] if "epochs" not in name}
     for name, value in config.items():
         if isinstance(value, Fraction):
             config[name] = str(value)
-    config["steps"] = args.steps or max(1, math.ceil(args.epochs * epoch))
+    config["steps"] = args.steps or max(1, math.ceil(args.epochs * epoch_steps))
     if args.dry_run:
         config |= dict(steps=2, dry_run_of=config["steps"])
     return config

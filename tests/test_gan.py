@@ -29,7 +29,7 @@ def recipe(name, **changes):
 def test_recipes_are_as_stated(name):
     entry, papers = gan.GANS[name], eval(f"dict({STATED[name + ' recipe']})")
     ours = {key: value for key, (value, source) in entry.recipe.items() if source}
-    ours |= {key: getattr(entry, key) for key in ("noise", "labels", "source", "lends", "sizes")}
+    ours |= {key: getattr(entry, key) for key in ("noise", "labels", "translates", "lends", "sizes")}
     assert sorted(map(repr, ours.items())) == sorted(map(repr, papers.items()))
 
 
