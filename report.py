@@ -65,7 +65,6 @@ class Results:
         self.seeds = {}     # "study/name": [the same of each seed, ...]
         self.controls = {}  # (network, share of the images, generator or "", kind): name of the arm
         self.own = {}       # generator in the controls that is not of gan.py: its measures
-        self.failed = set()     # (GAN, share) of the controls that collapsed with one of the seeds
         self.damaged = []
         for file in sorted(self.out.glob("*/*/result.json")):
             job = file.parent.relative_to(self.out).as_posix()
@@ -90,8 +89,6 @@ class Results:
         if job.startswith("controls/"):
             if result["tests"]:
                 self.controls[arm_of(config)] = name.removeprefix("controls/")
-            if found.get("collapsed"):
-                self.failed.add((config["model"], Fraction(config["share"])))
             for generator, measures in result["generators"].items():
                 if measures:                                    # {} of gan.py's own
                     gan_row(generator, "-", measures)
@@ -127,6 +124,16 @@ class Results:
             if not matches or None in found.values():
                 return {}
         return found
+
+    def after_collapse(self, study, patterns):
+        """Has a GAN collapsed whose images these jobs learned? Their commands name it."""
+        patterns = re.sub(r"@\S+", "", patterns)
+        for name in self.names(study, patterns):
+            for word in " ".join(one["command"] for one in self.of(name)).split():
+                source = self.jobs.get(f"{study}/{Path(word).name}")
+                if source and source["metrics"].get("collapsed"):
+                    return ", a GAN COLLAPSED"
+        return ""
 
     def gain(self, study, before, after):
         """metrics.gain in accuracy of jobs named as in papers/*.md; None if one has not run."""
@@ -470,9 +477,11 @@ def claims_of(results, study, hidden):
         clean, as_printed = points(gain), "-"
         if row["before"] == "-" and gain:
             clean = f"{percent(gain[:3])} %"
+        clean += results.after_collapse(study, row["after"])
         before, after = row.get("before, as printed", "-"), row.get("after, as printed", "-")
         if before != "-":
             as_printed = points(results.gain(study, before, after))
+            as_printed += results.after_collapse(study, after)
         said = verdict(row["printed"], gain, p)
         if gain and lacks_weights(results, study, row):
             said = "cannot be tested here: without published weights"
@@ -565,11 +574,13 @@ def controls_section(page, results):
     sizes = []
     for result in results.of("controls/data"):
         sizes = [f"{part} {sum(of.values())}" for part, of in result["counts"].items()]
+    seeds = {len(results.of(f"controls/{name}")) for name in results.controls.values()}
+    seeds = " or ".join(map(str, sorted(seeds)))
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
              "of a classifier make equally many steps, are tested on the same real images, and add "
              "as many images as there are real ones. Shuffled: under permuted labels, a placebo. "
-             "Intervals: 95 %, over test lesions and seeds.")
+             f"Intervals: 95 %, over test lesions and each arm's {seeds} seeds.")
     for net in NETS:
         if sizes_of(results, net):
             controls_table(page, results, net)
@@ -593,8 +604,7 @@ def controls_table(page, results, net):
         for row, (times, generator, kind) in zip(rows[1:], arms.values()):
             other = results.controls.get((net, times * share, generator, kind), "")
             row[column] = points(results.gain("controls", real, other))
-            if (generator, share) in results.failed:
-                row[column] += ", a GAN COLLAPSED"
+            row[column] += results.after_collapse("controls", other)
     page.add(f"### {NETS[net]}: gain in accuracy over the real images alone")
     page.table(rows)
 

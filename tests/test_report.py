@@ -40,7 +40,8 @@ def classifier(out, job, right, tests=("real",), generators={}, seeds=3, **confi
                 rows.append(f"{test},i{k},{test}{k},{CLASSES[truth[k]]},{1 - score:.1f},{score}")
             found[test] = dict(loss=share, confusion=[[81, 2], [3, len(test)]])
         curves = dict(loss=[1, .5], accuracy=[.6, .7], val_loss=[1, .6], val_accuracy=[.5, .75])
-        finished(out, f"{job}-s{seed}", config, leaked=0, metrics=found, curves=curves,
+        command = " ".join(["python x"] + [f"--synthetic y/{name}-s{seed}" for name in config.get("synthetic", [])])
+        finished(out, f"{job}-s{seed}", config, command=command, leaked=0, metrics=found, curves=curves,
                  counts=dict(benign=50, malignant=50), generators=generators)
         (out / f"{job}-s{seed}" / "predictions.csv").write_text("\n".join(rows) + "\n")
 
@@ -89,7 +90,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_is_name
     controls(tmp_path, 0.70, 0.75, 0.80)
     source(tmp_path, "controls", "drawn lesions (seed 3)")
     for seed, diversity in enumerate((.7, .5, .6)):
-        gan(tmp_path, f"controls/g-s{seed}", diversity=diversity, collapsed=seed == 2)
+        gan(tmp_path, f"controls/dcgan_cls-s{seed}", diversity=diversity, collapsed=seed == 2)
         gan(tmp_path, f"controls/h-s{seed}", dict(share="1/8"), diversity=diversity)
     (x, low, high), generated, more = report.worth_of(report.Results(tmp_path), "cnn", ["dcgan_cls"])
     assert [x, generated[0], more[0]] == pytest.approx([.5, .05, .1]) and low < .5 < high
@@ -102,7 +103,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_is_name
     first = lines.index("| added | 100 real images |")
     for line, gain in zip(lines[first + 2:], GAINS.strip().splitlines()):
         assert line.startswith(gain) and ("a GAN COLLAPSED" in line) == ("DCGAN" in line)
-    assert "| g | 9 | 0.60 | 0.80 | 0.500 (0.250) | - | COLLAPSED: its rows count as failed |" in lines
+    assert "| dcgan_cls | 9 | 0.60 | 0.80 | 0.500 (0.250) | - | COLLAPSED: its rows count as failed |" in lines
     assert "| h | 9 | 0.50 | 0.80 | 0.500 (0.250) | - | alive |" in lines
     assert "0.90 [0.61, 0.95] | COPIES its training images |" in markdown
     assert report.state_of(MINE | dict(closer_to_train=[.7, .59, .8])) == "alive"
@@ -149,14 +150,17 @@ def test_claims_stand_on_the_first_screen_with_their_signs_protocols_and_one_cor
     nets = "cnn", "mobilenet", "resnet18"
     for number, net in enumerate(nets):
         classifier(tmp_path, f"wgan_gp/{net}_real", .70)
-        classifier(tmp_path, f"wgan_gp/{net}_hybrid", .71 + .045 * number, tests=("real", "mixed"))
+        classifier(tmp_path, f"wgan_gp/{net}_hybrid", .71 + .045 * number, tests=("real", "mixed"),
+                   synthetic=["gan"] * (net == "resnet18"))
+    gan(tmp_path, "wgan_gp/gan-s0", collapsed=True)
     classifier(tmp_path, "dcgan_cls/base", .93)
     first, paper, *_ = page_of(tmp_path)[0].split("### Claims")
     assert "| paper | claim | printed | ours, clean | verdict |" in first
     assert "| 003 |" not in first and "rehearsal" not in first and "Stated" not in paper
-    help_resnet = r"help ResNet-18 \| \+10.1 points \| \+10.0 points \[.*\] \| "
+    help_resnet = r"help ResNet-18 \| \+10.1 points \| \+10.0 points \[.*\], a GAN COLLAPSED \| "
     assert re.search(r"\| 000 \| GAN images " + help_resnet + r"reproduced \|", first)
-    assert re.search(help_resnet + r"\+20.0 points \|\n", paper) and "verdict |" not in paper
+    assert re.search(help_resnet + r"\+20.0 points, a GAN COLLAPSED \|\n", paper) and "verdict |" not in paper
+    assert first.count("a GAN COLLAPSED") == 1
     assert re.search(r"\| 001 \|.* \| level [\d.]+ % .*\| 93.0 \[.*\] % \|", first)
     quick = page_of(tmp_path, "quick")[0]
     assert "reproduced |" not in quick and "verdict |" not in quick
