@@ -99,6 +99,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_is_name
     worth = "Here images of mine did not help: one was worth -0.50 of a further real drawn lesion (95 % interval -"
     assert mine.startswith(worth) and "by -5.0 points [" in mine
     assert ours.startswith("Here GAN images helped: one was worth 0.50") and "by +10.0 points [" in ours
+    assert "each arm's 3 seeds." in markdown
     lines = markdown.splitlines()
     first = lines.index("| added | 100 real images |")
     for line, gain in zip(lines[first + 2:], GAINS.strip().splitlines()):
