@@ -41,6 +41,7 @@ COLUMN_NAMES = {
     "patient": "patientid patient patientno patientnumber subjectid subject personid",
     "part": "splitbylesion split part subset set partition fold phase usage",
 }
+DECISIVE = ("label", "lesion", "patient", "part")
 # What public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
     "AK": "ack akiec actinickeratosis solaroractinickeratosis",
@@ -197,6 +198,7 @@ class Table(NamedTuple):
     header: list
     columns: dict       # {meaning or "unused": [numbers of columns]}, [] where there is none
     rows: list          # (where it stands, cells, [images that it names])
+    unknown: list       # titles of columns that name images, where no known one does
 
 
 def finder(pictures):
@@ -228,12 +230,14 @@ def understood(header, named):
     keys = [plain(title) for title in header]
     columns = collections.defaultdict(list)
     for meaning, titles in (COLUMN_NAMES | named).items():
+        if meaning == "image":          # each table may have its own
+            titles += " " + COLUMN_NAMES["image"]
         found = [keys.index(key) for key in titles.split() if key in keys]
-        columns[meaning] = found if meaning in named else found[:1]
+        if meaning not in named or meaning == "image":
+            found = found[:1]
+        columns[meaning] = found
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
         columns["label"] = [k for k, title in enumerate(header) if is_known(title)]
-    if "lesion" in named:
-        columns["patient"] = []
     used = set(itertools.chain(*columns.values()))
     columns["unused"] = [k for k in range(len(header)) if k not in used]
     return columns
@@ -242,12 +246,13 @@ def understood(header, named):
 def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
-        "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... part=... (or "
-        "part=none), or write a labels.csv (image, label, lesion_id, split)")
+        "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... patient=... "
+        "part=... (or lesion=none, patient=none, part=none, part=folder), or write a labels.csv "
+        "(image, label, lesion_id, split)")
 
 
 def read_table(place, name, open_file, find, named):
-    """The Table; without columns and rows if its first two lines name no image: no more is read."""
+    """The Table; without rows if no known column is said to name images: no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
         first = text.readline(1_000_000)
         if "\0" in first and kind_of(name):
@@ -266,10 +271,9 @@ def read_table(place, name, open_file, find, named):
                 header = ["image", "label"]
             columns = understood(header, named)
         if not columns["image"]:
-            for title, cell in itertools.chain(*[zip(header, row) for _, row in top]):
-                if find(cell) and not cell.isdigit():
-                    raise not_understood(place, f"names images in column {title}", header)
-            return Table(name, header, collections.defaultdict(list), [])
+            cells = itertools.chain(*[zip(header, row) for _, row in top])
+            unknown = [title for title, cell in cells if find(cell) and not cell.isdigit()]
+            return Table(name, header, columns, [], unknown)
         lines = [*top, *lines]
 
     beside = name[:name.rfind("/") + 1]
@@ -281,7 +285,7 @@ def read_table(place, name, open_file, find, named):
             rows.append((f"{place} line {line}", row, names))
         if any(names for *_, names in rows):
             break
-    return Table(name, header, columns, rows)
+    return Table(name, header, columns, rows, [])
 
 
 def read_tables(folder, files, pictures, named):
@@ -294,19 +298,35 @@ def read_tables(folder, files, pictures, named):
             table = read_table(folder / name, name, files[name], find, named)
         except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
-        if table.columns or kind_of(name):          # LICENSE is none
+        if table.columns["image"] or kind_of(name):     # LICENSE is none
             tables.append(table)
     headers = {table.name: first_of(table.header) for table in tables}
     known = set(map(plain, itertools.chain(*[table.header for table in tables])))
     for title in " ".join(named.values()).split():
         if title not in known | {"folder", "none"}:
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
-    labelled = [table for table in tables if table.columns["label"]]
-    own = [table for table in labelled if Path(table.name).name.lower() == "labels.csv"]
-    for table in labelled:
-        if own and table not in own:        # one's own labels win over those of the set
-            table.columns["unused"] += table.columns.pop("label")
+    own = [table for table in tables if Path(table.name).name.lower() == "labels.csv"]
+    for table in own or tables:
+        if table.unknown:
+            why = f"names images in column {table.unknown[0]}"
+            raise not_understood(folder / table.name, why, table.header)
+    for meaning, table in itertools.product(DECISIVE, tables):
+        if table not in own and any(one.columns[meaning] for one in own):
+            table.columns["unused"] += table.columns.pop(meaning)   # what one writes oneself wins
     return tables
+
+
+def reaches(table):
+    return any(names for *_, names in table.rows)
+
+
+def check_tables(folder, tables):
+    """UserError if tables tell something, but of no image that is here."""
+    for meaning in DECISIVE:
+        telling = [table for table in tables if table.columns[meaning]]
+        if telling and not any(map(reaches, telling)):
+            why = f"tells the {meaning} of no image that is here"
+            raise not_understood(folder / telling[0].name, why, telling[0].header)
 
 
 def class_of(table, row, place, zeros):
@@ -349,7 +369,8 @@ def values_of(tables, files, zeros, named):
                 before, where = values.setdefault((meaning, name), (text, place))
                 if class_name(before, False) != class_name(text, False):
                     raise UserError(f"{name}: its {meaning} is {before!r} in {where}, but {text!r} "
-                                    f"in {place}. Mend one, or choose: --columns {meaning}=...")
+                                    f"in {place}. Mend one, choose (--columns {meaning}=...), or write "
+                                    f"a labels.csv of image and {meaning}")
     return values
 
 
@@ -386,7 +407,7 @@ def check_folders(folder, tables, classes):
     n_known = sum(map(is_known, classes))
     for table in tables:
         place, rows = folder / table.name, [row for _, row, names in table.rows if names]
-        if not rows and (table.columns["label"] or len(classes) < 2):
+        if not rows and len(classes) < 2:
             raise not_understood(place, "names no image that is here", table.header)
         for k in table.columns["unused"] if rows else []:
             if n_known < 2 or all(is_known(row[k]) for row in rows):
@@ -424,7 +445,7 @@ def told_by(tables, *meanings):
     words = []
     for meaning, table in itertools.product(meanings, tables):
         titles = [table.header[k] for k in table.columns[meaning]]
-        if titles and table.rows:
+        if titles and reaches(table):
             words.append(f"column {first_of(titles, 12)} of {table.name}")
     return first_of(words)
 
@@ -440,10 +461,11 @@ def notes_on(tables, rows, labels, pictures):
              f"parts: {parts}"]
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
-    for name, header, _, lines in tables:
+    for name, header, _, lines, _ in tables:
         missing = [names for *_, names in lines].count([])
         if not lines:
-            notes.append(f"not used: {name}, which names no image: {first_of(header)}")
+            why = "which names no image in a known column"
+            notes.append(f"not used: {name}, {why}: {first_of(header)}")
         if missing:
             notes.append(f"left out: {missing} of {len(lines)} rows of {name}: no such image here")
     lost = sorted(set(pictures) - set(labels))
@@ -469,6 +491,7 @@ def read_rows(folder, zeros=None, named={}):
         raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
     named = {meaning: " ".join(map(plain, titles.split(","))) for meaning, titles in named.items()}
     tables = read_tables(folder, files, pictures, named)
+    check_tables(folder, tables)
     values = values_of(tables, files, zeros, named)
     labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
     notes = [f"classes: {told_by(tables, 'label')}"]

@@ -103,13 +103,14 @@ def by(zeros=None, **columns):
 
 TREE, AB = named("{kind}/I{k}.png"), named("{ab}/I{k}.png")
 PARTED, SPLIT = named("{part}/{kind}/I{k}.png"), {"train": 4, "test": 2}
+SPLITS = "patient_id,split\nP0,test\nP1,train\n"
 LABEL = "image=I{k}, label={kind}"
 LABELS, PIXELS = table(LABEL), "pixel0\tlabel\n" + "1\t3\n" * 9
 SUFFIXES = ("a.JPG", "b.jfif", "c.jpe", "d.TIFF", "e.PNG", "f.webp")
 READ = {
     "suffixes": case({"m": table("isic_id=I{k}, diagnosis={kind}"), "LICENSE": "All, rights", "p.tsv": PIXELS,
                       "l.tab": table("image_id=I{k}, lesion_id=L{l}").replace(",", "\t")}, lesions=3,
-                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, which names no image: pixel0"),
+                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, which names no image in a known column: pixel0"),
     "BOM": case("\ufeff" + table(' "Image" =I{k}.png, "Label"= {kind}, "Lesion ID"="a;{l}"').replace(",", ";"), lesions=3),
     "patients": case({"train_meta.csv": table("image_name=I{k}, patient_id=P{p}, benign_malignant={kind}, dx=x")},
                      lesions=2, parts={"train": 6}, said="lesions: column patient_id of train_meta.csv"),
@@ -148,13 +149,26 @@ READ = {
     "second": case(table("image=I{k}, dx=x, sort={kind}"), options=by(label="sort")),
     "folder": case(table("image=I{k}, x=?"), AB, options=by(label="folder"), counts=dict(a=3, b=3)),
     "lesion": case(table(LABEL + ", patient_id=P"), options=by(lesion="image")),
+    "two names": case({"a.csv": LABELS, "b.csv": table("picture=I{k}, lesion_id={l}")}, lesions=3, options=by(image="picture")),
+    "absent rows": case({"train.csv": LABELS, "more.csv": "image,label\nJ1,x\n"}, parts={"train": 6}),
+    "own table": case({"labels.csv": table(LABEL + ", lesion_id={l}, split=val"), "x.csv": "photo,finding\nI1,x\n",
+                       "y.csv": table("image=I{k}, lesion_id=?, split=test")}, lesions=3, parts={"val": 6},
+                      said="x.csv, which names no image in a known column: photo"),
+    "lesion none": case(table(LABEL + ", lesion={kind}, patient_id={p}"), options=by(lesion="none"), lesions=2),
+    "no patients": case({"m.csv": LABELS, "p.csv": SPLITS}, options=by(patient="none", part="none")),
+    "part folder": case({"p.csv": SPLITS}, PARTED, parts=SPLIT, options=by(patient="none", part="folder")),
 }
 ONES = "image=I{k}, NV=0, MEL="
 REFUSED = {
     "unknown": case(table("code=I{k}, finding={kind}"), said="m.csv; column code; code, finding; --columns"),
     "no label": case(table("image=I{k}, finding=?"), said="m.csv; image, finding; --columns"),
     "finding": case(table("image=I{k}, finding={kind}"), TREE, said="image, finding; --columns"),
-    "not here": case(table("image=J{k}, label={kind}"), TREE, said="names no image that is here; --columns"),
+    "not here": case(table("image=J{k}, label={kind}"), TREE, said="label of no image that is here; --columns"),
+    "a join": case({"l.csv": "lesion_id,dx\n0,nv\n", "i.csv": table("image_id=I{k}, lesion_id={l}")}, AB,
+                   said="l.csv tells the label of no image; lesion_id, dx; label=folder; labels.csv"),
+    "numbers": case({"m.csv": LABELS, "n.csv": table("image=7, lesion_id={l}, file=I{k}")}, said="n.csv tells the lesion of no image"),
+    "first absent": case({"m.csv": LABELS, "n.csv": "photo,patient_id\nJ1,1\n"}, said="n.csv tells the patient of no image; patient=none"),
+    "a patient's part": case({"m.csv": table(LABEL + ", patient_id=P{p}"), "p.csv": SPLITS}, said="p.csv tells the part of no image; part=none"),
     "empty": case(LABELS.replace("I2,benign", "I2,"), said="m.csv line 4; empty"),
     "zeros": case(table(ONES + "{m}"), said="m.csv line 2; --zeros"),
     "two ones": case(table("image=I{k}, NV=1, MEL=1"), said="line 2; 1, 1 for NV, MEL"),
@@ -195,6 +209,14 @@ def test_what_is_not_understood_is_refused_with_its_own_remedy(tmp_path, cli, la
     status, _, error = cli("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", *columns)
     assert status == 2 and error.count("\n") == 1 and all(words in error for words in said), error
     assert ("--zeros" in error) == (layout == "zeros")
+
+
+def test_columns_that_are_named_twice_add(tmp_path, done):
+    tables = {"a.csv": table("photo=I{k}, label={kind}"), "b.csv": table("picture=I{k}, lesion_id={l}, patient_id=P")}
+    folder_of(tmp_path / "set", pictures(FLAT) | tables)
+    done("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", "--columns", "image=photo", "patient=none",
+         "--columns", "image=picture")
+    assert len(set(data.load(tmp_path / "job").groups)) == 3
 
 
 @pytest.mark.parametrize("folders, part", [
