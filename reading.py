@@ -23,12 +23,17 @@ from jobs import UserError
 
 Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file: 192 MB; where Pillow warns, we refuse
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
 DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
 SHEETS = {".xlsx", ".xls", ".ods", ".json", ".parquet"}
+EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
+NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
 ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
+MASK = re.compile("[-_](mask|segmentation|superpixels|seg|roi|lesion)$")
+MASKS = {"mask", "masks", "segmentation", "segmentations", "superpixels", "groundtruth"}
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
          "validation": "val", "test": "test", "testing": "test"}
 
@@ -117,8 +122,9 @@ def kind_of(name):
 def walk(folder, seen=None):
     """Every file below a folder, links last. No folder is seen twice, so that circles end."""
     seen = seen or set()
-    if folder.resolve() in seen or seen and (folder / "config.json").exists():
-        return                                      # a job, made inside of the set
+    is_job = (folder / "config.json").exists() and (folder / ".lock").exists()
+    if folder.resolve() in seen or seen and is_job:     # a job, made inside of the set
+        return
     seen.add(folder.resolve())
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
         if path.is_dir():
@@ -144,6 +150,20 @@ def files_of(folder):
             files[inside] = functools.partial(archive.open, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
+
+
+def without_masks(pictures):
+    """The pictures that do not mark where the lesion of another is: none below a folder of masks,
+    none with the name of another and such a word."""
+    stems = {Path(name).stem.lower() for name in pictures}
+    kept = []
+    for name in pictures:
+        path = Path(name.lower())
+        whole, n_words = MASK.subn("", path.stem)
+        of_another = n_words > 0 and whole in stems
+        if not of_another and not MASKS.intersection(map(plain, path.parent.parts)):
+            kept.append(name)
+    return kept
 
 
 def contents(open_file):
@@ -254,11 +274,14 @@ def not_understood(place, why, header):
 def read_table(place, name, open_file, find, named):
     """The Table; without rows if no known column is said to name images: no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
-        first = text.readline(1_000_000)
+        above, first = [], text.readline(1_000_000)
+        if first.startswith("sep="):            # as Excel writes it; an empty line in its place
+            above, first = ["\n"], text.readline(1_000_000)
         if "\0" in first and kind_of(name):
             raise UserError(f"{place} is not in UTF-8: save it in that encoding")
-        cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
-                           delimiter=max(",;\t", key=first.count))
+        comma = max(",;\t|", key=first.count)
+        cells = csv.reader(itertools.chain(above, [first], text), skipinitialspace=True,
+                           delimiter=comma)
         lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
         top = list(itertools.islice(lines, 2)) or [(0, [])]
         header = top[0][1]
@@ -280,6 +303,9 @@ def read_table(place, name, open_file, find, named):
     for strictly in (True, False):
         rows = []
         for line, row in lines:
+            if any(row[len(header):]):
+                why = f"line {line} has more cells than the header: quote cells that hold {comma!r}"
+                raise UserError(f"{place} {why}. Its header: {first_of(header, 12)}")
             row += [""] * (len(header) - len(row))
             names = find(row[columns["image"][0]], beside, strictly)
             rows.append((f"{place} line {line}", row, names))
@@ -334,6 +360,8 @@ def class_of(table, row, place, zeros):
     titles = [table.header[k] for k in table.columns["label"]]
     cells = [row[k] for k in table.columns["label"]]
     if len(titles) == 1 and not is_known(titles[0]):
+        if cells[0].lower() in EMPTY:
+            raise not_understood(place, f"has no label in column {titles[0]}", table.header)
         return plain_name(cells[0], place)
     ones = [title for title, cell in zip(titles, cells) if ONE.fullmatch(cell)]
     rest = [cell for cell in cells if ZERO.fullmatch(cell)]
@@ -356,7 +384,8 @@ def values_of(tables, files, zeros, named):
                 raise UserError(f"{place}: different pictures, give their paths: {first_of(names)}")
             told = {}
             for meaning in ("lesion", "patient", "part"):
-                told[meaning] = "".join(row[k] for k in table.columns[meaning])
+                cells = [row[k] for k in table.columns[meaning]]
+                told[meaning] = " ".join(cell for cell in cells if cell.lower() not in NO_ID)
             if names and told["part"].lower() not in ("", *PARTS):
                 why = f"holds {told['part']!r}, which is not train, val or test"
                 raise not_understood(place, why, table.header)
@@ -485,8 +514,10 @@ def read_rows(folder, zeros=None, named={}):
     if not folder.exists():
         raise UserError(f"{folder} does not exist")
     files = files_of(folder)
-    pictures = [name for name in files if kind_of(name) in SUFFIXES]
+    images = [name for name in files if kind_of(name) in SUFFIXES]
+    pictures = without_masks(images)
     others = [kind_of(name) for name in files if kind_of(name) not in SUFFIXES + TABLES]
+    others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
         raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
     named = {meaning: " ".join(map(plain, titles.split(","))) for meaning, titles in named.items()}
@@ -511,5 +542,5 @@ def read_rows(folder, zeros=None, named={}):
     if any(deep):
         notes.append(f"grey of more than 8 bits: {sum(deep)} images, each scaled by its own range")
     if others:
-        notes.append(f"left out, no images: {counted(others)}")
+        notes.append(f"left out, no photographs: {counted(others)}")
     return rows, notes

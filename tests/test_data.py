@@ -154,6 +154,14 @@ READ = {
     "own table": case({"labels.csv": table(LABEL + ", lesion_id={l}, split=val"), "x.csv": "photo,finding\nI1,x\n",
                        "y.csv": table("image=I{k}, lesion_id=?, split=test")}, lesions=3, parts={"val": 6},
                       said="x.csv, which names no image in a known column: photo"),
+    "bars": case(table("image=I{k}, lesion_id={l}").replace(",", "|"), TREE, lesions=3),
+    "of Excel": case("sep=;\n" + table("image=I{k}, lesion_id={l}").replace(",", ";"), TREE, lesions=3),
+    "long cell": case(table(LABEL + ", contour=" + "9 " * 70_000)),
+    "no ids": case(table(LABEL + ", lesion_id=NA, patient_id=unknown, split=-")),
+    "masks": case({}, [*TREE, "benign/I0_Segmentation.png", "malignant/I1-mask.bmp", "masks/benign/I2.png",
+                       "Ground Truth/x/benign/I9.png"], said="no photographs: 4 mask"),
+    "no masks": case({}, [*TREE[1:], "benign/I7_lesion.png"]),
+    "not ours": case({"benign/config.json": "?"}, TREE, said="1 .json"),
     "lesion none": case(table(LABEL + ", lesion={kind}, patient_id={p}"), options=by(lesion="none"), lesions=2),
     "no patients": case({"m.csv": LABELS, "p.csv": SPLITS}, options=by(patient="none", part="none")),
     "part folder": case({"p.csv": SPLITS}, PARTED, parts=SPLIT, options=by(patient="none", part="folder")),
@@ -169,7 +177,10 @@ REFUSED = {
     "numbers": case({"m.csv": LABELS, "n.csv": table("image=7, lesion_id={l}, file=I{k}")}, said="n.csv tells the lesion of no image"),
     "first absent": case({"m.csv": LABELS, "n.csv": "photo,patient_id\nJ1,1\n"}, said="n.csv tells the patient of no image; patient=none"),
     "a patient's part": case({"m.csv": table(LABEL + ", patient_id=P{p}"), "p.csv": SPLITS}, said="p.csv tells the part of no image; part=none"),
-    "empty": case(LABELS.replace("I2,benign", "I2,"), said="m.csv line 4; empty"),
+    "empty": case(LABELS.replace("I2,benign", "I2,NaN"), said="m.csv line 4 has no label; image, label; label=folder"),
+    "a comma": case(LABELS.replace("I2", "Fig, I2"), said="m.csv line 4 has more cells; quote; ','; image, label"),
+    "a path": case(LABELS.replace("I2,benign", "I2,a/b"), said="m.csv line 4; a class cannot be called 'a/b'"),
+    "masks": case({}, ["masks/I1.png", "GroundTruth/I1.png"], said="no images; 2 mask"),
     "zeros": case(table(ONES + "{m}"), said="m.csv line 2; --zeros"),
     "two ones": case(table("image=I{k}, NV=1, MEL=1"), said="line 2; 1, 1 for NV, MEL"),
     "no ones": case(table(ONES + "0.7"), said="line 2; 0, 0.7 for NV, MEL; --columns"),
@@ -240,7 +251,7 @@ def test_zips_links_circles_and_second_copies(tmp_path):
     (linked / "a_link").symlink_to(linked / "train")
     folder_of(tmp_path / "twice", files | {f"again/{name}": raw for name, raw in files.items()})
     halves = {f"part_{k % 2}/I{k}.png": raw for k, raw in enumerate(files.values())}
-    copies = {"part_0/I1.png": halves["part_1/I1.png"], "job/config.json": "", "job/I1.png": halves["part_0/I0.png"]}
+    copies = {"part_0/I1.png": halves["part_1/I1.png"], "job/config.json": "", "job/.lock": "", "job/I1.png": halves["part_0/I0.png"]}
     folder_of(tmp_path / "table", halves | copies | {"m.csv": LABELS})
     for name, n, parts in (("zips", 6, SPLIT), ("one.zip", 5, SPLIT), ("linked", 6, SPLIT), ("twice", 6, SPLIT), ("table", 6, {"": 6})):
         rows, notes = reading.read_rows(tmp_path / name)
