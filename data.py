@@ -747,6 +747,9 @@ def prepare(args):
     info["near_test"] = int(near.sum())
     info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
     info["reading"] += warnings_of(images)
+    for part, share in (("val", args.val), ("test", args.test)):
+        if share and part not in images.split:
+            info["reading"].append(f"warning: {part} has no image: its share holds no whole lesion")
 
     decisive = "study size val test resplit limit enhance drop_near seed"
     config = {name: getattr(args, name) for name in decisive.split()}

@@ -27,15 +27,18 @@ csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
 DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
-SHEETS = {".xlsx", ".xls", ".ods", ".json", ".parquet"}
+SHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".txt"}
+ABOUT = re.compile("(?i)read.?me|licen[cs]e|attribution")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
 NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
 ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
+MASKS = re.compile(r"(?i)(^|/)(masks?|segmentations?|superpixels|ground[\W_]?truth)/")
 MASK = re.compile("[-_](mask|segmentation|superpixels|seg|roi|lesion)$")
-MASKS = {"mask", "masks", "segmentation", "segmentations", "superpixels", "groundtruth"}
+WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-         "validation": "val", "test": "test", "testing": "test"}
+         "validation": "val", "test": "test", "testing": "test",
+         "trainset": "train", "validset": "val", "valset": "val", "dev": "val", "testset": "test"}
 
 # What the columns of public tables mean, by plain(title); of several the first counts: in ISIC 2020
 # few images have a diagnosis.
@@ -83,7 +86,8 @@ def class_name(name, binary):
         if key in names.split():
             short = known
     if binary and short not in KINDS:
-        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv")
+        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv, or "
+                        "name other classes: --columns label=... or label=folder")
     return KINDS[short] if binary else short
 
 
@@ -152,18 +156,11 @@ def files_of(folder):
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
 
 
-def without_masks(pictures):
-    """The pictures that do not mark where the lesion of another is: none below a folder of masks,
-    none with the name of another and such a word."""
-    stems = {Path(name).stem.lower() for name in pictures}
-    kept = []
-    for name in pictures:
-        path = Path(name.lower())
-        whole, n_words = MASK.subn("", path.stem)
-        of_another = n_words > 0 and whole in stems
-        if not of_another and not MASKS.intersection(map(plain, path.parent.parts)):
-            kept.append(name)
-    return kept
+def is_mask(name, stems):
+    """Does it mark the lesion of another picture? stems: of all pictures, in small letters."""
+    stem = Path(name).stem.lower()
+    other = MASK.sub("", stem)
+    return MASKS.search(name) or other != stem and other in stems
 
 
 def contents(open_file):
@@ -179,7 +176,7 @@ def part_of(folders):
     """The part that folders tell, the nearest to the image first: test, or else one such word in a
     longer name, as of ISIC-2017_Test_v2_Data but not of train_test_split; "" if none."""
     nearest = folders[::-1]
-    longer = [re.findall("[A-Z]?[a-z]+|[A-Z]+", folder) for folder in nearest]
+    longer = map(WORD.findall, nearest)
     for words in [*zip(nearest), *longer]:
         told = [PARTS[word.lower()] for word in words if word.lower() in PARTS]
         if len(told) == 1:
@@ -253,9 +250,8 @@ def understood(header, named):
         if meaning == "image":          # each table may have its own
             titles += " " + COLUMN_NAMES["image"]
         found = [keys.index(key) for key in titles.split() if key in keys]
-        if meaning not in named or meaning == "image":
-            found = found[:1]
-        columns[meaning] = found
+        several = meaning in named and meaning != "image"
+        columns[meaning] = found if several else found[:1]
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
         columns["label"] = [k for k, title in enumerate(header) if is_known(title)]
     used = set(itertools.chain(*columns.values()))
@@ -342,19 +338,6 @@ def read_tables(folder, files, pictures, named):
     return tables
 
 
-def reaches(table):
-    return any(names for *_, names in table.rows)
-
-
-def check_tables(folder, tables):
-    """UserError if tables tell something, but of no image that is here."""
-    for meaning in DECISIVE:
-        telling = [table for table in tables if table.columns[meaning]]
-        if telling and not any(map(reaches, telling)):
-            why = f"tells the {meaning} of no image that is here"
-            raise not_understood(folder / telling[0].name, why, telling[0].header)
-
-
 def class_of(table, row, place, zeros):
     """The class that a row tells: its label, or the title of the column that holds its 1."""
     titles = [table.header[k] for k in table.columns["label"]]
@@ -415,12 +398,20 @@ class Row(NamedTuple):
     picture: Callable   # size -> uint8 (size, size, 3)
 
 
+def as_class(folder):
+    """What class a folder may be: benign if train_benign, but none, "", if train or train_2."""
+    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
+    if not part_of([folder]):
+        return folder
+    return rest if is_known(rest) else ""
+
+
 def classes_of_folders(pictures):
     """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
     part's folder, and none that all images share."""
     folders = {}
     for name in pictures:
-        folders[name] = [one for one in name.split("/")[:-1] if not part_of([one])]
+        folders[name] = list(filter(None, map(as_class, name.split("/")[:-1])))
     shared = set.intersection(*map(set, folders.values()))
     labels = {}
     for name, above in folders.items():
@@ -431,17 +422,39 @@ def classes_of_folders(pictures):
     return labels or dict.fromkeys(pictures, only[0])
 
 
-def check_folders(folder, tables, classes):
-    """UserError if a table looks as if it, and not the folders, should say the classes."""
-    n_known = sum(map(is_known, classes))
-    for table in tables:
-        place, rows = folder / table.name, [row for _, row, names in table.rows if names]
-        if not rows and len(classes) < 2:
-            raise not_understood(place, "names no image that is here", table.header)
-        for k in table.columns["unused"] if rows else []:
-            if n_known < 2 or all(is_known(row[k]) for row in rows):
-                why = "names images, but none of its known columns their classes"
-                raise not_understood(place, why, table.header)
+def meaning_of(title, cells):
+    """What a column that is not used should be named, by its title or all of its cells, or ""."""
+    if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
+        return f"lesion={title}"
+    if all(map(is_known, cells)):
+        return f"label={title}"
+    if cells <= set(PARTS):
+        return f"part={title}"
+    flags = all(ONE.fullmatch(cell) or ZERO.fullmatch(cell) for cell in cells)
+    if flags and re.sub("^(is|in)", "", plain(title)) in PARTS:
+        return "part=none"                          # is_test: its parts need a labels.csv
+    return ""
+
+
+def doubts_on(table, told, named, few):
+    """Sentences: what a table seems to decide, but does not. told: meanings of columns that reach
+    images; few: do folders decide the classes, with fewer than two known names?"""
+    rows = [row for _, row, names in table.rows if names]
+    for meaning in DECISIVE:
+        if table.columns[meaning] and meaning not in told:
+            yield f"tells the {meaning} of no image that is here"
+    if few and (table.columns["unused"] or not rows):
+        yield "may tell classes, but not of images in columns that are known"
+    settled = told | named.keys()
+    if "patient" in told:
+        settled.add("lesion")
+    for k in table.columns["lesion"] + table.columns["unused"]:
+        title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
+        words = meaning_of(title, cells) if cells else ""
+        if k in table.columns["lesion"] and "lesion" not in named and "label" in words:
+            yield f"holds classes in column {title}: --columns {words} lesion=none"
+        if words and words.split("=")[0] not in settled:
+            yield f"seems to decide something in column {title}: --columns {words}"
 
 
 def rows_of(labels, files, values, tables, named):
@@ -449,18 +462,17 @@ def rows_of(labels, files, values, tables, named):
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
+    by_column, patients = told_by(tables, "part"), collections.defaultdict(set)
+    for name in labels:
+        patients[values["lesion", name][0]].add(values["patient", name][0])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient and not lesion:
-            lesion = f"patient {patient}"
-        part, place = values["part", name]
-        of_folder = part_of(name.split("/")[:-1])
-        if named.get("part") == "none":
-            of_folder = ""
-        if part and of_folder not in ("", part) and not told_by(tables, "part"):
-            raise UserError(f"{name}: a folder of {of_folder}, but {place}: --columns part=none")
-        part = part or of_folder
+        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
+            lesion = f"patient {patient} {lesion}".strip()      # lesions numbered anew in each
+        part = values["part", name][0]
+        if not (part and by_column) and named.get("part") != "none":
+            part = part_of(name.split("/")[:-1]) or part        # a table's name comes last
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(contents(files[name]))
         picture = functools.partial(photograph, files[name])
@@ -474,7 +486,7 @@ def told_by(tables, *meanings):
     words = []
     for meaning, table in itertools.product(meanings, tables):
         titles = [table.header[k] for k in table.columns[meaning]]
-        if titles and reaches(table):
+        if titles and any(names for *_, names in table.rows):
             words.append(f"column {first_of(titles, 12)} of {table.name}")
     return first_of(words)
 
@@ -486,6 +498,8 @@ def notes_on(tables, rows, labels, pictures):
     parts = "not given"
     if any(row.part for row in rows):
         parts = told_by(tables, "part") or "names of folders or tables"
+        free = sum(not row.part for row in rows)
+        parts += f"; {free} of {len(rows)} images are in none and go to train"
     notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):
@@ -493,14 +507,13 @@ def notes_on(tables, rows, labels, pictures):
     for name, header, _, lines, _ in tables:
         missing = [names for *_, names in lines].count([])
         if not lines:
-            why = "which names no image in a known column"
-            notes.append(f"not used: {name}, {why}: {first_of(header)}")
+            notes.append(f"not used: {name}, no known column names images: {first_of(header)}")
         if missing:
             notes.append(f"left out: {missing} of {len(lines)} rows of {name}: no such image here")
     lost = sorted(set(pictures) - set(labels))
     if lost:
-        lost = f"{len(lost)} of {len(pictures)} images of no class: {first_of(lost, 3)}"
-        notes.append(f"left out: {lost}")
+        n_lost = f"{len(lost)} of {len(pictures)} images"
+        notes.append(f"left out: {n_lost} of no class: {first_of(lost, 3)}")
     if len(rows) < len(labels):
         notes.append(f"left out: {len(labels) - len(rows)} files of the same name and content")
     return notes
@@ -515,25 +528,30 @@ def read_rows(folder, zeros=None, named={}):
         raise UserError(f"{folder} does not exist")
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
-    pictures = without_masks(images)
+    stems = {Path(name).stem.lower() for name in images}
+    pictures = [name for name in images if not is_mask(name, stems)]
     others = [kind_of(name) for name in files if kind_of(name) not in SUFFIXES + TABLES]
     others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
         raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
     named = {meaning: " ".join(map(plain, titles.split(","))) for meaning, titles in named.items()}
     tables = read_tables(folder, files, pictures, named)
-    check_tables(folder, tables)
     values = values_of(tables, files, zeros, named)
     labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
-    notes = [f"classes: {told_by(tables, 'label')}"]
+    notes, few = [f"classes: {told_by(tables, 'label')}"], False
     if not labels:
         labels = classes_of_folders(pictures)
         classes = sorted(set(labels.values()))
         notes = [f"classes: folders {first_of(classes)}"]
-        if named.get("label") != "folder":
-            check_folders(folder, tables, classes)
-            if classes == ["unlabelled"] and SHEETS.intersection(others):
-                raise UserError(f"{folder} has {counted(others)}: save what tells classes as .csv")
+        sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
+        few = sum(map(is_known, classes)) < 2 and "label" not in named
+        if few and sheets:
+            raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, "
+                            "or if folders do, --columns label=folder")
+    told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
+    for table in tables:
+        for why in doubts_on(table, told, named, few):
+            raise not_understood(folder / table.name, why, table.header)
 
     rows = rows_of(labels, files, values, tables, named)
     notes += notes_on(tables, rows, labels, pictures)

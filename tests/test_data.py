@@ -110,11 +110,11 @@ SUFFIXES = ("a.JPG", "b.jfif", "c.jpe", "d.TIFF", "e.PNG", "f.webp")
 READ = {
     "suffixes": case({"m": table("isic_id=I{k}, diagnosis={kind}"), "LICENSE": "All, rights", "p.tsv": PIXELS,
                       "l.tab": table("image_id=I{k}, lesion_id=L{l}").replace(",", "\t")}, lesions=3,
-                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, which names no image in a known column: pixel0"),
+                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, no known column names images: pixel0"),
     "BOM": case("\ufeff" + table(' "Image" =I{k}.png, "Label"= {kind}, "Lesion ID"="a;{l}"').replace(",", ";"), lesions=3),
     "patients": case({"train_meta.csv": table("image_name=I{k}, patient_id=P{p}, benign_malignant={kind}, dx=x")},
                      lesions=2, parts={"train": 6}, said="lesions: column patient_id of train_meta.csv"),
-    "lesions": case(table("patient_id=P{p}, lesion_id={l}, img_id=I{k}.png, diagnostic={kind}"), lesions=3),
+    "lesions": case(table("patient_id=P, lesion_id={l}, img_id=I{k}.png, diagnostic={kind}"), lesions=3),
     "ISIC 2016": case("\ufeff" + LABELS.partition("\n")[2]),
     "ISIC 2019": case({"Truth.csv": table("image=I{k}, benign={b}.000, malignant={m}.0, UNK=0.0, weight=0.5"),
                        "Meta.csv": table("image=I{k}, age=50, lesion_id=L{l}")}, lesions=3,
@@ -139,7 +139,8 @@ READ = {
     "column": case(table("image=I{k}, split=val"), PARTED, parts={"val": 6}),
     "no parts": case({"test.csv": LABELS}, PARTED, options=by(part="none")),
     "parts": case({}, named("all/{part}/{kind}/batch{k}/I{k}.png"), said="names of folders", parts=SPLIT),
-    "parts flat": case({}, named("{part}_{kind}/I{k}.png"), counts=dict(unlabelled=6), parts=SPLIT),
+    "parts flat": case({}, named("{part}_{kind}/I{k}.png"), parts=SPLIT),
+    "sets flat": case({}, named("x/{part}set 2/{kind}/I{k}.png"), parts=SPLIT),
     "kinds": case({"b/x.heic": "?", "b/y.HEIC": "?", "notes.txt": "?"}, said="2 .heic, 1 .txt", names=[
         f"{data.TWO[k % 2]}/{name}" for k, name in enumerate(SUFFIXES)]),
     "one case": case({}, ["Benign/I0.png", *TREE[1:]], counts=dict(Benign=3, malignant=3)),
@@ -153,7 +154,7 @@ READ = {
     "absent rows": case({"train.csv": LABELS, "more.csv": "image,label\nJ1,x\n"}, parts={"train": 6}),
     "own table": case({"labels.csv": table(LABEL + ", lesion_id={l}, split=val"), "x.csv": "photo,finding\nI1,x\n",
                        "y.csv": table("image=I{k}, lesion_id=?, split=test")}, lesions=3, parts={"val": 6},
-                      said="x.csv, which names no image in a known column: photo"),
+                      said="x.csv, no known column names images: photo"),
     "bars": case(table("image=I{k}, lesion_id={l}").replace(",", "|"), TREE, lesions=3),
     "of Excel": case("sep=;\n" + table("image=I{k}, lesion_id={l}").replace(",", ";"), TREE, lesions=3),
     "long cell": case(table(LABEL + ", contour=" + "9 " * 70_000)),
@@ -162,6 +163,16 @@ READ = {
                        "Ground Truth/x/benign/I9.png"], said="no photographs: 4 mask"),
     "no masks": case({}, [*TREE[1:], "benign/I7_lesion.png"]),
     "not ours": case({"benign/config.json": "?"}, TREE, said="1 .json"),
+    "part=": case(table(LABEL + ", data_split={part}, is_test=?"), parts=SPLIT, options=by(part="data_split")),
+    "lesion=": case(table(LABEL + ", lesion_nr={l}"), lesions=3, options=by(lesion="lesion_nr")),
+    "label=": case(table("image=I{k}, lesion={kind}"), options=by(label="lesion", lesion="none")),
+    "weights": case(table(LABEL + ", validation_weight={m}, group=-")),
+    "other names": case({"x.txt": "?", "n.csv": "nr,finding\n1,x\n"}, AB, counts=dict(a=3, b=3), options=by(label="folder")),
+    "about": case({"README.txt": "?", "licenses/CC-0.txt": "?"}, AB, counts=dict(a=3, b=3)),
+    "anew": case(table(LABEL + ", patient_id=P{p}, lesion_number={m}"), lesions=4),
+    "no part": case({}, [*PARTED, "benign/I7.png"], counts=dict(benign=4, malignant=3), lesions=7, parts=SPLIT | {"": 1},
+                    said="1 of 7 images are in none and go to train"),
+    "folders first": case({"test.csv": LABELS}, PARTED, parts=SPLIT),
     "lesion none": case(table(LABEL + ", lesion={kind}, patient_id={p}"), options=by(lesion="none"), lesions=2),
     "no patients": case({"m.csv": LABELS, "p.csv": SPLITS}, options=by(patient="none", part="none")),
     "part folder": case({"p.csv": SPLITS}, PARTED, parts=SPLIT, options=by(patient="none", part="folder")),
@@ -187,10 +198,15 @@ REFUSED = {
     "disagree": case({"x.csv": LABELS, "y.csv": LABELS.replace("2,b", "2,x")}, said="I2.png; x.csv line 4; y.csv line 4"),
     "lesions": case({"x.csv": LABELS, "y.csv": "image,lesion_id\nI1,A\nI1,B\n"}, said="lesion; y.csv line 3"),
     "a part": case(table(LABEL + ", split=holdout"), said="line 2; holdout; --columns"),
-    "parts": case({"test.csv": LABELS}, PARTED, said="folder of train; test.csv line 2; part=none"),
     "no UTF-8": case({"x": LABELS.replace("malignant", "Nävus").encode("cp1252")}, said="x line 3; UTF-8"),
     "UTF-16": case({"x.csv": LABELS.encode("utf-16")}, TREE, said="x.csv is not in UTF-8"),
-    "a sheet": case({"x.xlsx": "?"}, said="1 .xlsx; as .csv"),
+    "a sheet": case({"x.xlsx": "?"}, AB, said="x.xlsx; as .csv; label=folder"),
+    "a list": case({"x.txt": "?", "readme.txt": "?"}, said="set has x.txt: save; as .csv; label=folder"),
+    "a tables": case("nr,finding\n1,x\n", AB, said="m.csv may tell classes; nr, finding; label=folder"),
+    "parts": case(table(LABEL + ", data_split={part}"), said="column data_split; --columns part=data_split; part=none"),
+    "flags": case(table(LABEL + ", is_test={m}"), said="column is_test; --columns part=none; labels.csv"),
+    "lesion numbers": case(table(LABEL + ", lesion_nr={l}"), said="column lesion_nr; --columns lesion=lesion_nr; lesion=none"),
+    "classes": case(table("image=I{k}, lesion={kind}"), options=by(label="lesion"), said="--columns label=lesion lesion=none"),
     "one name": case(LABELS, ["a/I1.png", "b/I1.png"], said="different; paths; a/I1.png, b/I1.png"),
     "no images": case({"x.heic": "?"}, [], said="no images; 1 .heic"),
     "no zip": case({"x.zip": "?"}, TREE, said="x.zip is not a readable zip"),
@@ -297,7 +313,7 @@ def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done
     assert "ham10000 instead of kaggle_binary" in out and "left out" not in out
     folder_of(tmp_path / "x", pictures(AB))
     prepare = ["data", "prepare", tmp_path / "x", "--out", tmp_path / "job"]
-    refused(["is class a benign or malignant", "labels.csv"], *prepare, "--binary")
+    refused(["is class a benign or malignant", "labels.csv", "label=folder"], *prepare, "--binary")
     refused(["two or more classes", "3 a, 3 b", "--columns"], *prepare, "--for", "dermagan")
 
 
