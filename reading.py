@@ -36,9 +36,9 @@ ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
 MASKS = re.compile(r"(?i)(^|/)(masks?|segmentations?|superpixels|ground[\W_]?truth)/")
 MASK = re.compile("[-_](mask|segmentation|superpixels|seg|roi|lesion)$")
 WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-         "validation": "val", "test": "test", "testing": "test",
-         "trainset": "train", "validset": "val", "valset": "val", "dev": "val", "testset": "test"}
+PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
+PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
+PARTS |= dict.fromkeys(("test", "testing", "testset"), "test")
 
 # What the columns of public tables mean, by plain(title); of several the first counts: in ISIC 2020
 # few images have a diagnosis.
@@ -159,8 +159,7 @@ def files_of(folder):
 def is_mask(name, stems):
     """Does it mark the lesion of another picture? stems: of all pictures, in small letters."""
     stem = Path(name).stem.lower()
-    other = MASK.sub("", stem)
-    return MASKS.search(name) or other != stem and other in stems
+    return MASKS.search(name) or MASK.search(stem) and MASK.sub("", stem) in stems
 
 
 def contents(open_file):
@@ -270,14 +269,14 @@ def not_understood(place, why, header):
 def read_table(place, name, open_file, find, named):
     """The Table; without rows if no known column is said to name images: no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
-        above, first = [], text.readline(1_000_000)
-        if first.startswith("sep="):            # as Excel writes it; an empty line in its place
-            above, first = ["\n"], text.readline(1_000_000)
+        first = text.readline(1_000_000)
+        if first.startswith("sep="):            # as Excel writes it; line 2 is still line 2
+            first = "\n" + text.readline(1_000_000)
         if "\0" in first and kind_of(name):
             raise UserError(f"{place} is not in UTF-8: save it in that encoding")
         comma = max(",;\t|", key=first.count)
-        cells = csv.reader(itertools.chain(above, [first], text), skipinitialspace=True,
-                           delimiter=comma)
+        raw = itertools.chain(io.StringIO(first), text)
+        cells = csv.reader(raw, delimiter=comma, skipinitialspace=True)
         lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
         top = list(itertools.islice(lines, 2)) or [(0, [])]
         header = top[0][1]
@@ -290,8 +289,8 @@ def read_table(place, name, open_file, find, named):
                 header = ["image", "label"]
             columns = understood(header, named)
         if not columns["image"]:
-            cells = itertools.chain(*[zip(header, row) for _, row in top])
-            unknown = [title for title, cell in cells if find(cell) and not cell.isdigit()]
+            seen = itertools.chain(*[zip(header, row) for _, row in top])
+            unknown = [title for title, cell in seen if find(cell) and not cell.isdigit()]
             return Table(name, header, columns, [], unknown)
         lines = [*top, *lines]
 
@@ -320,7 +319,7 @@ def read_tables(folder, files, pictures, named):
             table = read_table(folder / name, name, files[name], find, named)
         except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
-        if table.columns["image"] or kind_of(name):     # LICENSE is none
+        if table.columns["image"] or table.unknown or kind_of(name):    # LICENSE is none
             tables.append(table)
     headers = {table.name: first_of(table.header) for table in tables}
     known = set(map(plain, itertools.chain(*[table.header for table in tables])))
@@ -329,9 +328,8 @@ def read_tables(folder, files, pictures, named):
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
     own = [table for table in tables if Path(table.name).name.lower() == "labels.csv"]
     for table in own or tables:
-        if table.unknown:
-            why = f"names images in column {table.unknown[0]}"
-            raise not_understood(folder / table.name, why, table.header)
+        for title in table.unknown:
+            raise not_understood(folder / table.name, f"has images in column {title}", table.header)
     for meaning, table in itertools.product(DECISIVE, tables):
         if table not in own and any(one.columns[meaning] for one in own):
             table.columns["unused"] += table.columns.pop(meaning)   # what one writes oneself wins
@@ -375,14 +373,15 @@ def values_of(tables, files, zeros, named):
             told["part"] = PARTS.get(told["part"].lower())
             if names and table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
-                told["part"] = of_table if by_name else told["part"]
+            if by_name and (table.columns["label"] or len(table.header) == 1):
+                told["part"] = of_table
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
                 if class_name(before, False) != class_name(text, False):
                     raise UserError(f"{name}: its {meaning} is {before!r} in {where}, but {text!r} "
-                                    f"in {place}. Mend one, choose (--columns {meaning}=...), or write "
-                                    f"a labels.csv of image and {meaning}")
+                                    f"in {place}. Mend one, choose by --columns {meaning}=..., or "
+                                    f"write a labels.csv (image, {meaning})")
     return values
 
 
@@ -445,9 +444,7 @@ def doubts_on(table, told, named, few):
             yield f"tells the {meaning} of no image that is here"
     if few and (table.columns["unused"] or not rows):
         yield "may tell classes, but not of images in columns that are known"
-    settled = told | named.keys()
-    if "patient" in told:
-        settled.add("lesion")
+    settled = told | named.keys() | {one.replace("patient", "lesion") for one in told}
     for k in table.columns["lesion"] + table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
         words = meaning_of(title, cells) if cells else ""
@@ -498,8 +495,7 @@ def notes_on(tables, rows, labels, pictures):
     parts = "not given"
     if any(row.part for row in rows):
         parts = told_by(tables, "part") or "names of folders or tables"
-        free = sum(not row.part for row in rows)
-        parts += f"; {free} of {len(rows)} images are in none and go to train"
+        parts += f"; {sum(not row.part for row in rows)} of {len(rows)} images in none go to train"
     notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):

@@ -171,7 +171,9 @@ READ = {
     "about": case({"README.txt": "?", "licenses/CC-0.txt": "?"}, AB, counts=dict(a=3, b=3)),
     "anew": case(table(LABEL + ", patient_id=P{p}, lesion_number={m}"), lesions=4),
     "no part": case({}, [*PARTED, "benign/I7.png"], counts=dict(benign=4, malignant=3), lesions=7, parts=SPLIT | {"": 1},
-                    said="1 of 7 images are in none and go to train"),
+                    said="1 of 7 images in none go to train"),
+    "lists": case({"labels.csv": LABELS, "train.csv": table("image=I{k}", range(4)), "test.csv": table("image=I{k}", (4, 5))},
+                  parts=SPLIT, said="0 of 6 images in none"),
     "folders first": case({"test.csv": LABELS}, PARTED, parts=SPLIT),
     "lesion none": case(table(LABEL + ", lesion={kind}, patient_id={p}"), options=by(lesion="none"), lesions=2),
     "no patients": case({"m.csv": LABELS, "p.csv": SPLITS}, options=by(patient="none", part="none")),
@@ -180,6 +182,7 @@ READ = {
 ONES = "image=I{k}, NV=0, MEL="
 REFUSED = {
     "unknown": case(table("code=I{k}, finding={kind}"), said="m.csv; column code; code, finding; --columns"),
+    "no suffix": case({"m": table("code=I{k}, finding={kind}")}, TREE, said="m has images in column code; code, finding"),
     "no label": case(table("image=I{k}, finding=?"), said="m.csv; image, finding; --columns"),
     "finding": case(table("image=I{k}, finding={kind}"), TREE, said="image, finding; --columns"),
     "not here": case(table("image=J{k}, label={kind}"), TREE, said="label of no image that is here; --columns"),
@@ -244,6 +247,12 @@ def test_columns_that_are_named_twice_add(tmp_path, done):
     done("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", "--columns", "image=photo", "patient=none",
          "--columns", "image=picture")
     assert len(set(data.load(tmp_path / "job").groups)) == 3
+
+
+def test_a_part_that_was_asked_for_and_is_empty_is_said(tmp_path, done):
+    folder_of(tmp_path / "set", pictures(FLAT) | {"m.csv": table(LABEL + ", lesion_id=one")})
+    out = done("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", "--val", 0)
+    assert "warning: test has no image" in out and "val has no image" not in out
 
 
 @pytest.mark.parametrize("folders, part", [
