@@ -444,7 +444,7 @@ def doubts_on(table, told, named, few):
             yield f"tells the {meaning} of no image that is here"
     if few and (table.columns["unused"] or not rows):
         yield "may tell classes, but not of images in columns that are known"
-    settled = told | named.keys() | {one.replace("patient", "lesion") for one in told}
+    settled = named.keys() | {one.replace("patient", "lesion") for one in told}
     for k in table.columns["lesion"] + table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
         words = meaning_of(title, cells) if cells else ""
@@ -539,15 +539,15 @@ def read_rows(folder, zeros=None, named={}):
         labels = classes_of_folders(pictures)
         classes = sorted(set(labels.values()))
         notes = [f"classes: folders {first_of(classes)}"]
-        sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
         few = sum(map(is_known, classes)) < 2 and "label" not in named
-        if few and sheets:
-            raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, "
-                            "or if folders do, --columns label=folder")
     told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
     for table in tables:
         for why in doubts_on(table, told, named, few):
             raise not_understood(folder / table.name, why, table.header)
+    sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
+    if few and sheets:
+        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or if "
+                        "folders do, --columns label=folder")
 
     rows = rows_of(labels, files, values, tables, named)
     notes += notes_on(tables, rows, labels, pictures)
