@@ -546,8 +546,8 @@ def read_rows(folder, zeros=None, named={}):
             raise not_understood(folder / table.name, why, table.header)
     sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
     if few and sheets:
-        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or if "
-                        "folders do, --columns label=folder")
+        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
+                        "if folders tell them, --columns label=folder")
 
     rows = rows_of(labels, files, values, tables, named)
     notes += notes_on(tables, rows, labels, pictures)
