@@ -383,7 +383,7 @@ def near_test(images):
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     folder = Path(args.source)
-    rows, notes = read_rows(folder, args.zeros, dict(args.columns))
+    rows, notes = read_rows(folder, args.zeros, columns_of(args))
     images = decoded(rows, 64, dict(source=folder.name))
     labels, parts = np.array(images.classes)[images.labels], images.split
     print("\n".join(notes + warnings_of(images)))
@@ -718,7 +718,7 @@ def gather(args):
         folder = Path(args.source)
         if args.study:
             folder, stand_in = find_set(folder, args.study)
-        rows, notes = read_rows(folder, args.zeros, dict(args.columns))
+        rows, notes = read_rows(folder, args.zeros, columns_of(args))
         source = folder.name
     if classes:
         rows = of_classes(rows, classes, notes)
@@ -747,6 +747,9 @@ def prepare(args):
     info["near_test"] = int(near.sum())
     info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
     info["reading"] += warnings_of(images)
+    for part, share in (("val", args.val), ("test", args.test)):
+        if share and part not in images.split:
+            info["reading"].append(f"warning: {part} has no image: its share holds no whole lesion")
 
     decisive = "study size val test resplit limit enhance drop_near seed"
     config = {name: getattr(args, name) for name in decisive.split()}
@@ -822,11 +825,19 @@ def class_limit(text):
 
 
 def column(text):
-    """An argparse type: image, label, lesion or part = the name of a column."""
+    """An argparse type: image, label, lesion, patient or part = the name of a column."""
     meaning, _, title = text.partition("=")
-    if meaning not in "image label lesion part".split() or not plain(title):
+    if meaning not in "image label lesion patient part".split() or not plain(title):
         raise ValueError
     return meaning, title
+
+
+def columns_of(args):
+    """{meaning: titles of columns}: what is said twice adds."""
+    named = collections.defaultdict(list)
+    for meaning, title in args.columns:
+        named[meaning].append(title)
+    return {meaning: ",".join(titles) for meaning, titles in named.items()}
 
 
 def main():
@@ -857,8 +868,9 @@ def main():
     c.add_argument("source", help="a data set")
     for command in (p, c):
         command.add_argument("--zeros", metavar="CLASS", help="class of rows that hold only zeros")
-        command.add_argument("--columns", type=column, nargs="+", default=[], metavar="X=COLUMN",
-                             help="what columns of the tables mean, X: image, label, lesion, part")
+        command.add_argument("--columns", type=column, nargs="+", default=[], action="extend",
+                             metavar="X=COLUMN", help="what columns of the tables mean, X: image, "
+                             "label, lesion, patient, part")
 
     e.add_argument("run", help="folder of a `prepare` job")
     e.add_argument("--part", choices=("train", "val", "test"), default="train")

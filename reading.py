@@ -23,14 +23,22 @@ from jobs import UserError
 
 Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file: 192 MB; where Pillow warns, we refuse
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
 DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
-SHEETS = {".xlsx", ".xls", ".ods", ".json", ".parquet"}
+SHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".txt"}
+ABOUT = re.compile("(?i)read.?me|licen[cs]e|attribution")
+EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
+NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
 ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-         "validation": "val", "test": "test", "testing": "test"}
+MASKS = re.compile(r"(?i)(^|/)(masks?|segmentations?|superpixels|ground[\W_]?truth)/")
+MASK = re.compile("[-_](mask|segmentation|superpixels|seg|roi|lesion)$")
+WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
+PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
+PARTS |= dict.fromkeys(("test", "testing", "testset"), "test")
 
 # What the columns of public tables mean, by plain(title); of several the first counts: in ISIC 2020
 # few images have a diagnosis.
@@ -41,6 +49,7 @@ COLUMN_NAMES = {
     "patient": "patientid patient patientno patientnumber subjectid subject personid",
     "part": "splitbylesion split part subset set partition fold phase usage",
 }
+DECISIVE = ("label", "lesion", "patient", "part")
 # What public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
     "AK": "ack akiec actinickeratosis solaroractinickeratosis",
@@ -77,7 +86,8 @@ def class_name(name, binary):
         if key in names.split():
             short = known
     if binary and short not in KINDS:
-        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv")
+        raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv, or "
+                        "name other classes: --columns label=... or label=folder")
     return KINDS[short] if binary else short
 
 
@@ -116,8 +126,9 @@ def kind_of(name):
 def walk(folder, seen=None):
     """Every file below a folder, links last. No folder is seen twice, so that circles end."""
     seen = seen or set()
-    if folder.resolve() in seen or seen and (folder / "config.json").exists():
-        return                                      # a job, made inside of the set
+    is_job = (folder / "config.json").exists() and (folder / ".lock").exists()
+    if folder.resolve() in seen or seen and is_job:     # a job, made inside of the set
+        return
     seen.add(folder.resolve())
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
         if path.is_dir():
@@ -145,6 +156,12 @@ def files_of(folder):
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
 
 
+def is_mask(name, stems):
+    """Does it mark the lesion of another picture? stems: of all pictures, in small letters."""
+    stem = Path(name).stem.lower()
+    return MASKS.search(name) or MASK.search(stem) and MASK.sub("", stem) in stems
+
+
 def contents(open_file):
     with open_file() as file:
         return file.read()
@@ -158,7 +175,7 @@ def part_of(folders):
     """The part that folders tell, the nearest to the image first: test, or else one such word in a
     longer name, as of ISIC-2017_Test_v2_Data but not of train_test_split; "" if none."""
     nearest = folders[::-1]
-    longer = [re.findall("[A-Z]?[a-z]+|[A-Z]+", folder) for folder in nearest]
+    longer = map(WORD.findall, nearest)
     for words in [*zip(nearest), *longer]:
         told = [PARTS[word.lower()] for word in words if word.lower() in PARTS]
         if len(told) == 1:
@@ -197,6 +214,7 @@ class Table(NamedTuple):
     header: list
     columns: dict       # {meaning or "unused": [numbers of columns]}, [] where there is none
     rows: list          # (where it stands, cells, [images that it names])
+    unknown: list       # titles of columns that name images, where no known one does
 
 
 def finder(pictures):
@@ -228,12 +246,13 @@ def understood(header, named):
     keys = [plain(title) for title in header]
     columns = collections.defaultdict(list)
     for meaning, titles in (COLUMN_NAMES | named).items():
+        if meaning == "image":          # each table may have its own
+            titles += " " + COLUMN_NAMES["image"]
         found = [keys.index(key) for key in titles.split() if key in keys]
-        columns[meaning] = found if meaning in named else found[:1]
+        several = meaning in named and meaning != "image"
+        columns[meaning] = found if several else found[:1]
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
         columns["label"] = [k for k, title in enumerate(header) if is_known(title)]
-    if "lesion" in named:
-        columns["patient"] = []
     used = set(itertools.chain(*columns.values()))
     columns["unused"] = [k for k in range(len(header)) if k not in used]
     return columns
@@ -242,18 +261,22 @@ def understood(header, named):
 def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
-        "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... part=... (or "
-        "part=none), or write a labels.csv (image, label, lesion_id, split)")
+        "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... patient=... "
+        "part=... (or lesion=none, patient=none, part=none, part=folder), or write a labels.csv "
+        "(image, label, lesion_id, split)")
 
 
 def read_table(place, name, open_file, find, named):
-    """The Table; without columns and rows if its first two lines name no image: no more is read."""
+    """The Table; without rows if no known column is said to name images: no more is read."""
     with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
         first = text.readline(1_000_000)
+        if first.startswith("sep="):            # as Excel writes it; line 2 is still line 2
+            first = "\n" + text.readline(1_000_000)
         if "\0" in first and kind_of(name):
             raise UserError(f"{place} is not in UTF-8: save it in that encoding")
-        cells = csv.reader(itertools.chain([first], text), skipinitialspace=True,
-                           delimiter=max(",;\t", key=first.count))
+        comma = max(",;\t|", key=first.count)
+        raw = itertools.chain(io.StringIO(first), text)
+        cells = csv.reader(raw, delimiter=comma, skipinitialspace=True)
         lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
         top = list(itertools.islice(lines, 2)) or [(0, [])]
         header = top[0][1]
@@ -266,22 +289,24 @@ def read_table(place, name, open_file, find, named):
                 header = ["image", "label"]
             columns = understood(header, named)
         if not columns["image"]:
-            for title, cell in itertools.chain(*[zip(header, row) for _, row in top]):
-                if find(cell) and not cell.isdigit():
-                    raise not_understood(place, f"names images in column {title}", header)
-            return Table(name, header, collections.defaultdict(list), [])
+            seen = itertools.chain(*[zip(header, row) for _, row in top])
+            unknown = [title for title, cell in seen if find(cell) and not cell.isdigit()]
+            return Table(name, header, columns, [], unknown)
         lines = [*top, *lines]
 
     beside = name[:name.rfind("/") + 1]
     for strictly in (True, False):
         rows = []
         for line, row in lines:
+            if any(row[len(header):]):
+                why = f"line {line} has more cells than the header: quote cells that hold {comma!r}"
+                raise UserError(f"{place} {why}. Its header: {first_of(header, 12)}")
             row += [""] * (len(header) - len(row))
             names = find(row[columns["image"][0]], beside, strictly)
             rows.append((f"{place} line {line}", row, names))
         if any(names for *_, names in rows):
             break
-    return Table(name, header, columns, rows)
+    return Table(name, header, columns, rows, [])
 
 
 def read_tables(folder, files, pictures, named):
@@ -294,18 +319,20 @@ def read_tables(folder, files, pictures, named):
             table = read_table(folder / name, name, files[name], find, named)
         except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
-        if table.columns or kind_of(name):          # LICENSE is none
+        if table.columns["image"] or table.unknown or kind_of(name):    # LICENSE is none
             tables.append(table)
     headers = {table.name: first_of(table.header) for table in tables}
     known = set(map(plain, itertools.chain(*[table.header for table in tables])))
     for title in " ".join(named.values()).split():
         if title not in known | {"folder", "none"}:
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
-    labelled = [table for table in tables if table.columns["label"]]
-    own = [table for table in labelled if Path(table.name).name.lower() == "labels.csv"]
-    for table in labelled:
-        if own and table not in own:        # one's own labels win over those of the set
-            table.columns["unused"] += table.columns.pop("label")
+    own = [table for table in tables if Path(table.name).name.lower() == "labels.csv"]
+    for table in own or tables:
+        for title in table.unknown:
+            raise not_understood(folder / table.name, f"has images in column {title}", table.header)
+    for meaning, table in itertools.product(DECISIVE, tables):
+        if table not in own and any(one.columns[meaning] for one in own):
+            table.columns["unused"] += table.columns.pop(meaning)   # what one writes oneself wins
     return tables
 
 
@@ -314,6 +341,8 @@ def class_of(table, row, place, zeros):
     titles = [table.header[k] for k in table.columns["label"]]
     cells = [row[k] for k in table.columns["label"]]
     if len(titles) == 1 and not is_known(titles[0]):
+        if cells[0].lower() in EMPTY:
+            raise not_understood(place, f"has no label in column {titles[0]}", table.header)
         return plain_name(cells[0], place)
     ones = [title for title, cell in zip(titles, cells) if ONE.fullmatch(cell)]
     rest = [cell for cell in cells if ZERO.fullmatch(cell)]
@@ -336,20 +365,23 @@ def values_of(tables, files, zeros, named):
                 raise UserError(f"{place}: different pictures, give their paths: {first_of(names)}")
             told = {}
             for meaning in ("lesion", "patient", "part"):
-                told[meaning] = "".join(row[k] for k in table.columns[meaning])
+                cells = [row[k] for k in table.columns[meaning]]
+                told[meaning] = " ".join(cell for cell in cells if cell.lower() not in NO_ID)
             if names and told["part"].lower() not in ("", *PARTS):
                 why = f"holds {told['part']!r}, which is not train, val or test"
                 raise not_understood(place, why, table.header)
             told["part"] = PARTS.get(told["part"].lower())
             if names and table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
-                told["part"] = of_table if by_name else told["part"]
+            if by_name and (table.columns["label"] or len(table.header) == 1):
+                told["part"] = of_table
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
                 if class_name(before, False) != class_name(text, False):
                     raise UserError(f"{name}: its {meaning} is {before!r} in {where}, but {text!r} "
-                                    f"in {place}. Mend one, or choose: --columns {meaning}=...")
+                                    f"in {place}. Mend one, choose by --columns {meaning}=..., or "
+                                    f"write a labels.csv (image, {meaning})")
     return values
 
 
@@ -365,12 +397,20 @@ class Row(NamedTuple):
     picture: Callable   # size -> uint8 (size, size, 3)
 
 
+def as_class(folder):
+    """What class a folder may be: benign if train_benign, but none, "", if train or train_2."""
+    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
+    if not part_of([folder]):
+        return folder
+    return rest if is_known(rest) else ""
+
+
 def classes_of_folders(pictures):
     """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
     part's folder, and none that all images share."""
     folders = {}
     for name in pictures:
-        folders[name] = [one for one in name.split("/")[:-1] if not part_of([one])]
+        folders[name] = list(filter(None, map(as_class, name.split("/")[:-1])))
     shared = set.intersection(*map(set, folders.values()))
     labels = {}
     for name, above in folders.items():
@@ -381,17 +421,37 @@ def classes_of_folders(pictures):
     return labels or dict.fromkeys(pictures, only[0])
 
 
-def check_folders(folder, tables, classes):
-    """UserError if a table looks as if it, and not the folders, should say the classes."""
-    n_known = sum(map(is_known, classes))
-    for table in tables:
-        place, rows = folder / table.name, [row for _, row, names in table.rows if names]
-        if not rows and (table.columns["label"] or len(classes) < 2):
-            raise not_understood(place, "names no image that is here", table.header)
-        for k in table.columns["unused"] if rows else []:
-            if n_known < 2 or all(is_known(row[k]) for row in rows):
-                why = "names images, but none of its known columns their classes"
-                raise not_understood(place, why, table.header)
+def meaning_of(title, cells):
+    """What a column that is not used should be named, by its title or all of its cells, or ""."""
+    if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
+        return f"lesion={title}"
+    if all(map(is_known, cells)):
+        return f"label={title}"
+    if cells <= set(PARTS):
+        return f"part={title}"
+    flags = all(ONE.fullmatch(cell) or ZERO.fullmatch(cell) for cell in cells)
+    if flags and re.sub("^(is|in)", "", plain(title)) in PARTS:
+        return "part=none"                          # is_test: its parts need a labels.csv
+    return ""
+
+
+def doubts_on(table, told, named, few):
+    """Sentences: what a table seems to decide, but does not. told: meanings of columns that reach
+    images; few: do folders decide the classes, with fewer than two known names?"""
+    rows = [row for _, row, names in table.rows if names]
+    for meaning in DECISIVE:
+        if table.columns[meaning] and meaning not in told:
+            yield f"tells the {meaning} of no image that is here"
+    if few and (table.columns["unused"] or not rows):
+        yield "may tell classes, but not of images in columns that are known"
+    settled = named.keys() | {one.replace("patient", "lesion") for one in told}
+    for k in table.columns["lesion"] + table.columns["unused"]:
+        title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
+        words = meaning_of(title, cells) if cells else ""
+        if k in table.columns["lesion"] and "lesion" not in named and "label" in words:
+            yield f"holds classes in column {title}: --columns {words} lesion=none"
+        if words and words.split("=")[0] not in settled:
+            yield f"seems to decide something in column {title}: --columns {words}"
 
 
 def rows_of(labels, files, values, tables, named):
@@ -399,18 +459,17 @@ def rows_of(labels, files, values, tables, named):
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
+    by_column, patients = told_by(tables, "part"), collections.defaultdict(set)
+    for name in labels:
+        patients[values["lesion", name][0]].add(values["patient", name][0])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient and not lesion:
-            lesion = f"patient {patient}"
-        part, place = values["part", name]
-        of_folder = part_of(name.split("/")[:-1])
-        if named.get("part") == "none":
-            of_folder = ""
-        if part and of_folder not in ("", part) and not told_by(tables, "part"):
-            raise UserError(f"{name}: a folder of {of_folder}, but {place}: --columns part=none")
-        part = part or of_folder
+        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
+            lesion = f"patient {patient} {lesion}".strip()      # lesions numbered anew in each
+        part = values["part", name][0]
+        if not (part and by_column) and named.get("part") != "none":
+            part = part_of(name.split("/")[:-1]) or part        # a table's name comes last
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(contents(files[name]))
         picture = functools.partial(photograph, files[name])
@@ -424,7 +483,7 @@ def told_by(tables, *meanings):
     words = []
     for meaning, table in itertools.product(meanings, tables):
         titles = [table.header[k] for k in table.columns[meaning]]
-        if titles and table.rows:
+        if titles and any(names for *_, names in table.rows):
             words.append(f"column {first_of(titles, 12)} of {table.name}")
     return first_of(words)
 
@@ -436,20 +495,21 @@ def notes_on(tables, rows, labels, pictures):
     parts = "not given"
     if any(row.part for row in rows):
         parts = told_by(tables, "part") or "names of folders or tables"
+        parts += f"; {sum(not row.part for row in rows)} of {len(rows)} images in none go to train"
     notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
-    for name, header, _, lines in tables:
+    for name, header, _, lines, _ in tables:
         missing = [names for *_, names in lines].count([])
         if not lines:
-            notes.append(f"not used: {name}, which names no image: {first_of(header)}")
+            notes.append(f"not used: {name}, no known column names images: {first_of(header)}")
         if missing:
             notes.append(f"left out: {missing} of {len(lines)} rows of {name}: no such image here")
     lost = sorted(set(pictures) - set(labels))
     if lost:
-        lost = f"{len(lost)} of {len(pictures)} images of no class: {first_of(lost, 3)}"
-        notes.append(f"left out: {lost}")
+        n_lost = f"{len(lost)} of {len(pictures)} images"
+        notes.append(f"left out: {n_lost} of no class: {first_of(lost, 3)}")
     if len(rows) < len(labels):
         notes.append(f"left out: {len(labels) - len(rows)} files of the same name and content")
     return notes
@@ -463,23 +523,31 @@ def read_rows(folder, zeros=None, named={}):
     if not folder.exists():
         raise UserError(f"{folder} does not exist")
     files = files_of(folder)
-    pictures = [name for name in files if kind_of(name) in SUFFIXES]
+    images = [name for name in files if kind_of(name) in SUFFIXES]
+    stems = {Path(name).stem.lower() for name in images}
+    pictures = [name for name in images if not is_mask(name, stems)]
     others = [kind_of(name) for name in files if kind_of(name) not in SUFFIXES + TABLES]
+    others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
         raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
     named = {meaning: " ".join(map(plain, titles.split(","))) for meaning, titles in named.items()}
     tables = read_tables(folder, files, pictures, named)
     values = values_of(tables, files, zeros, named)
     labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
-    notes = [f"classes: {told_by(tables, 'label')}"]
+    notes, few = [f"classes: {told_by(tables, 'label')}"], False
     if not labels:
         labels = classes_of_folders(pictures)
         classes = sorted(set(labels.values()))
         notes = [f"classes: folders {first_of(classes)}"]
-        if named.get("label") != "folder":
-            check_folders(folder, tables, classes)
-            if classes == ["unlabelled"] and SHEETS.intersection(others):
-                raise UserError(f"{folder} has {counted(others)}: save what tells classes as .csv")
+        few = sum(map(is_known, classes)) < 2 and "label" not in named
+    told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
+    for table in tables:
+        for why in doubts_on(table, told, named, few):
+            raise not_understood(folder / table.name, why, table.header)
+    sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
+    if few and sheets:
+        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
+                        "if folders tell them, --columns label=folder")
 
     rows = rows_of(labels, files, values, tables, named)
     notes += notes_on(tables, rows, labels, pictures)
@@ -488,5 +556,5 @@ def read_rows(folder, zeros=None, named={}):
     if any(deep):
         notes.append(f"grey of more than 8 bits: {sum(deep)} images, each scaled by its own range")
     if others:
-        notes.append(f"left out, no images: {counted(others)}")
+        notes.append(f"left out, no photographs: {counted(others)}")
     return rows, notes

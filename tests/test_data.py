@@ -103,17 +103,18 @@ def by(zeros=None, **columns):
 
 TREE, AB = named("{kind}/I{k}.png"), named("{ab}/I{k}.png")
 PARTED, SPLIT = named("{part}/{kind}/I{k}.png"), {"train": 4, "test": 2}
+SPLITS = "patient_id,split\nP0,test\nP1,train\n"
 LABEL = "image=I{k}, label={kind}"
 LABELS, PIXELS = table(LABEL), "pixel0\tlabel\n" + "1\t3\n" * 9
 SUFFIXES = ("a.JPG", "b.jfif", "c.jpe", "d.TIFF", "e.PNG", "f.webp")
 READ = {
     "suffixes": case({"m": table("isic_id=I{k}, diagnosis={kind}"), "LICENSE": "All, rights", "p.tsv": PIXELS,
                       "l.tab": table("image_id=I{k}, lesion_id=L{l}").replace(",", "\t")}, lesions=3,
-                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, which names no image: pixel0"),
+                     said="column diagnosis of m; lesion_id of l.tab; p.tsv, no known column names images: pixel0"),
     "BOM": case("\ufeff" + table(' "Image" =I{k}.png, "Label"= {kind}, "Lesion ID"="a;{l}"').replace(",", ";"), lesions=3),
     "patients": case({"train_meta.csv": table("image_name=I{k}, patient_id=P{p}, benign_malignant={kind}, dx=x")},
                      lesions=2, parts={"train": 6}, said="lesions: column patient_id of train_meta.csv"),
-    "lesions": case(table("patient_id=P{p}, lesion_id={l}, img_id=I{k}.png, diagnostic={kind}"), lesions=3),
+    "lesions": case(table("patient_id=P, lesion_id={l}, img_id=I{k}.png, diagnostic={kind}"), lesions=3),
     "ISIC 2016": case("\ufeff" + LABELS.partition("\n")[2]),
     "ISIC 2019": case({"Truth.csv": table("image=I{k}, benign={b}.000, malignant={m}.0, UNK=0.0, weight=0.5"),
                        "Meta.csv": table("image=I{k}, age=50, lesion_id=L{l}")}, lesions=3,
@@ -138,7 +139,8 @@ READ = {
     "column": case(table("image=I{k}, split=val"), PARTED, parts={"val": 6}),
     "no parts": case({"test.csv": LABELS}, PARTED, options=by(part="none")),
     "parts": case({}, named("all/{part}/{kind}/batch{k}/I{k}.png"), said="names of folders", parts=SPLIT),
-    "parts flat": case({}, named("{part}_{kind}/I{k}.png"), counts=dict(unlabelled=6), parts=SPLIT),
+    "parts flat": case({}, named("{part}_{kind}/I{k}.png"), parts=SPLIT),
+    "sets flat": case({}, named("x/{part}set 2/{kind}/I{k}.png"), parts=SPLIT),
     "kinds": case({"b/x.heic": "?", "b/y.HEIC": "?", "notes.txt": "?"}, said="2 .heic, 1 .txt", names=[
         f"{data.TWO[k % 2]}/{name}" for k, name in enumerate(SUFFIXES)]),
     "one case": case({}, ["Benign/I0.png", *TREE[1:]], counts=dict(Benign=3, malignant=3)),
@@ -148,24 +150,70 @@ READ = {
     "second": case(table("image=I{k}, dx=x, sort={kind}"), options=by(label="sort")),
     "folder": case(table("image=I{k}, x=?"), AB, options=by(label="folder"), counts=dict(a=3, b=3)),
     "lesion": case(table(LABEL + ", patient_id=P"), options=by(lesion="image")),
+    "two names": case({"a.csv": LABELS, "b.csv": table("picture=I{k}, lesion_id={l}")}, lesions=3, options=by(image="picture")),
+    "absent rows": case({"train.csv": LABELS, "more.csv": "image,label\nJ1,x\n"}, parts={"train": 6}),
+    "own table": case({"labels.csv": table(LABEL + ", lesion_id={l}, split=val"), "x.csv": "photo,finding\nI1,x\n",
+                       "y.csv": table("image=I{k}, lesion_id=?, split=test")}, lesions=3, parts={"val": 6},
+                      said="x.csv, no known column names images: photo"),
+    "bars": case(table("image=I{k}, lesion_id={l}").replace(",", "|"), TREE, lesions=3),
+    "of Excel": case("sep=;\n" + table("image=I{k}, lesion_id={l}").replace(",", ";"), TREE, lesions=3),
+    "long cell": case(table(LABEL + ", contour=" + "9 " * 70_000)),
+    "no ids": case(table(LABEL + ", lesion_id=NA, patient_id=unknown, split=-")),
+    "masks": case({}, [*TREE, "benign/I0_Segmentation.png", "malignant/I1-mask.bmp", "masks/benign/I2.png",
+                       "Ground Truth/x/benign/I9.png"], said="no photographs: 4 mask"),
+    "no masks": case({}, [*TREE[1:], "benign/I7_lesion.png"]),
+    "not ours": case({"benign/config.json": "?"}, TREE, said="1 .json"),
+    "part=": case(table(LABEL + ", data_split={part}, is_test=?"), parts=SPLIT, options=by(part="data_split")),
+    "lesion=": case(table(LABEL + ", lesion_nr={l}"), lesions=3, options=by(lesion="lesion_nr")),
+    "label=": case(table("image=I{k}, lesion={kind}"), options=by(label="lesion", lesion="none")),
+    "weights": case(table(LABEL + ", validation_weight={m}, group=-")),
+    "other names": case({"x.txt": "?", "n.csv": "nr,finding\n1,x\n"}, AB, counts=dict(a=3, b=3), options=by(label="folder")),
+    "about": case({"README.txt": "?", "licenses/CC-0.txt": "?"}, AB, counts=dict(a=3, b=3)),
+    "anew": case(table(LABEL + ", patient_id=P{p}, lesion_number={m}"), lesions=4),
+    "no part": case({}, [*PARTED, "benign/I7.png"], counts=dict(benign=4, malignant=3), lesions=7, parts=SPLIT | {"": 1},
+                    said="1 of 7 images in none go to train"),
+    "lists": case({"labels.csv": LABELS, "train.csv": table("image=I{k}", range(4)), "test.csv": table("image=I{k}", (4, 5))},
+                  parts=SPLIT, said="0 of 6 images in none"),
+    "settled": case(table(LABEL + ", lesion_nr={l}, data_split={part}"), options=by(lesion="none", part="none")),
+    "told": case(table(LABEL + ", patient_id={p}, lesion_nr={l}, split=dev, data_split={part}"), lesions=2, parts={"val": 6}),
+    "unknown flat": case({}, named("{part}_v{ab}/I{k}.png"), counts=dict(unlabelled=6), parts=SPLIT),
+    "photo": case(table("image=?, photo=I{k}, label={kind}"), options=by(image="photo"), said="not used: column image of m.csv"),
+    "folders first": case({"test.csv": LABELS}, PARTED, parts=SPLIT),
+    "lesion none": case(table(LABEL + ", lesion={kind}, patient_id={p}"), options=by(lesion="none"), lesions=2),
+    "no patients": case({"m.csv": LABELS, "p.csv": SPLITS}, options=by(patient="none", part="none")),
+    "part folder": case({"p.csv": SPLITS}, PARTED, parts=SPLIT, options=by(patient="none", part="folder")),
 }
 ONES = "image=I{k}, NV=0, MEL="
 REFUSED = {
     "unknown": case(table("code=I{k}, finding={kind}"), said="m.csv; column code; code, finding; --columns"),
+    "no suffix": case({"m": table("code=I{k}, finding={kind}")}, TREE, said="m has images in column code; code, finding"),
     "no label": case(table("image=I{k}, finding=?"), said="m.csv; image, finding; --columns"),
     "finding": case(table("image=I{k}, finding={kind}"), TREE, said="image, finding; --columns"),
-    "not here": case(table("image=J{k}, label={kind}"), TREE, said="names no image that is here; --columns"),
-    "empty": case(LABELS.replace("I2,benign", "I2,"), said="m.csv line 4; empty"),
+    "not here": case(table("image=J{k}, label={kind}"), TREE, said="label of no image that is here; --columns"),
+    "a join": case({"l.csv": "lesion_id,dx\n0,nv\n", "i.csv": table("image_id=I{k}, lesion_id={l}")}, AB,
+                   said="l.csv tells the label of no image; lesion_id, dx; label=folder; labels.csv"),
+    "numbers": case({"m.csv": LABELS, "n.csv": table("image=7, lesion_id={l}, file=I{k}")}, said="n.csv tells the lesion of no image"),
+    "first absent": case({"m.csv": LABELS, "n.csv": "photo,patient_id\nJ1,1\n"}, said="n.csv tells the patient of no image; patient=none"),
+    "a patient's part": case({"m.csv": table(LABEL + ", patient_id=P{p}"), "p.csv": SPLITS}, said="p.csv tells the part of no image; part=none"),
+    "empty": case(LABELS.replace("I2,benign", "I2,NaN"), said="m.csv line 4 has no label; image, label; label=folder"),
+    "a comma": case(LABELS.replace("I2", "Fig, I2"), said="m.csv line 4 has more cells; quote; ','; image, label"),
+    "a path": case(LABELS.replace("I2,benign", "I2,a/b"), said="m.csv line 4; a class cannot be called 'a/b'"),
+    "masks": case({}, ["masks/I1.png", "GroundTruth/I1.png"], said="no images; 2 mask"),
     "zeros": case(table(ONES + "{m}"), said="m.csv line 2; --zeros"),
     "two ones": case(table("image=I{k}, NV=1, MEL=1"), said="line 2; 1, 1 for NV, MEL"),
     "no ones": case(table(ONES + "0.7"), said="line 2; 0, 0.7 for NV, MEL; --columns"),
     "disagree": case({"x.csv": LABELS, "y.csv": LABELS.replace("2,b", "2,x")}, said="I2.png; x.csv line 4; y.csv line 4"),
     "lesions": case({"x.csv": LABELS, "y.csv": "image,lesion_id\nI1,A\nI1,B\n"}, said="lesion; y.csv line 3"),
     "a part": case(table(LABEL + ", split=holdout"), said="line 2; holdout; --columns"),
-    "parts": case({"test.csv": LABELS}, PARTED, said="folder of train; test.csv line 2; part=none"),
     "no UTF-8": case({"x": LABELS.replace("malignant", "Nävus").encode("cp1252")}, said="x line 3; UTF-8"),
     "UTF-16": case({"x.csv": LABELS.encode("utf-16")}, TREE, said="x.csv is not in UTF-8"),
-    "a sheet": case({"x.xlsx": "?"}, said="1 .xlsx; as .csv"),
+    "a sheet": case({"x.xlsx": "?"}, AB, said="x.xlsx; as .csv; label=folder"),
+    "a list": case({"x.txt": "?", "readme.txt": "?"}, said="set has x.txt: save; as .csv; label=folder"),
+    "a tables": case("nr,finding\n1,x\n", AB, said="m.csv may tell classes; nr, finding; label=folder"),
+    "parts": case(table(LABEL + ", data_split={part}"), said="column data_split; --columns part=data_split; part=none"),
+    "flags": case(table(LABEL + ", is_test={m}"), said="column is_test; --columns part=none; labels.csv"),
+    "lesion numbers": case(table(LABEL + ", lesion_nr={l}"), said="column lesion_nr; --columns lesion=lesion_nr; lesion=none"),
+    "classes": case(table("image=I{k}, lesion={kind}"), options=by(label="lesion"), said="--columns label=lesion lesion=none"),
     "one name": case(LABELS, ["a/I1.png", "b/I1.png"], said="different; paths; a/I1.png, b/I1.png"),
     "no images": case({"x.heic": "?"}, [], said="no images; 1 .heic"),
     "no zip": case({"x.zip": "?"}, TREE, said="x.zip is not a readable zip"),
@@ -197,6 +245,20 @@ def test_what_is_not_understood_is_refused_with_its_own_remedy(tmp_path, cli, la
     assert ("--zeros" in error) == (layout == "zeros")
 
 
+def test_columns_that_are_named_twice_add(tmp_path, done):
+    tables = {"a.csv": table("photo=I{k}, label={kind}"), "b.csv": table("picture=I{k}, lesion_id={l}, patient_id=P")}
+    folder_of(tmp_path / "set", pictures(FLAT) | tables)
+    done("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", "--columns", "image=photo", "patient=none",
+         "--columns", "image=picture")
+    assert len(set(data.load(tmp_path / "job").groups)) == 3
+
+
+def test_a_part_that_was_asked_for_and_is_empty_is_said(tmp_path, done):
+    folder_of(tmp_path / "set", pictures(FLAT) | {"m.csv": table(LABEL + ", lesion_id=one")})
+    out = done("data", "prepare", tmp_path / "set", "--out", tmp_path / "job", "--val", 0)
+    assert "warning: test has no image" in out and "val has no image" not in out
+
+
 @pytest.mark.parametrize("folders, part", [
     ("Training/benign", "train"), ("benign/valid", "val"), ("test_benign", "test"), ("contest/benign", ""),
     ("train_test_split/test_x/benign", "test"), ("train_test_split/benign", ""), ("test/val_images/benign", "test"),
@@ -218,7 +280,7 @@ def test_zips_links_circles_and_second_copies(tmp_path):
     (linked / "a_link").symlink_to(linked / "train")
     folder_of(tmp_path / "twice", files | {f"again/{name}": raw for name, raw in files.items()})
     halves = {f"part_{k % 2}/I{k}.png": raw for k, raw in enumerate(files.values())}
-    copies = {"part_0/I1.png": halves["part_1/I1.png"], "job/config.json": "", "job/I1.png": halves["part_0/I0.png"]}
+    copies = {"part_0/I1.png": halves["part_1/I1.png"], "job/config.json": "", "job/.lock": "", "job/I1.png": halves["part_0/I0.png"]}
     folder_of(tmp_path / "table", halves | copies | {"m.csv": LABELS})
     for name, n, parts in (("zips", 6, SPLIT), ("one.zip", 5, SPLIT), ("linked", 6, SPLIT), ("twice", 6, SPLIT), ("table", 6, {"": 6})):
         rows, notes = reading.read_rows(tmp_path / name)
@@ -264,7 +326,7 @@ def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done
     assert "ham10000 instead of kaggle_binary" in out and "left out" not in out
     folder_of(tmp_path / "x", pictures(AB))
     prepare = ["data", "prepare", tmp_path / "x", "--out", tmp_path / "job"]
-    refused(["is class a benign or malignant", "labels.csv"], *prepare, "--binary")
+    refused(["is class a benign or malignant", "labels.csv", "label=folder"], *prepare, "--binary")
     refused(["two or more classes", "3 a, 3 b", "--columns"], *prepare, "--for", "dermagan")
 
 
