@@ -495,7 +495,8 @@ def notes_on(tables, rows, labels, pictures):
     parts = "not given"
     if any(row.part for row in rows):
         parts = told_by(tables, "part") or "names of folders or tables"
-        parts += f"; {sum(not row.part for row in rows)} of {len(rows)} images in none go to train"
+        free = [row for row in rows if not row.part]
+        parts += f"; {len(free)} images of no part go to train" * bool(free)
     notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):
