@@ -81,7 +81,7 @@ class Results:
         name = job.removesuffix(f"-s{config.get('seed')}")
         result |= dict(folder=folder, tests={})
         if "diversity" in found:
-            gan_row(name, config["steps"], found)               # now, so that nothing lacks later
+            gan_row(name, found, result)                        # now, so that nothing lacks later
         if "leaked" in result:                                  # a classifier
             for test in found:
                 result["tests"][test] = metrics.read_predictions(folder, test)
@@ -91,7 +91,7 @@ class Results:
                 self.controls[arm_of(config)] = name.removeprefix("controls/")
             for generator, measures in result["generators"].items():
                 if measures:                                    # {} of gan.py's own
-                    gan_row(generator, "-", measures)
+                    gan_row(generator, measures)
                     self.own[generator] = measures
         self.jobs[job] = result
         self.seeds.setdefault(name, []).append(result)
@@ -620,18 +620,22 @@ def gan_table(page, results, study):
     """How each GAN of the study ended; in the controls also one's own generators."""
     rows = []
     if study == "controls":
-        rows = [gan_row(name, "-", measures) for name, measures in results.own.items()]
+        rows = [gan_row(name, measures) for name, measures in results.own.items()]
     for name in gans_of(results, study):
         seeds = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
         worst = max(seeds, key=lambda one: one["metrics"]["collapsed"])     # else the least diverse
-        rows.append(gan_row(name.split("/")[1], worst["config"]["steps"], worst["metrics"]))
+        rows.append(gan_row(name.split("/")[1], worst["metrics"], worst))
     if rows:
         page.add("### The GANs (columns: see the end)")
         page.table(rows)
 
 
-def gan_row(name, steps, measures):
-    distance, copies, state = "-", "-", state_of(measures)
+def gan_row(name, measures, result=None):
+    """One line of the table. result: of a training of ours."""
+    steps, seconds, distance, copies = "-", "-", "-", "-"
+    state = state_of(measures)
+    if result:
+        steps, seconds = result["config"]["steps"], f"{result['seconds']:.0f}"
     if "fd_8x8_distance" in measures:
         distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
         if state == "alive" and measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
@@ -639,7 +643,7 @@ def gan_row(name, steps, measures):
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
     return {
-        "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
+        "GAN": name, "steps": steps, "seconds": seconds, "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
         "nearer to training images": copies, "state": state}
 

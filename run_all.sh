@@ -53,7 +53,7 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
            plain="--width 200 --batch 16 --lr 1e-3 --steps 500"
            lapgan="--width 12 --batch 16 --lr 4e-3 --beta1 0 --steps 400 $BF16" ;;
     small) gan="--width 16 --batch 32 --steps 1000 $BF16" samples=600 hundred="--batch 25"
-           fit="--width 16 --batch 32 --steps 800 $BF16" plain="--width 400 --batch 32 --lr 5e-4 --steps 800"
+           fit="--width 16 --batch 32 --steps 800 $BF16" plain="--width 400 --batch 32 --steps 6000"
            lapgan="--width 16 --batch 32 --lr 2e-3 --beta1 0 --steps 400 $BF16" ;;
   esac
   gan+=" $DRY" plain+=" --forget $DRY" lapgan+=" --forget $DRY" fit+=" $DRY"

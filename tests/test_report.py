@@ -104,12 +104,12 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_is_name
     first = lines.index("| added | 100 real images |")
     for line, gain in zip(lines[first + 2:], GAINS.strip().splitlines()):
         assert line.startswith(gain) and ("a GAN COLLAPSED" in line) == ("DCGAN" in line)
-    assert "| dcgan_cls | 9 | 0.60 | 0.80 | 0.500 (0.250) | - | COLLAPSED: its rows count as failed |" in lines
-    assert "| h | 9 | 0.50 | 0.80 | 0.500 (0.250) | - | alive |" in lines
+    assert "| dcgan_cls | 9 | 2 | 0.60 | 0.80 | 0.500 (0.250) | - | COLLAPSED: its rows count as failed |" in lines
+    assert "| h | 9 | 2 | 0.50 | 0.80 | 0.500 (0.250) | - | alive |" in lines
     assert "0.90 [0.61, 0.95] | COPIES its training images |" in markdown
     assert report.state_of(MINE | dict(closer_to_train=[.7, .59, .8])) == "alive"
     distances = dict(fd_8x8_distance=.8, fd_8x8_floor=.25)
-    assert report.gan_row("far", 1, GAN | distances)["state"] == "alive, but far"
+    assert report.gan_row("far", GAN | distances)["state"] == "alive, but far"
     chart = (tmp_path / "charts/001.svg").read_text()
     assert re.findall(r'>(mine|DCGAN \(001\))<|<circle cx="(\d+)"', chart) == [
         ("mine", ""), ("", "173"), ("DCGAN (001)", ""), ("", "259")]
