@@ -276,7 +276,7 @@ def save_checkpoint(out, parts, **rest):
     """All that a training needs to go on: what of its fields has a state, and its times."""
     import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
-    states = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+    states = {key: part.state_dict() for key, part in parts.items() if hasattr(part, "state_dict")}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
     save_state(Path(out) / "checkpoint.pt", dict(rest, parts=states, random=random))
 
@@ -306,7 +306,7 @@ def check_finite(out, parts, step, *values):
         if hasattr(part, "parameters"):
             fine = fine and all(weight.isfinite().all() for weight in part.parameters())
     if not fine:
-        raise UserError(f"{out}: a loss or weight is not a finite number at step {step}: lower --lr")
+        raise UserError(f"{out}: loss or weight is not a finite number at step {step}: lower --lr")
 
 
 def config_of(args, names, recipe, epoch_steps):
@@ -337,7 +337,7 @@ def timed(step, args):
 
 
 def steps_to_do(out, parts, begun, first, last, stop_after):
-    """Yield the steps first ... last - 1. Saves every minute, and on Ctrl-C or --stop-after, to end."""
+    """Yield first ... last - 1. Saves every minute, and on Ctrl-C or --stop-after, to end there."""
     stop, saved = threading.Event(), time.time()
 
     def mark(number, _):                # so that no step is cut in the middle; a second Ctrl-C does
@@ -364,7 +364,7 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
 
 
 def add_point(record, out, step, point):
-    """Add a point {name: number} to the curves in `record`; what came since the last one is used up.
+    """Add {name: number} to the curves in `record`; what came since the last one is used up.
     Returns the point as text. UserError if a number is not finite."""
     check_finite(out, {}, step, *point.values())
     for name, value in point.items():
@@ -416,7 +416,6 @@ def run_jobs(jobs, slots):
     listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
     multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
     signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
-
     took, running = [], {}
     todo = [job for job in jobs if not is_done(job)]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
@@ -450,7 +449,8 @@ def run_jobs(jobs, slots):
             child.terminate()
         for child in multiprocessing.active_children():
             child.join()
-    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {readable_time(sum(took))} of work")
+    work = readable_time(sum(took))
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {work} of work")
     return len(undone)
 
 

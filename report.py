@@ -643,7 +643,8 @@ def gan_row(name, measures, result=None):
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
     return {
-        "GAN": name, "steps": steps, "seconds": seconds, "diversity": f"{measures['diversity']:.2f}",
+        "GAN": name, "steps": steps, "seconds": seconds,
+        "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
         "nearer to training images": copies, "state": state}
 
