@@ -27,14 +27,13 @@ csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab", "")
 DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
-SHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".txt"}
-ABOUT = re.compile("(?i)read.?me|licen[cs]e|attribution")
+SHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet"}
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
 NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
 ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
 MASKS = re.compile(r"(?i)(^|/)(masks?|segmentations?|superpixels|ground[\W_]?truth)/")
-MASK = re.compile("[-_](mask|segmentation|superpixels|seg|roi|lesion)$")
+MASK = re.compile(r"[-_](mask|segmentation|superpixels|seg)(_\d+)?$")
 WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
 PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
@@ -159,7 +158,14 @@ def files_of(folder):
 def is_mask(name, stems):
     """Does it mark the lesion of another picture? stems: of all pictures, in small letters."""
     stem = Path(name).stem.lower()
-    return MASKS.search(name) or MASK.search(stem) and MASK.sub("", stem) in stems
+    return MASK.search(stem) and MASK.sub("", stem) in stems
+
+
+def lists_images(open_file, stems):
+    """Does a text name pictures? stems: as in is_mask; plain numbers prove nothing."""
+    words = re.findall(r"[^\s,;|]+", contents(open_file).decode(errors="replace").lower())
+    found = stems.intersection(Path(word).stem for word in words)
+    return not all(map(str.isdigit, found))
 
 
 def contents(open_file):
@@ -249,6 +255,8 @@ def understood(header, named):
         if meaning == "image":          # each table may have its own
             titles += " " + COLUMN_NAMES["image"]
         found = [keys.index(key) for key in titles.split() if key in keys]
+        if named.get(meaning) in ("folder", "none"):
+            found = []
         several = meaning in named and meaning != "image"
         columns[meaning] = found if several else found[:1]
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
@@ -263,7 +271,7 @@ def not_understood(place, why, header):
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
         "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... patient=... "
         "part=... (or lesion=none, patient=none, part=none, part=folder), or write a labels.csv "
-        "(image, label, lesion_id, split)")
+        "(image, label, lesion_id, patient_id, split), or move it out of the set's folder")
 
 
 def read_table(place, name, open_file, find, named):
@@ -300,7 +308,8 @@ def read_table(place, name, open_file, find, named):
         for line, row in lines:
             if any(row[len(header):]):
                 why = f"line {line} has more cells than the header: quote cells that hold {comma!r}"
-                raise UserError(f"{place} {why}. Its header: {first_of(header, 12)}")
+                why += f", or give the header a title for each. It is: {first_of(header, 12)}"
+                raise UserError(f"{place} {why}")
             row += [""] * (len(header) - len(row))
             names = find(row[columns["image"][0]], beside, strictly)
             rows.append((f"{place} line {line}", row, names))
@@ -331,9 +340,17 @@ def read_tables(folder, files, pictures, named):
         for title in table.unknown:
             raise not_understood(folder / table.name, f"has images in column {title}", table.header)
     for meaning, table in itertools.product(DECISIVE, tables):
-        if table not in own and any(one.columns[meaning] for one in own):
+        if table not in own and any(says(one, meaning) for one in own):
             table.columns["unused"] += table.columns.pop(meaning)   # what one writes oneself wins
     return tables
+
+
+def says(table, meaning):
+    """Has the table a cell that is not empty in a column of this meaning?"""
+    for k in table.columns[meaning]:
+        if {row[k].lower() for _, row, _ in table.rows} - NO_ID:
+            return True
+    return False
 
 
 def class_of(table, row, place, zeros):
@@ -425,7 +442,7 @@ def meaning_of(title, cells):
     """What a column that is not used should be named, by its title or all of its cells, or ""."""
     if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
         return f"lesion={title}"
-    if all(map(is_known, cells)):
+    if len(cells) > 1 and all(map(is_known, cells)):
         return f"label={title}"
     if cells <= set(PARTS):
         return f"part={title}"
@@ -439,8 +456,10 @@ def doubts_on(table, told, named, few):
     """Sentences: what a table seems to decide, but does not. told: meanings of columns that reach
     images; few: do folders decide the classes, with fewer than two known names?"""
     rows = [row for _, row, names in table.rows if names]
-    for meaning in DECISIVE:
-        if table.columns[meaning] and meaning not in told:
+    keys = [key for key in ("lesion", "patient") if table.columns[key] and key in told]
+    for meaning in DECISIVE:            # a list of classes, or a log of phases, decides nothing
+        joins = keys or table.columns["image"] or meaning in ("lesion", "patient")
+        if table.columns[meaning] and meaning not in told and joins:
             yield f"tells the {meaning} of no image that is here"
     if few and (table.columns["unused"] or not rows):
         yield "may tell classes, but not of images in columns that are known"
@@ -449,7 +468,10 @@ def doubts_on(table, told, named, few):
         title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
         words = meaning_of(title, cells) if cells else ""
         if k in table.columns["lesion"] and "lesion" not in named and "label" in words:
-            yield f"holds classes in column {title}: --columns {words} lesion=none"
+            advice = "lesion=none"
+            if "label" not in told or k in table.columns["label"]:
+                advice = f"{words} lesion=none"
+            yield f"holds classes in column {title}: --columns {advice}"
         if words and words.split("=")[0] not in settled:
             yield f"seems to decide something in column {title}: --columns {words}"
 
@@ -526,7 +548,7 @@ def read_rows(folder, zeros=None, named={}):
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
     stems = {Path(name).stem.lower() for name in images}
-    pictures = [name for name in images if not is_mask(name, stems)]
+    pictures = [name for name in images if not MASKS.search(name)]
     others = [kind_of(name) for name in files if kind_of(name) not in SUFFIXES + TABLES]
     others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
@@ -537,16 +559,19 @@ def read_rows(folder, zeros=None, named={}):
     labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
     notes, few = [f"classes: {told_by(tables, 'label')}"], False
     if not labels:
-        labels = classes_of_folders(pictures)
+        labels = classes_of_folders([name for name in pictures if not is_mask(name, stems)])
         classes = sorted(set(labels.values()))
         notes = [f"classes: folders {first_of(classes)}"]
-        few = sum(map(is_known, classes)) < 2 and "label" not in named
+        few = sum(map(is_known, classes)) < min(2, len(classes)) and "label" not in named
     told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
     for table in tables:
         for why in doubts_on(table, told, named, few):
             raise not_understood(folder / table.name, why, table.header)
-    sheets = [name for name in files if kind_of(name) in SHEETS and not ABOUT.search(name)]
-    if few and sheets:
+    sheets = []
+    for name in files if few else []:
+        if kind_of(name) in SHEETS or kind_of(name) == ".txt" and lists_images(files[name], stems):
+            sheets.append(name)
+    if sheets:
         raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
                         "if folders tell them, --columns label=folder")
 

@@ -126,7 +126,7 @@ class Results:
         return found
 
     def after_collapse(self, study, patterns):
-        """Has a GAN collapsed whose images these jobs learned? Their commands name it."""
+        """A word, if a GAN has collapsed from which these jobs learned: their commands name it."""
         patterns = re.sub(r"@\S+", "", patterns)
         for name in self.names(study, patterns):
             for word in " ".join(one["command"] for one in self.of(name)).split():
@@ -477,11 +477,12 @@ def claims_of(results, study, hidden):
         clean, as_printed = points(gain), "-"
         if row["before"] == "-" and gain:
             clean = f"{percent(gain[:3])} %"
-        clean += results.after_collapse(study, row["after"])
+        if gain:
+            clean += results.after_collapse(study, f"{row['before']} {row['after']}")
         before, after = row.get("before, as printed", "-"), row.get("after, as printed", "-")
         if before != "-":
             as_printed = points(results.gain(study, before, after))
-            as_printed += results.after_collapse(study, after)
+            as_printed += results.after_collapse(study, f"{before} {after}")
         said = verdict(row["printed"], gain, p)
         if gain and lacks_weights(results, study, row):
             said = "cannot be tested here: without published weights"
@@ -575,7 +576,7 @@ def controls_section(page, results):
     for result in results.of("controls/data"):
         sizes = [f"{part} {sum(of.values())}" for part, of in result["counts"].items()]
     seeds = {len(results.of(f"controls/{name}")) for name in results.controls.values()}
-    seeds = " or ".join(map(str, sorted(seeds)))
+    seeds = " or ".join(map(str, sorted(seeds))) or "0"
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
              "of a classifier make equally many steps, are tested on the same real images, and add "
