@@ -161,10 +161,10 @@ def is_mask(name, stems):
     return MASK.search(stem) and MASK.sub("", stem) in stems
 
 
-def lists_images(open_file, stems):
-    """Does a text name pictures? stems: as in is_mask; plain numbers prove nothing."""
-    words = re.findall(r"[^\s,;|]+", contents(open_file).decode(errors="replace").lower())
-    found = stems.intersection(Path(word).stem for word in words)
+def lists_images(name, open_file, stems):
+    """Does a text name pictures, or has the name of one? Plain numbers prove nothing."""
+    words = re.findall(r"[^\s,;|]+", contents(open_file).decode(errors="replace"))
+    found = stems.intersection(Path(word.lower()).stem for word in [name, *words])
     return not all(map(str.isdigit, found))
 
 
@@ -340,8 +340,9 @@ def read_tables(folder, files, pictures, named):
         for title in table.unknown:
             raise not_understood(folder / table.name, f"has images in column {title}", table.header)
     for meaning, table in itertools.product(DECISIVE, tables):
-        if table not in own and any(says(one, meaning) for one in own):
-            table.columns["unused"] += table.columns.pop(meaning)   # what one writes oneself wins
+        wins = any(says(one, meaning) for one in own)               # what one writes oneself
+        if wins and table not in own and table.columns["image"]:
+            table.columns["unused"] += table.columns.pop(meaning)
     return tables
 
 
@@ -569,7 +570,8 @@ def read_rows(folder, zeros=None, named={}):
             raise not_understood(folder / table.name, why, table.header)
     sheets = []
     for name in files if few else []:
-        if kind_of(name) in SHEETS or kind_of(name) == ".txt" and lists_images(files[name], stems):
+        is_list = kind_of(name) == ".txt" and lists_images(name, files[name], stems)
+        if kind_of(name) in SHEETS or is_list:
             sheets.append(name)
     if sheets:
         raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
