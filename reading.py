@@ -417,9 +417,9 @@ class Row(NamedTuple):
 
 def as_class(folder):
     """What class a folder may be: benign if train_benign, but none, "", if train or train_2."""
-    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
     if not part_of([folder]):
         return folder
+    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
     return rest if is_known(rest) else ""
 
 
@@ -453,22 +453,27 @@ def meaning_of(title, cells):
     return ""
 
 
-def doubts_on(table, told, named, few):
-    """Sentences: what a table seems to decide, but does not. told: meanings of columns that reach
-    images; few: do folders decide the classes, with fewer than two known names?"""
-    rows = [row for _, row, names in table.rows if names]
+def reaches_no_image(table, told, few):
+    """Sentences: what a table tells of no image. told: meanings of columns that reach images; few:
+    do folders decide the classes, with fewer than two known names?"""
     keys = [key for key in ("lesion", "patient") if table.columns[key] and key in told]
     for meaning in DECISIVE:            # a list of classes, or a log of phases, decides nothing
         joins = keys or table.columns["image"] or meaning in ("lesion", "patient")
         if table.columns[meaning] and meaning not in told and joins:
             yield f"tells the {meaning} of no image that is here"
-    if few and (table.columns["unused"] or not rows):
+    named_here = any(names for *_, names in table.rows)
+    if few and (table.columns["unused"] or not named_here):
         yield "may tell classes, but not of images in columns that are known"
+
+
+def seems_to_decide(table, told, named):
+    """Sentences: columns that seem to decide something, but are not used. told: as above."""
+    rows = [row for _, row, names in table.rows if names]
     settled = named.keys() | {one.replace("patient", "lesion") for one in told}
     for k in table.columns["lesion"] + table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
         words = meaning_of(title, cells) if cells else ""
-        if k in table.columns["lesion"] and "lesion" not in named and "label" in words:
+        if k in table.columns["lesion"] and "lesion" not in named and words.startswith("label"):
             advice = "lesion=none"
             if "label" not in told or k in table.columns["label"]:
                 advice = f"{words} lesion=none"
@@ -519,7 +524,8 @@ def notes_on(tables, rows, labels, pictures):
     if any(row.part for row in rows):
         parts = told_by(tables, "part") or "names of folders or tables"
         free = [row for row in rows if not row.part]
-        parts += f"; {len(free)} images of no part go to train" * bool(free)
+        if free:
+            parts += f"; {len(free)} images of no part go to train"
     notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):
@@ -566,14 +572,15 @@ def read_rows(folder, zeros=None, named={}):
         few = sum(map(is_known, classes)) < min(2, len(classes)) and "label" not in named
     told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
     for table in tables:
-        for why in doubts_on(table, told, named, few):
-            raise not_understood(folder / table.name, why, table.header)
+        doubts = [*reaches_no_image(table, told, few), *seems_to_decide(table, told, named)]
+        if doubts:
+            raise not_understood(folder / table.name, doubts[0], table.header)
     sheets = []
-    for name in files if few else []:
-        is_list = kind_of(name) == ".txt" and lists_images(name, files[name], stems)
+    for name in files:
+        is_list = few and kind_of(name) == ".txt" and lists_images(name, files[name], stems)
         if kind_of(name) in SHEETS or is_list:
             sheets.append(name)
-    if sheets:
+    if few and sheets:
         raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
                         "if folders tell them, --columns label=folder")
 

@@ -207,7 +207,7 @@ gan: resemblance = 0.30; diversity = 0.90
 score: distance 9 = FID 1.50 ± 0.25, noise floor 0.50, KID 0.001; distance more = not scored"""
 
 
-def test_cells_tables_and_figures_have_their_own_values(tmp_path, monkeypatch):
+def one_study(tmp_path):
     classifier(tmp_path, "s/net", .70, tests=("real", "mixed"))
     classifier(tmp_path, "s/net_2", .80)
     source(tmp_path, "s", "photographs")
@@ -217,7 +217,11 @@ def test_cells_tables_and_figures_have_their_own_values(tmp_path, monkeypatch):
     finished(tmp_path, "s/score", net="FID", rows=[row])
     layers = [["Conv2d", [4, 8, 8], 1234], ["Flatten", [], 0], ["total", [], 1300]]
     finished(tmp_path, "s/networks", tables=dict(net=layers, a=[["total", [], 7]]))
-    results = report.Results(tmp_path)
+    return report.Results(tmp_path)
+
+
+def test_cells_and_tables_have_their_own_values(tmp_path):
+    results = one_study(tmp_path)
     for line in CELLS.strip().splitlines():         # job: first cell of the row, measure = value; ...
         job, cells = line.split(": ", 1)
         for cell in cells.split("; "):
@@ -241,6 +245,10 @@ def test_cells_tables_and_figures_have_their_own_values(tmp_path, monkeypatch):
     shown = page.Page(tmp_path)
     report.figure(shown, results, "s", "3", "Matrix", "confusion", "net")
     assert shown.blocks[0] == "**Figure 3. Matrix**" and "| malignant | 3 | 4 |" in shown.blocks[1]
+
+
+def test_figures_have_their_own_values(tmp_path, monkeypatch):
+    results = one_study(tmp_path)
 
     def drawn(kind, name):
         return [picture for _, picture in report.pictures_of(results, kind, [f"s/{name}"])]
