@@ -164,7 +164,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
   local n=600 limit="" full=299 gan="" fit="" net=inception inception
   case $SCALE in
-    quick) full=96 gan="--width 12 --batch 16 --steps 300 --lr 1e-3 --snapshots 48 $BF16"
+    quick) full=80 gan="--width 12 --batch 16 --steps 300 --lr 1e-3 --snapshots 48 $BF16"
            fit="--size 80 --batch 8 --steps 8" ;;
     small) full=96 gan="--width 16 --batch 32 --lr 5e-4 --steps 1000 --snapshots 200 $BF16"
            fit="--size 80 --batch 32 --epochs 2 $BF16" ;;
