@@ -89,8 +89,7 @@ def test_every_job_that_a_file_names_is_one_of_run_all(study, scale):
     columns = "job|as printed|clean|before|after|before, as printed|after, as printed|jobs"
     for row in rows_of(study):
         names = " ".join(row[column][0] for column in columns.split("|") if column in row).split()
-        if "measure" in row and row["measure"][0].startswith("distance"):
-            names.append(row["measure"][0].split()[1])
+        names += [name.partition("@")[2] for name in names if name.startswith("fid@")]
         for name, _, test in (name.partition("@") for name in names if name != "-"):
             found = fnmatch.filter(listed(scale), f"{study}/{name}")
             assert found, name
@@ -172,10 +171,11 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(ta
     right_b, wrong_b, wrong_m, right_m = RECOVERED[table]
     truth, called = np.repeat([[0, 0, 1, 1], [0, 1, 0, 1]], RECOVERED[table], axis=1)
     values = metrics.measures(truth, np.eye(2)[called], data.TWO, np.ones((1, len(truth))))
-    rows = tables_of("wgan_gp")[table]
-    for row in rows[:-1]:                           # the last is the AUC, not printed
-        assert row["value"][0].removeprefix("put right: ") == short(values[row["measure"][0]][0], 4)
-    printed = {row["printed as"][0].replace("F1 score", "f1"): row["value"][0] for row in rows[:5]}
+    words, row = tables_of("wgan_gp")[table]
+    columns = list(row)[3:-1]                       # the last is the AUC, not printed
+    for column in columns:
+        assert row[column][0].removeprefix("put right: ") == short(values[column][0], 4)
+    printed = {words[name][0].replace("F1 score", "f1"): row[name][0] for name in columns[:5]}
     for sizes in ((460, 404), (404, 460)):          # whichever class is positive
         assert matrices(printed, sizes) == matrices(printed, sizes, printed) == []
     found = []
