@@ -31,37 +31,24 @@ def text(x, y, words, anchor="start", colour="#555"):
     return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
 
 
-def ticks(low, high):
-    """Two to five round numbers from low to high."""
-    size = 10 ** np.floor(np.log10(high - low))
-    for step in (size / 5, size / 2, size, 2 * size):
-        found = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-        if len(found) <= 5:
-            return found.round(12)
-
-
 def line_chart(title, x_label, series):
     """series: [(name, xs, ys), ...]"""
     xs = np.concatenate([x for _, x, _ in series])
     ys = np.concatenate([y for _, _, y in series])
-    x0, x1 = xs.min(), max(xs.max(), xs.min() + 1e-2)
-    y0, y1 = ys.min(), max(ys.max(), ys.min() + 1e-3)
-
-    def across(x):
-        return 50 + 294 * (x - x0) / (x1 - x0)
-
-    def up(y):
-        return 180 - 150 * (y - y0) / (y1 - y0)
+    left, bottom = xs.min(), ys.min()
+    width, height = max(np.ptp(xs), 1e-2), max(np.ptp(ys), 1e-3)
 
     parts = [text(197, 212, x_label, "middle")]
-    for tick in ticks(y0, y1):
-        parts.append(f'<path d="M50 {up(tick):.0f}H344" stroke="#ddd"/>')
-        parts.append(text(46, up(tick) + 4, f"{tick:,g}", "end"))
-    for tick in ticks(x0, x1):
-        parts.append(text(across(tick), 196, f"{tick:,g}", "middle"))
+    for share in (0, 0.5, 1):
+        y = 180 - 150 * share
+        parts.append(f'<path d="M50 {y}H344" stroke="#ddd"/>')
+        parts.append(text(46, y + 4, f"{bottom + share * height:.3g}", "end"))
+        parts.append(text(50 + 294 * share, 196, f"{left + share * width:,g}", "middle"))
     for k, (name, x, y) in enumerate(series):
         colour = COLOURS[k % 4]
-        path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x, y))
+        across = 50 + 294 * (np.array(x) - left) / width
+        up = 180 - 150 * (np.array(y) - bottom) / height
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, up))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(text(50 + 75 * (k % 4), 230 + 16 * (k // 4), name, colour=colour))
     return svg(title, parts, 240 + 16 * ((len(series) - 1) // 4))
@@ -69,22 +56,19 @@ def line_chart(title, x_label, series):
 
 def interval_chart(title, rows):
     """rows: {label: [value, low, high]}, from -1 to 1.5, beside lines at 0 and 1."""
-    def across(value):
-        return 130 + 86 * (np.clip(value, -1, 1.5) + 1)
-
     bottom = 34 + 36 * len(rows)
     parts = []
     for mark in (0, 1):
-        x = f"{across(mark):.0f}"
+        x = 216 + 86 * mark
         parts.append(f'<path d="M{x} 24V{bottom}" stroke="#999" stroke-dasharray="3"/>')
-        parts.append(text(across(mark), bottom + 16, mark, "middle"))
-    for k, (label, (value, low, high)) in enumerate(rows.items()):
+        parts.append(text(x, bottom + 16, mark, "middle"))
+    for k, (label, interval) in enumerate(rows.items()):
         y = 46 + 36 * k
-        line = f"M{across(low):.0f} {y}H{across(high):.0f}"
+        x, low, high = 216 + 86 * np.clip(interval, -1, 1.5)
         parts.append(text(122, y + 4, label, "end"))
-        parts.append(text(122, y + 19, f"{value:.2f} [{low:.2f}, {high:.2f}]", "end"))
-        parts.append(f'<path d="{line}" stroke="{COLOURS[0]}" stroke-width="3"/>')
-        parts.append(f'<circle cx="{across(value):.0f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>')
+        parts.append(text(122, y + 19, "{:.2f} [{:.2f}, {:.2f}]".format(*interval), "end"))
+        parts.append(f'<path d="M{low:.0f} {y}H{high:.0f}" stroke="#0b6e8f" stroke-width="3"/>')
+        parts.append(f'<circle cx="{x:.0f}" cy="{y}" r="5" fill="#0b6e8f"/>')
     return svg(title, parts, bottom + 24)
 
 
@@ -96,10 +80,8 @@ class Page:
     def __init__(self, out):
         self.out = Path(out)
         self.blocks = []
+        self.add = self.blocks.append
         self.charts = 0
-
-    def add(self, words):
-        self.blocks.append(words)
 
     def table(self, rows):
         """rows: [{column: cell}, ...]"""
@@ -129,38 +111,26 @@ class Page:
         return "\n".join([HEAD, *(to_html(block, self.out) for block in self.blocks)])
 
     def publish(self, place, public):
-        """The page as place.md, its pictures in the folder `place`, as SVG and JPEG.
-
-        public: a function of a picture's path: (the path of what may be shown, or None; a line on
-        its origin). Of other paths of this machine only the end stays.
-        """
-        for old in [*place.glob("*.svg"), *place.glob("*.jpg")]:
-            old.unlink()
+        """The page as place.md without paths of this machine, its pictures in the folder `place`.
+        public: a function of a picture's path: the path of what may be shown instead, or None."""
         blocks = []
         for block in self.blocks:
+            shown = []
+            for caption, path in re.findall(PICTURE, block):
+                picture = public(self.out / path)
+                if picture:
+                    name = path.removeprefix("charts/").replace("/", "-").replace(".png", ".jpg")
+                    with jobs.replacing(place / name) as file:
+                        file.write(small(picture, 520))
+                    shown.append(f"![{caption}]({place.name}/{name})\\\n{caption}")
             if block.startswith("!["):
-                block = self.publish_pictures(block.splitlines(), place, public)
+                block = "\n\n".join(shown)
             blocks.append(re.sub(FOLDERS, "DIR/", block))
         with jobs.replacing(place.with_suffix(".md")) as file:
             file.write("\n\n".join(filter(None, blocks)).encode())
 
-    def publish_pictures(self, lines, place, public):
-        shown, origins = [], []
-        for caption, path in map(caption_and_path, lines):
-            picture, origin = public(self.out / path)
-            if not picture:
-                continue
-            name, raw = picture.name, picture.read_bytes()
-            if picture.suffix != ".svg":
-                name = path.replace("/", "-").replace(".png", ".jpg")
-                raw = jpeg(picture, 520)
-            with jobs.replacing(place / name) as file:
-                file.write(raw)
-            shown.append(f"![{caption}]({place.name}/{name})\\\n{caption}\n")
-            origins.append(f"*{origin}.*" if origin else "")
-        return "\n".join([*shown, *dict.fromkeys(origins)]).strip()
 
-
+PICTURE = r"!\[(.*)\]\((.*)\)"                          # its caption and path
 FOLDERS = r"(?<![\w./:])/(?:[^\s/`|)'\"]+/)+"         # those of an absolute path, not of an address
 
 
@@ -169,13 +139,10 @@ def cells_of(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def caption_and_path(line):
-    """Of a picture's line."""
-    return re.fullmatch(r"!\[(.*)\]\((.*)\)", line).groups()
-
-
-def jpeg(path, width):
-    """A picture as JPEG, at most `width` px wide: a fifth of a PNG's size."""
+def small(path, width):
+    """A chart as it is, a PNG as JPEG, at most `width` px wide: a fifth of its size."""
+    if path.suffix == ".svg":
+        return path.read_bytes()
     buffer = io.BytesIO()
     with contextlib.suppress(OSError):              # a damaged picture stays empty
         picture = Image.open(path).convert("RGB")
@@ -197,7 +164,7 @@ th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;v
 tr>:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:38vw}
 tr>:first-child{overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
-img,svg{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}
+img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}
 code{background:#f3f5f7;overflow-wrap:anywhere}
 </style>"""
 
@@ -214,12 +181,14 @@ def to_html(block, out):
     """One block of our Markdown. Every string is escaped; pictures are embedded."""
     lines = block.splitlines()
     if block.startswith("|"):
-        rows = [row_html(lines[0], "th")]
-        rows += [row_html(line, "td") for line in lines[2:]]
+        rows = []
+        for tag, line in zip(["th", *["td"] * len(lines)], [lines[0], *lines[2:]]):
+            cells = [f"<{tag}>{inline(cell)}</{tag}>" for cell in cells_of(line)]
+            rows.append(f"<tr>{''.join(cells)}</tr>")
         return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
     if block.startswith("!["):
-        pictures = [picture_html(line, out) for line in lines]
-        return f'<div class="row">{"".join(pictures)}</div>'
+        shown = [picture_html(caption, out / path) for caption, path in re.findall(PICTURE, block)]
+        return f'<div class="row">{"".join(shown)}</div>'
     if block.startswith("- "):
         items = [f"<li>{inline(line[2:])}</li>" for line in lines]
         return f"<ul>{''.join(items)}</ul>"
@@ -229,18 +198,8 @@ def to_html(block, out):
     return f"<p>{inline(' '.join(lines))}</p>"
 
 
-def row_html(line, tag):
-    cells = [f"<{tag}>{inline(cell)}</{tag}>" for cell in cells_of(line)]
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def picture_html(line, out):
-    """A chart as it is, a PNG as JPEG."""
-    caption, path = caption_and_path(line)
-    caption = html.escape(caption)
-    if path.endswith(".svg"):
-        picture = (out / path).read_text()
-    else:
-        code = base64.b64encode(jpeg(out / path, 1040)).decode()
-        picture = f'<img alt="{caption}" src="data:image/jpeg;base64,{code}">'
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+def picture_html(caption, path):
+    kind = "svg+xml" if path.suffix == ".svg" else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(small(path, 1040)).decode()}"
+    words = html.escape(caption)
+    return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'

@@ -6,13 +6,14 @@
 
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
-its result on that test set, NAME@critic on that network. The other heads, or the cells of a column
-`measure`, say what is shown; claims name jobs to compare, figures a kind (see FIGURES) and jobs:
+its result on that test set, NAME@critic on that network. The other heads say what is shown; claims
+name jobs to compare, figures jobs and a kind (see `figure`):
 
     accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
     precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
     called CLASS                                how many of the row's class were called CLASS
-    images PART, distance SET                   counts; Frechet distance of a set, by `score`
+    images PART                                 how many of the row's class are in that part
+    distance                                    Frechet distance of NAME@SET, by `score`
     resemblance, diversity, ...                 a number in the metrics of a GAN
 """
 import contextlib
@@ -22,14 +23,12 @@ import itertools
 import re
 import time
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 import jobs
 import metrics
-from jobs import UserError
 from page import Page, cells_of, interval_chart, line_chart
 
 FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
@@ -37,153 +36,125 @@ PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_g
 NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
 FAR = 3                     # times the noise floor: a GAN's distance that is told
 COPIES = 0.6                # share nearer to training images that is called copying; without it .5
-DISTANCE = " {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, KID {kid:.3g}"
 DRAWN = "drawn lesions"     # how the source of such images begins
-BROKEN = UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 
 @contextlib.contextmanager
-def leaving_out(say, what=""):
+def leaving_out(say, what):
     """Where a damaged result breaks what is done inside, this is said, and the report goes on."""
     try:
         yield
-    except BROKEN as problem:
-        say(f"Left out, damaged: {what}{' '.join(repr(problem).split())}")
+    except Exception as problem:
+        say(f"Left out, damaged: {what}: {' '.join(repr(problem).split())}")
 
 
 # ---- Results
 
-class Results:
-    """The finished jobs of a folder. "study/name" stands for its seeds study/name-s0, -s1, ..."""
+class Study:
+    """The finished jobs of one folder. NAME stands for its seeds NAME-s0, NAME-s1, ...; as in
+    papers/*.md NAME@mixed is the same on another test, and "cnn_real gan_*" are several."""
 
-    KINDS = dict(config=dict, metrics=dict, counts=dict, source=dict, generators=dict,
-                 seconds=(int, float), command=str)
+    def __init__(self, folder, damaged):
+        self.name = folder.name
+        self.jobs = {}      # "NAME-s0": what its result.json holds, its folder and tests
+        self.seeds = {}     # "NAME": [the same of each seed, ...]
+        self.titles = {}    # generator, as the names of controls have it: its name for readers
+        self.own = {}       # those that are not of gan.py: their lines in the table of GANs
+        self.gans = {}      # NAME: {(collapsed, -diversity): that line of a seed, ...}
+        self.source = "unknown images"
+        for file in sorted(folder.glob("*/result.json")):
+            with leaving_out(damaged.append, f"{self.name}/{file.parent.name}"):
+                self.add(file.parent)
 
-    def __init__(self, out):
-        self.out = Path(out)
-        self.jobs = {}      # "study/name-s0": what its result.json holds, its folder and tests
-        self.seeds = {}     # "study/name": [the same of each seed, ...]
-        self.controls = {}  # (network, share of the images, generator or "", kind): name of the arm
-        self.own = {}       # generator in the controls that is not of gan.py: its measures
-        self.damaged = []
-        for file in sorted(self.out.glob("*/*/result.json")):
-            job = file.parent.relative_to(self.out).as_posix()
-            with leaving_out(self.damaged.append, f"{job}: "):
-                self.add(job, file.parent)
-
-    def add(self, job, folder):
-        result = dict(metrics={}, counts={}, source={}, generators={})
+    def add(self, folder):
+        result = dict(metrics={}, counts={}, source={}, generators={}, tests={}, folder=folder)
         result |= jobs.read_json(folder / "result.json")
-        for key, kind in self.KINDS.items():
-            if not isinstance(result.get(key), kind):
-                raise UserError(f"result.json is not of this project: {key}")
-        config, found = result["config"], result["metrics"]
-        name = job.removesuffix(f"-s{config.get('seed')}")
-        result |= dict(folder=folder, tests={})
+        config, found, source = result["config"], result["metrics"], result["source"]
+        name = folder.name.removesuffix(f"-s{config.get('seed')}")
+        seconds = f"{result['seconds']:.0f}"
+        if folder.name == "data":
+            self.source = str(source.get("stand_in") or source["source"])
         if "diversity" in found:
-            gan_row(name, found, result)                        # now, so that nothing lacks later
-        if "leaked" in result:                                  # a classifier
+            row = gan_row(name, found, config["steps"], seconds)
+            self.gans.setdefault(name, {})[found["collapsed"], -found["diversity"]] = row
+            self.titles[config["model"]] = TITLES.get(config["model"], config["model"])
+        for generator, measures in result["generators"].items():
+            if measures:                            # {} of gan.py's own
+                mine = name.split("_")[2]                       # cnn_100_NAME, cnn_100_NAME_alone
+                self.own[mine] = gan_row(generator, measures)
+                self.titles[mine] = generator
+        if "leaked" in result:                      # a classifier
             for test in found:
                 result["tests"][test] = metrics.read_predictions(folder, test)
-
-        if job.startswith("controls/"):
-            if result["tests"]:
-                self.controls[arm_of(config)] = name.removeprefix("controls/")
-            for generator, measures in result["generators"].items():
-                if measures:                                    # {} of gan.py's own
-                    gan_row(generator, measures)
-                    self.own[generator] = measures
-        self.jobs[job] = result
+        self.jobs[folder.name] = result
         self.seeds.setdefault(name, []).append(result)
 
-    def names(self, study, patterns):
-        """Names of a study that fit: "cnn_real gan_*" -> ["study/cnn_real", "study/gan_AK"]."""
-        found = [fnmatch.filter(self.seeds, f"{study}/{pattern}") for pattern in patterns.split()]
-        return sum(found, [])
-
-    def of(self, name):
-        """The result of each seed."""
-        return self.seeds.get(name, [])
-
-    @functools.cache
-    def arms(self, name, test="real"):
-        """{measure: Arm} of the seeds on one test; {} where it has not run."""
-        runs = [one["tests"][test] for one in self.of(name) if test in one["tests"]]
-        with leaving_out(self.damaged.append, f"{name}: "):
-            return metrics.arms_of(runs) if runs else {}
-        return {}
-
-    def accuracies(self, study, names):
-        """{(name, test): Arm} of "name", "name@test" or wildcards; {} if one has not run."""
-        found = {}
-        for pattern in names.split():
-            pattern, _, test = pattern.partition("@")
-            matches = self.names(study, pattern)
-            for name in matches:
-                found[name, test] = self.arms(name, test or "real").get("accuracy")
-            if not matches or None in found.values():
-                return {}
+    def names(self, patterns):
+        """Names of jobs that fit: "cnn_real gan_*@mixed" -> ["cnn_real", "gan_AK@mixed"]."""
+        found = []
+        for pattern in patterns.split():
+            pattern, at, test = pattern.partition("@")
+            found += [name + at + test for name in fnmatch.filter(self.seeds, pattern)]
         return found
 
-    def after_collapse(self, study, patterns):
-        """A word, if a GAN has collapsed from which these jobs learned: their commands name it."""
-        patterns = re.sub(r"@\S+", "", patterns)
-        for name in self.names(study, patterns):
-            for word in " ".join(one["command"] for one in self.of(name)).split():
-                source = self.jobs.get(f"{study}/{Path(word).name}")
-                if source and source["metrics"].get("collapsed"):
-                    return ", a GAN COLLAPSED"
-        return ""
+    def of(self, patterns):
+        """The results of every seed of the jobs that fit."""
+        names = [name.partition("@")[0] for name in self.names(patterns)]
+        return sum([self.seeds[name] for name in names], [])
 
-    def gain(self, study, before, after):
-        """metrics.gain in accuracy of jobs named as in papers/*.md; None if one has not run."""
-        before, after = self.accuracies(study, before), self.accuracies(study, after)
-        if not before or not after:
+    @functools.cache
+    def arms(self, name):
+        """{measure: Arm} of the seeds of NAME or NAME@test; {} where it has not run."""
+        name, _, test = name.partition("@")
+        test = test or "real"
+        runs = [one["tests"][test] for one in self.seeds.get(name, []) if test in one["tests"]]
+        return metrics.arms_of(runs) if runs else {}
+
+    def accuracies(self, patterns):
+        """{name: Arm, or None if it has not run} of the jobs that fit."""
+        names = [self.names(pattern) or [pattern] for pattern in patterns.split()]
+        return {name: self.arms(name).get("accuracy") for name in sum(names, [])}
+
+    def gain(self, before, after):
+        """metrics.gain in accuracy of the jobs that fit; None if one has not run."""
+        before, after = self.accuracies(before), self.accuracies(after)
+        arms = before | after
+        if not before or not after or None in arms.values():
             return None
         try:
-            return metrics.gain(before | after, before, after)
-        except UserError:                           # on other test images: no paired interval
+            return metrics.gain(arms, before, after)
+        except jobs.UserError:                      # on other test images: no paired interval
             low = np.mean([arm.values.mean() for arm in before.values()])
             high = np.mean([arm.values.mean() for arm in after.values()])
             return [high - low, None, None, None]
 
-    def source(self, study):
-        """Where the images of a study come from."""
-        for result in self.of(f"{study}/data"):
-            return str(result["source"].get("stand_in") or result["source"].get("source"))
-        return "unknown images"
-
-def arm_of(config):
-    """(network, share, generator, kind) of a classifier of the controls. kind: what was done with
-    the generator's images (shuffle, alone), else the augmentation (none, classical)."""
-    kinds = [option for option in ("shuffle", "alone") if config[option]] + [config["augment"]]
-    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kinds[0]
+    def after_collapse(self, patterns):
+        """A word, if a GAN has collapsed from which these jobs learned: their commands name it."""
+        words = " ".join(result["command"] for result in self.of(patterns)).split()
+        sources = [self.jobs.get(Path(word).name) for word in words]
+        collapsed = [source for source in sources if source and source["metrics"].get("collapsed")]
+        return ", a GAN COLLAPSED" if collapsed else ""
 
 
 # ---- One cell
 
-def value(results, study, job, measure, row):
+def value(study, job, measure, row):
     """A measure of a job, as text. row: the first cell of its row, such as a class."""
-    name, _, test = job.partition("@")
-    test = test or "real"
-    seeds = results.of(f"{study}/{name}")
+    seeds = study.of(job)
     if not seeds:
-        return f"not run: {name}"
-    first = seeds[0]
+        return f"not run: {job}"
+    first, test = seeds[0], job.partition("@")[2] or "real"
     kind, _, label = measure.removesuffix(" %").partition(" ")
     if kind == "images":
         counts = first["counts"].get(label, {})
         return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
     if kind == "distance":
-        sets = {one["set"]: one for one in first["rows"]}
-        if label not in sets:
-            return "not scored"
-        return first["net"] + DISTANCE.format(**sets[label])
+        for one in first["rows"]:
+            if one["set"] == test:
+                return ("{net} {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, "
+                        "KID {kid:.3g}").format(net=first["net"], **one)
     if kind in first["metrics"]:                    # a GAN's
         return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
-    if test not in first["tests"]:
-        return f"no {test} test"
-
     if kind == "called":
         classes = first["config"]["classes"]
         matrix = first["metrics"][test]["confusion"]
@@ -194,22 +165,20 @@ def value(results, study, job, measure, row):
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
     if kind in ("precision", "recall", "f1"):
         kind = f"{kind} {label or row}"
-    arm = results.arms(f"{study}/{name}", test).get(kind)
+    arm = study.arms(job).get(kind)
     if arm is None:
         return f"no {measure} here"
     level = metrics.level(arm)
     if level is None:
         return f"no {label} here" if measure.startswith("recall") else "never predicted"
-    return percent(level) if measure.endswith("%") else "{:.3f} [{:.3f}, {:.3f}]".format(*level)
-
-
-def percent(level):
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
+    if measure.endswith("%"):
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*level)
 
 
 def points(gain):
     """A gain in percentage points as text."""
-    if gain is None or gain[0] is None:
+    if gain is None:
         return "not run"
     value, *ends = [f"{100 * share:+.1f}" for share in gain[:3] if share is not None]
     return f"{value} points [{', '.join(ends)}]" if ends else f"{value} points"
@@ -243,113 +212,88 @@ def verdict(printed, gain, p):
     return "cannot be tested here: too few images or seeds" if inside else "not reproduced"
 
 
-# ---- Figures: functions of a result and its name to [(caption, picture), ...]
+# ---- Figures
 
-def steps(result, name):
-    """The first grid of a training, those at about 13 % and 33 %, and the last."""
-    grids = sorted(result["folder"].glob("grid_*.png"))
-    chosen = {round(share * (len(grids) - 1)) for share in (0, 0.13, 0.33, 1)}
-    return [(f"{name}, step {int(grids[k].stem[5:])}", grids[k]) for k in sorted(chosen)]
+def pictures_of(study, kind, name):
+    """[(caption, chart or file), ...] of the first seed. A kind without a chart is a job's PNG."""
+    result, series = study.of(name)[0], []
+    found, curves, caption = result["metrics"], result.get("curves", {}), name
+    if "diversity" in found:                        # a GAN
+        alarm = ", COLLAPSED" if found["collapsed"] else ""
+        caption += f": {result['config']['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
 
-
-def losses(result, name):
-    """What a GAN's step returned, averaged over windows of steps."""
-    series = []
-    window = result["curves"]["window"]
-    for key, ys in result["curves"].items():
-        if key not in ("window", "penalty"):
-            series.append((key, window * np.arange(1, len(ys) + 1), ys))
-    return [(caption_of(result, name), line_chart(name, "step", series))]
-
-
-def training(result, name):
-    curves, shown = result["curves"], []
-    looks = np.arange(1, len(curves["loss"]) + 1)
-    for key in ("accuracy", "loss"):
-        series = [("training", looks, curves[key]), ("validation", looks, curves[f"val_{key}"])]
-        chart = line_chart(f"{name}: {key}", "look at the validation part", series)
-        shown.append((name, chart))
-    return shown
-
-
-def roc(result, name):
-    labels, probabilities, _, classes = result["tests"]["real"]
-    series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
-    return [(name, line_chart(f"{name}: ROC", "false positive rate", series))]
-
-
-def distance_curves(result, name):
-    """Distance beside its noise floor, and Inception score, over the steps of a GAN."""
-    lines = {}
-    at = [int(row["set"]) for row in result["rows"]]
-    for key in ("distance", "floor", "inception_score"):
-        lines[key] = key.replace("_", " "), at, [row[key] for row in result["rows"]]
-    return [(name, line_chart(result["net"], "step", [lines["distance"], lines["floor"]])),
-            (name, line_chart("Inception score", "step", [lines["inception_score"]]))]
+    if kind == "steps":                             # the first, at about 13 % and 33 %, the last
+        grids = sorted(result["folder"].glob("grid_*.png"))
+        chosen = {round(share * (len(grids) - 1)) for share in (0, 0.13, 0.33, 1)}
+        return [(f"{name}, step {int(grids[k].stem[5:])}", grids[k]) for k in sorted(chosen)]
+    if kind == "gan":                               # what its steps returned, means of windows
+        for key, ys in curves.items():
+            if key not in ("window", "penalty"):
+                series.append((key, curves["window"] * np.arange(1, len(ys) + 1), ys))
+        return [(caption, line_chart(name, "step", series))]
+    if kind == "distance":                          # beside its noise floor, over a GAN's steps
+        at = [int(row["set"]) for row in result["rows"]]
+        for key in ("distance", "floor", "inception_score"):
+            series.append((key.replace("_", " "), at, [row[key] for row in result["rows"]]))
+        return [(name, line_chart(result["net"], "step", series[:2])),
+                (name, line_chart("Inception score", "step", series[2:]))]
+    shown = []
+    if kind in ("training", "curves"):
+        looks = np.arange(1, len(curves["loss"]) + 1)
+        for key in ("accuracy", "loss"):
+            series = [("training", looks, curves[key]), ("validation", looks, curves[f"val_{key}"])]
+            chart = line_chart(f"{name}: {key}", "look at the validation part", series)
+            shown.append((name, chart))
+    if kind in ("roc", "curves"):
+        labels, probabilities, _, classes = result["tests"]["real"]
+        series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
+        shown.append((name, line_chart(f"{name}: ROC", "false positive rate", series)))
+    return shown or [(caption, result["folder"] / f"{kind}.png")]
 
 
-def curves(result, name):
-    return training(result, name) + roc(result, name)
-
-
-def caption_of(result, name):
-    """With the steps and the diversity of a GAN."""
-    found = result["metrics"]
-    if "diversity" not in found:
-        return name
-    alarm = ", COLLAPSED" if found["collapsed"] else ""
-    return f"{name}: {result['config']['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
-
-
-def dose(results, names):
+def dose(study, names):
     """Accuracy over the number at the end of the names, a line for each kind of name."""
     lines = {}
     for name in names:
-        kind, _, number = name.split("/")[1].rpartition("_")
-        accuracy = results.arms(name)["accuracy"].values.mean()
+        kind, _, number = name.rpartition("_")
+        accuracy = study.arms(name)["accuracy"].values.mean()
         lines.setdefault(kind, []).append((float(number), 100 * accuracy))
     series = [(kind, *zip(*sorted(line))) for kind, line in lines.items()]
     return [("accuracy in %", line_chart("accuracy in %", "number in the job's name", series))]
 
 
-def confusion(results, study, name):
-    """Of the first seed: a row per true class, a column for what it was called."""
-    result, rows = results.of(f"{study}/{name}")[0], []
-    classes = result["config"]["classes"]
-    for truth, called in zip(classes, result["metrics"]["real"]["confusion"]):
-        rows.append({name: truth} | {f"called {one}": n for one, n in zip(classes, called)})
-    return rows
-
-
-def counts(results, study, name):
-    """The images of each class by part; of a classifier also those that GANs have drawn."""
-    parts = results.of(f"{study}/{name}")[0]["counts"]
-    if "train" not in parts:
-        real = results.of(f"{study}/data")[0]["counts"]
+def table_of(study, kind, name):
+    """A row per class of the first seed: what it was called, or its images by part; in the training
+    part of a classifier also those that GANs have drawn."""
+    result = study.of(name)[0]
+    classes, parts = result["config"].get("classes"), result["counts"]
+    if kind == "confusion":
+        called = np.transpose(result["metrics"]["real"]["confusion"])
+        parts = {f"called {label}": dict(zip(classes, of)) for label, of in zip(classes, called)}
+    elif "train" not in parts:
+        real = study.of("data")[0]["counts"]
         added = Counter(parts) - Counter(real["train"])
         parts = {"train real": real["train"], "train from GANs": added, "test": real["test"]}
-    first, *_ = parts.values()
     rows = []
-    for label in first:
+    for label in next(iter(parts.values())):
         rows.append({name: label} | {part: of.get(label, 0) for part, of in parts.items()})
     return rows
 
 
-FIGURES = {"steps": steps, "gan": losses, "training": training, "roc": roc, "curves": curves,
-           "distance": distance_curves}
-TABLES = {"confusion": confusion, "counts": counts}
-
-
-def pictures_of(results, kind, names):
-    """The pictures of the first seed of each name; a kind that is not above is a PNG of the job."""
-    shown = []
-    for name in names:
-        result, name = results.of(name)[0], name.split("/")[1]
-        if kind in FIGURES:
-            shown += FIGURES[kind](result, name)
-        else:
-            shown.append((caption_of(result, name), result["folder"] / f"{kind}.png"))
-    return shown
+def figure(page, study, number, title, kind, patterns):
+    names, shown = study.names(patterns), []
+    page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
+    if not names:
+        page.add(f"not run: {patterns}")
+    elif kind == "dose":
+        page.pictures(dose(study, names))
+    elif kind in ("confusion", "counts"):
+        for name in names:
+            page.table(table_of(study, kind, name))
+    else:
+        for name in names:
+            shown += pictures_of(study, kind, name)
+        page.pictures(shown)
 
 
 # ---- A paper
@@ -370,137 +314,87 @@ def read_paper(study):
 OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 
 
-def paper_section(page, results, study):
+def paper_section(page, study):
     """A paper's text with its tables filled."""
-    for block in read_paper(study):
-        if isinstance(block, str):
-            page.add(re.sub("^#", "##", block))
-            continue
-        with leaving_out(page.add):
-            fill(page, results, study, block)
+    for block in read_paper(study.name):
+        with leaving_out(page.add, study.name):
+            if isinstance(block, str):
+                page.add(re.sub("^#", "##", block))
+            elif "figure" in block[0]:
+                for row in block:
+                    figure(page, study, *row.values())
+            elif "claim" in block[0]:
+                page.table(claims_of(study, "verdict"))     # which is on the first screen
+            elif "layer" in block[0]:
+                page.table(layers(study, block))
+            elif OURS.keys() & block[0].keys():
+                page.table(filled(study, block))
+            else:
+                page.table(block)
     page.add("What the paper states, leaves silent, and what was changed: "
-             f"papers/{PAPERS[study].name}")
-    gan_table(page, results, study)
+             f"papers/{PAPERS[study.name].name}")
+    gan_table(page, study)
 
 
-def fill(page, results, study, rows):
-    first, *others = rows[0]
-    if first == "figure":
-        for row in rows:
-            figure(page, results, study, *row.values())
-        return
-    if first == "claim":
-        rows = claims_of(results, study, "verdict")             # which is on the first screen
-    elif first == "layer":
-        rows = layers(results, study, rows)
-    elif "measure" in others:
-        rows = ours_beside(results, study, first, rows)
-    elif OURS.keys() & set(others):
-        rows = ours_below(results, study, first, rows)
-    page.table(rows)
-
-
-def layers(results, study, rows):
+def layers(study, rows):
     """The layers of a network, ours beside the printed ones, in their order; the total is last."""
-    name, _, network = rows[0]["job"].partition("@")
-    ours = [["", [f"not run: {name}"], 0]] * len(rows)
-    for result in results.of(f"{study}/{name}"):
-        ours = result["tables"][network]
-    filled = []
-    for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], ours[-1]]):
-        output = "x".join(map(str, shape)) or "-"
-        filled.append({
-            "layer": row["layer"], "output, printed": row["output"], "ours": output,
-            "parameters, printed": row["parameters"], "our parameters": f"{parameters:,}"})
-    return filled
+    table, job = [], rows[0]["job"]
+    for result in study.of(job):
+        *ours, total = result["tables"][job.partition("@")[2]]
+        for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], total]):
+            output = "x".join(map(str, shape)) or "-"
+            table.append({
+                "layer": row["layer"], "output, printed": row["output"], "ours": output,
+                "parameters, printed": row["parameters"], "our parameters": f"{parameters:,}"})
+    return table or rows
 
 
-def ours_beside(results, study, first, rows):
-    """A table of single values, ours in further columns."""
-    filled = []
-    for row in rows:
-        line = {first: row[first], "measure": row["measure"], "printed": row["value"]}
-        for name, words in OURS.items():
-            if name in row:
-                line[words] = value(results, study, row[name], row["measure"], row[first])
-        filled.append(line)
-    return filled
-
-
-def ours_below(results, study, first, rows):
-    """A table with a column per measure, ours in rows below the printed one."""
-    columns = [name for name in rows[0] if name not in {first, *OURS}]
-    filled = []
+def filled(study, rows):
+    """A table with our values in rows below the printed ones."""
+    table, first = [], next(iter(rows[0]))
+    columns = [name for name in rows[0] if name not in (first, *OURS)]
     for row in rows:
         printed = {column: row[column] for column in columns}
         if set(printed.values()) - {"-", "not printed"}:
-            filled.append({first: row[first], "": "printed"} | printed)
+            table.append({first: row[first], "": "printed"} | printed)
         for name, words in OURS.items():
             if row.get(name, "-") != "-":
-                line = {first: row[first], "": words}
-                for column in columns:
-                    line[column] = value(results, study, row[name], column, row[first])
-                filled.append(line)
-    return filled
+                cells = {column: value(study, row[name], column, row[first]) for column in columns}
+                table.append({first: row[first], "": words} | cells)
+    return table
 
 
-def figure(page, results, study, number, title, kind, patterns):
-    names = results.names(study, patterns)
-    page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
-    if not names:
-        page.add(f"not run: {patterns}")
-    elif kind in TABLES:
-        for name in names:
-            page.table(TABLES[kind](results, study, name.split("/")[1]))
-    elif kind == "dose":
-        page.pictures(dose(results, names))
-    else:
-        page.pictures(pictures_of(results, kind, names))
-
-
-def claims_of(results, study, hidden):
+def claims_of(study, hidden):
     """[{column: cell}, ...] without the hidden one: the paper's claims and what became of them."""
-    rows, gains = [], []
-    for block in read_paper(study):
-        if isinstance(block, list) and "claim" in block[0]:
-            rows += block
+    rows = next(block for block in read_paper(study.name) if "claim" in block[0])
+    gains, table = [], []
     for row in rows:
-        gain = results.gain(study, row["before"], row["after"])
-        arms = results.arms(f"{study}/{row['after']}")
+        gain, arms = study.gain(row["before"], row["after"]), study.arms(row["after"])
         if row["before"] == "-" and arms:           # not a gain but an accuracy
             gain = [*metrics.level(arms["accuracy"]), None]
         gains.append(gain)
 
-    found = []
     corrected = metrics.holm([gain and gain[3] for gain in gains])
     for row, gain, p in zip(rows, gains, corrected):
-        clean, as_printed = points(gain), "-"
+        clean, said = points(gain), verdict(row["printed"], gain, p)
+        arms = f"{row['before']} {row['after']}"
         if row["before"] == "-" and gain:
-            clean = f"{percent(gain[:3])} %"
+            clean = f"{value(study, row['after'], 'accuracy %', '')} %"
+        weights = {result["config"].get("weights") for result in study.of(arms)}
         if gain:
-            clean += results.after_collapse(study, f"{row['before']} {row['after']}")
-        before, after = row.get("before, as printed", "-"), row.get("after, as printed", "-")
-        if before != "-":
-            as_printed = points(results.gain(study, before, after))
-            as_printed += results.after_collapse(study, f"{before} {after}")
-        said = verdict(row["printed"], gain, p)
-        if gain and lacks_weights(results, study, row):
+            clean += study.after_collapse(arms)
+        if gain and {None, "none"} <= weights:      # the paper took one of the networks pretrained
             said = "cannot be tested here: without published weights"
-        found.append({
+        before, after = row["before, as printed"], row["after, as printed"]
+        as_printed = "-"
+        if before != "-":
+            as_printed = points(study.gain(before, after))
+            as_printed += study.after_collapse(f"{before} {after}")
+        table.append({
             "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
             "ours, as printed": as_printed, "verdict": said})
-        del found[-1][hidden]
-    return found
-
-
-def lacks_weights(results, study, row):
-    """Does a claim compare a network that the paper took pretrained, here from random weights, with
-    one that it did not?"""
-    weights = set()
-    for name in results.names(study, f"{row['before']} {row['after']}"):
-        for result in results.of(name):
-            weights.add(result["config"].get("weights"))
-    return {None, "none"} <= weights
+        del table[-1][hidden]
+    return table
 
 
 # ---- The controls
@@ -510,27 +404,18 @@ TITLES = {"wgan_gp": "WGAN-GP", "dcgan_cls": "DCGAN (001)", "dermagan": "DCGAN (
 NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
 
 
-def generators_of(results, net="cnn"):
-    """{generator whose images stand in the controls: its title}; one's own come first."""
-    found = {generator for model, _, generator, _ in results.controls if model == net} - {""}
-    order = sorted(found, key=lambda generator: (generator in TITLES, generator))
-    return {generator: TITLES.get(generator, generator) for generator in order}
+def sizes_of(controls, net):
+    """The per cent that were trained with and without as many further real images."""
+    real = {size for size in (25, 50, 100, 200) if f"{net}_{size}_real" in controls.seeds}
+    return sorted(size for size in real if 2 * size in real)
 
 
-def sizes_of(results, net):
-    """The shares that were trained with and without as many further real images, rising."""
-    real = {share for model, share, *arm in results.controls if [model, *arm] == [net, "", "none"]}
-    return sorted(share for share in real if 2 * share in real)
-
-
-def worth_of(results, net, generators):
+def worth_of(controls, generators):
     """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes."""
     arms, triples = {}, []
-    for share, generator in itertools.product(sizes_of(results, net), generators):
-        triple = []
-        for arm in ((share, ""), (share, generator), (2 * share, "")):
-            triple.append(f"controls/{results.controls.get((net, *arm, 'none'))}")
-        found = [results.arms(name) for name in triple]
+    for size, generator in itertools.product(sizes_of(controls, "cnn"), generators):
+        triple = f"cnn_{size}_real", f"cnn_{size}_{generator}", f"cnn_{2 * size}_real"
+        found = [controls.arms(name) for name in triple]
         if all(found):
             triples.append(triple)
             arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
@@ -541,25 +426,25 @@ def worth_of(results, net, generators):
     return metrics.worth(arms, triples), generated, metrics.gain(arms, real, more)
 
 
-def answer(results):
+def answer(controls):
     """The first sentences of the page: of each generator of one's own by name, then of our GANs."""
     said = []
-    for name, measures in results.own.items():
-        said.append(sentence(results, [name], f"images of {name}"))
-        if state_of(measures) != "alive":
-            said.append(f"But {name}: {state_of(measures)}.")
-    ours = generators_of(results).keys() - results.own
+    for name, row in controls.own.items():
+        said.append(sentence(controls, [name], f"images of {controls.titles[name]}"))
+        if not row["state"].startswith("alive"):
+            said.append(f"But {controls.titles[name]}: {row['state']}.")
+    ours = controls.titles.keys() - controls.own
     if ours or not said:
-        said.append(sentence(results, sorted(ours), "GAN images"))
+        said.append(sentence(controls, sorted(ours), "GAN images"))
     return " ".join(said)
 
 
-def sentence(results, generators, images):
-    found = worth_of(results, "cnn", generators)
+def sentence(controls, generators, images):
+    found = worth_of(controls, generators)
     if not found:
         return f"What {images} are worth was not measured here: bash run_all.sh controls"
     (x, low, high), generated, more = found
-    what = "drawn lesion" if results.source("controls").startswith(DRAWN) else "photograph"
+    what = "drawn lesion" if controls.source.startswith(DRAWN) else "photograph"
     if not np.isfinite(low):
         return (f"What {images} are worth cannot be told here: as many further real {what}s "
                 f"changed the accuracy by {points(more)}, which is not clear of zero.")
@@ -570,131 +455,104 @@ def sentence(results, generators, images):
             f"{points(more)}.")
 
 
-def controls_section(page, results):
+def controls_section(page, controls):
     page.add("## The controls: what is one GAN image worth?")
-    sizes = []
-    for result in results.of("controls/data"):
-        sizes = [f"{part} {sum(of.values())}" for part, of in result["counts"].items()]
-    seeds = {len(results.of(f"controls/{name}")) for name in results.controls.values()}
-    seeds = " or ".join(map(str, sorted(seeds))) or "0"
+    sizes = [f"{part} {sum(of.values())}" for part, of in controls.jobs["data"]["counts"].items()]
+    seeds = {len(seeds) for name, seeds in controls.seeds.items() if name.startswith(tuple(NETS))}
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
              "of a classifier make equally many steps, are tested on the same real images, and add "
              "as many images as there are real ones. Shuffled: under permuted labels, a placebo. "
-             f"Intervals: 95 %, over test lesions and each arm's {seeds} seeds.")
-    for net in NETS:
-        if sizes_of(results, net):
-            controls_table(page, results, net)
-    gan_table(page, results, "controls")
+             "Intervals: 95 %, over test lesions and each arm's "
+             f"{' or '.join(map(str, sorted(seeds)))} seeds.")
+    for net, title in NETS.items():
+        if sizes_of(controls, net):
+            page.add(f"### {title}: gain in accuracy over the real images alone")
+            page.table(controls_of(controls, net))
+    gan_table(page, controls)
 
 
-def controls_table(page, results, net):
+def controls_of(controls, net):
     """A row for each way to double the training set, a column for each size."""
-    arms = {"as many further real images": (2, "", "none"),
-            "classical augmentation": (1, "", "classical")}
-    for generator, title in generators_of(results, net).items():
-        arms[f"{title} images"] = 1, generator, "none"
-        arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
-        arms[f"{title} alone"] = 1, generator, "alone"
+    arms = {"as many further real images": "real", "classical augmentation": "classical"}
+    for generator, title in controls.titles.items():
+        arms[f"{title} images"] = generator
+        arms[f"{title}, labels shuffled"] = f"{generator}_shuffled"
+        arms[f"{title} alone"] = f"{generator}_alone"
     rows = [{"added": words} for words in ("nothing: accuracy in %", *arms)]
-    for share in sizes_of(results, net):
-        real = results.controls[net, share, "", "none"]
-        images = sum(results.of(f"controls/{real}")[0]["counts"].values())
-        column = f"{images} real images"
-        rows[0][column] = value(results, "controls", real, "accuracy %", "")
-        for row, (times, generator, kind) in zip(rows[1:], arms.values()):
-            other = results.controls.get((net, times * share, generator, kind), "")
-            row[column] = points(results.gain("controls", real, other))
-            row[column] += results.after_collapse("controls", other)
-    page.add(f"### {NETS[net]}: gain in accuracy over the real images alone")
-    page.table(rows)
+    for size in sizes_of(controls, net):
+        real = f"{net}_{size}_real"
+        column = f"{sum(controls.of(real)[0]['counts'].values())} real images"
+        rows[0][column] = value(controls, real, "accuracy %", "")
+        for row, arm in zip(rows[1:], arms.values()):
+            other = f"{net}_{2 * size if arm == 'real' else size}_{arm}"
+            row[column] = points(controls.gain(real, other)) + controls.after_collapse(other)
+    return rows
 
 
 # ---- The GANs
 
-def gans_of(results, study):
-    names = results.names(study, "*")
-    return [name for name in names if "diversity" in results.of(name)[0]["metrics"]]
-
-
-def gan_table(page, results, study):
-    """How each GAN of the study ended; in the controls also one's own generators."""
-    rows = []
-    if study == "controls":
-        rows = [gan_row(name, measures) for name, measures in results.own.items()]
-    for name in gans_of(results, study):
-        seeds = sorted(results.of(name), key=lambda one: one["metrics"]["diversity"])
-        worst = max(seeds, key=lambda one: one["metrics"]["collapsed"])     # else the least diverse
-        rows.append(gan_row(name.split("/")[1], worst["metrics"], worst))
+def gan_table(page, study):
+    """How each GAN ended, of several seeds the worst; in the controls also one's own generators."""
+    rows = list(study.own.values())
+    rows += [seeds[max(seeds)] for seeds in study.gans.values()]    # collapsed, or least diverse
     if rows:
         page.add("### The GANs (columns: see the end)")
         page.table(rows)
 
 
-def gan_row(name, measures, result=None):
-    """One line of the table. result: of a training of ours."""
-    steps, seconds, distance, copies = "-", "-", "-", "-"
-    state = state_of(measures)
-    if result:
-        steps, seconds = result["config"]["steps"], f"{result['seconds']:.0f}"
-    if "fd_8x8_distance" in measures:
-        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
-        if state == "alive" and measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
-            state = "alive, but far"
+def gan_row(name, measures, steps="-", seconds="-"):
+    """A line of that table. Copying comes first: who copies a few pictures looks collapsed."""
+    distance, copies, states = "-", "-", []
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
+        if measures["closer_to_train"][1] > COPIES:
+            states.append("COPIES its training images")
+    if measures.get("collapsed"):
+        states.append("COLLAPSED: its rows count as failed")
+    if "fd_8x8_distance" in measures:
+        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+        if not states and measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
+            states.append("alive, but far")
     return {
         "GAN": name, "steps": steps, "seconds": seconds,
         "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
-        "nearer to training images": copies, "state": state}
-
-
-def state_of(measures):
-    """How a generator ended: copying comes first, since who copies a few looks collapsed."""
-    states = []
-    if measures.get("closer_to_train", [0, 0, 0])[1] > COPIES:
-        states.append("COPIES its training images")
-    if measures.get("collapsed"):
-        states.append("COLLAPSED: its rows count as failed")
-    return "; ".join(states) or "alive"
+        "nearer to training images": copies, "state": "; ".join(states) or "alive"}
 
 
 # ---- The first screen, and the last
 
-def first_screen(page, results, scale):
+def first_screen(page, studies, scale):
+    controls = studies["controls"]
     page.add("# Do GAN images help a skin-lesion classifier?")
-    page.add(answer(results))
+    page.add(answer(controls))
     if scale == "quick":
         page.add("Quick scale: narrow networks, few steps. The controls answer for these images; "
-                 "the papers' tables below are a rehearsal, and none of their numbers can be "
-                 "compared with a printed one.")
+                 "the papers' tables are a rehearsal, no number compares with a printed one.")
     claims = []
-    for study in PAPERS:
-        if scale != "quick" and results.names(study, "*"):
-            with leaving_out(page.add, f"{study}: "):
-                for row in claims_of(results, study, "ours, as printed"):
-                    claims.append({"paper": PAPERS[study].stem[:3]} | row)
+    for name, paper in PAPERS.items():
+        if scale != "quick" and studies[name].jobs:
+            with leaving_out(page.add, name):
+                for row in claims_of(studies[name], "ours, as printed"):
+                    claims.append({"paper": paper.stem[:3]} | row)
     if claims:
         page.table(claims)
 
     worths = {}
-    for generator, title in generators_of(results).items():
-        found = worth_of(results, "cnn", [generator])
+    for generator, title in controls.titles.items():
+        found = worth_of(controls, [generator])
         if found and np.isfinite(found[0][1]):
             worths[title] = found[0]
     if worths:
         chart = interval_chart("worth of one GAN image", worths)
         page.pictures([("in further real images: 0 nothing, 1 as much as a real one", chart)])
-    for study in ("controls", *PAPERS):
-        data, gans = results.names(study, "data"), gans_of(results, study)[:2]
-        if data and gans:
-            (_, real), *generated = pictures_of(results, "grid", data + gans)
-            page.pictures([(f"real: {results.source(study)}, a row per class", real), *generated])
-            break
+    if "data" in controls.jobs:
+        title = f"A row per class of {controls.source}, and what GANs draw"
+        figure(page, controls, "ours", title, "grid", " ".join(["data", *list(controls.gans)[:2]]))
 
 
-def last_screen(page, results, config):
+def last_screen(page, studies, config):
     """What the GANs' columns mean; the command; commits, devices, seconds of each study."""
     page.add("## The columns of the GANs")
     page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
@@ -702,92 +560,80 @@ def last_screen(page, results, config):
              "Distinctness: the same of a sample and its nearest other one; below "
              f"{metrics.DISTINCT} a few pictures come again. FD-8x8: Frechet distance in mean "
              f"colours of an 8 x 8 grid, no FID; far: over {FAR} noise floors. Nearer to training "
-             "images: share of GAN images whose nearest real image is one that the GAN saw; 0.5 "
-             "without copying.")
-    page.add("## How this was made")
-    command = f"bash run_all.sh --scale {config['scale']}"
-    if config["data"] != "drawn lesions":
-        command += " --data DIR"
-    if results.own:
-        command += " --synthetic MINE"
-    weights = [result["config"].get("weights") for result in results.jobs.values()]
-    if "none" in weights and config["scale"] != "quick":
-        command += " --weights none"
-    written = time.strftime("%Y-%m-%d %H:%M")
-    page.add(f"`{command}`; written {written}. The command of each job is in its result.json. "
-             "To try what decides such numbers: EXERCISES.md, ten experiments.")
+             "images: GAN images whose nearest real one is one that it saw; 0.5 without copying.")
     rows = []
-    for study in (*PAPERS, "controls"):
-        found = [one for job, one in results.jobs.items() if job.startswith(f"{study}/")]
+    for name in (*PAPERS, "controls"):
+        found = studies[name].jobs.values()
         if found:
             commits = sorted({str(one.get("commit")) for one in found})
             devices = Counter(str(one.get("device")) for one in found)
             seconds = sum(one["seconds"] for one in found)
-            rows.append({"study": study, "images": results.source(study),
-                         "jobs": ", ".join(f"{n} on {name}" for name, n in devices.items()),
+            rows.append({"study": name, "images": studies[name].source,
+                         "jobs": ", ".join(f"{n} on {device}" for device, n in devices.items()),
                          "commit": ", ".join(commits), "seconds, added up": f"{seconds:,.0f}"})
+    command = f"bash run_all.sh --scale {config['scale']}"
+    if config["data"] != DRAWN:
+        command += " --data DIR"
+    page.add("## How this was made")
+    page.add(f"`{command}`; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "
+             "in its result.json. To try what decides such numbers: EXERCISES.md, ten experiments.")
     page.table(rows)
-
-
-# ---- For the repository
-
-def public(results, licence, path):
-    """(a picture to publish in place of `path`, or None: photographs; a line on its origin)."""
-    result = results.jobs.get(path.parent.relative_to(results.out).as_posix())
-    if result is None:                              # a chart
-        return path, ""
-    source = results.source(path.parent.parent.name)
-    if "diversity" not in result["metrics"]:
-        return path if source.startswith(DRAWN) else None, ""
-    if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
-        path = max(path.parent.glob("grid_*.png"))
-    return path, f"Drawn by GANs that learned {licence or source}"
 
 
 # ---- Command line
 
+def public(studies, path):
+    """The picture that is published in place of `path`; None: photographs."""
+    if path.suffix == ".svg":
+        return path
+    study = studies[path.parent.parent.name]
+    result = study.jobs[path.parent.name]
+    if "diversity" not in result["metrics"]:
+        return path if study.source.startswith(DRAWN) else None
+    if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
+        return max(path.parent.glob("grid_*.png"))
+    return path
+
+
 def write(out, docs=None, licence=""):
     """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences.
-    docs: a folder for it as Markdown; there the licence of the photographs stands below images."""
-    results = Results(out)
-    if not results.jobs:
-        raise UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
+    docs: a folder for it as Markdown, with the licence of the photographs that GANs learned."""
+    out, damaged = Path(out), []
+    studies = {name: Study(out / name, damaged) for name in ("controls", *PAPERS)}
+    if not any(study.jobs for study in studies.values()):
+        raise jobs.UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
     config = dict(scale="unknown", data="unknown")
-    with contextlib.suppress(UserError):            # missing or damaged
-        config |= jobs.read_json(results.out / "config.json")
-    page, scale = Page(results.out), str(config["scale"])
-    with leaving_out(page.add):
-        first_screen(page, results, scale)
-    if results.names("controls", "*"):
-        with leaving_out(page.add, "controls: "):
-            controls_section(page, results)
-    for study in PAPERS:
-        if results.names(study, "*"):
-            with leaving_out(page.add, f"{study}: "):
-                paper_section(page, results, study)
-    page.blocks += results.damaged
-    last_screen(page, results, config)
+    with contextlib.suppress(jobs.UserError):       # missing or damaged
+        config |= jobs.read_json(out / "config.json")
+    page, scale = Page(out), str(config["scale"])
+    with leaving_out(page.add, "first screen"):
+        first_screen(page, studies, scale)
+    for study in studies.values():
+        if study.jobs:
+            with leaving_out(page.add, study.name):
+                section = controls_section if study.name == "controls" else paper_section
+                section(page, study)
+    page.blocks += damaged
+    last_screen(page, studies, config)
 
     for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
-        with jobs.replacing(results.out / name) as file:
+        with jobs.replacing(out / name) as file:
             file.write(words.encode())
     if docs:
         if config["data"] != DRAWN and not licence:
-            raise UserError("--docs: say what the GANs learned: --licence 'HAM10000, CC BY-NC 4.0'")
-        page.publish(Path(docs) / scale, functools.partial(public, results, licence))
-    return answer(results)
+            raise jobs.UserError("--docs: what did the GANs learn? --licence 'HAM10000, CC BY-NC'")
+        page.add(f"*GAN images: drawn by GANs that learned {licence or config['data']}.*")
+        page.publish(Path(docs) / scale, lambda path: public(studies, path))
+    return page.blocks[1]
 
 
 def main():
     parser = jobs.Parser(prog="report.py", description=__doc__)
     parser.add_argument("out", help="results folder")
     parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
-    parser.add_argument("--licence", help="below the GAN images in docs: the photographs' source "
-                        "and licence, such as 'HAM10000, CC BY-NC 4.0'")
+    parser.add_argument("--licence", help="source and licence of what the GANs learned, for docs")
     args = parser.parse_args()
-    said = write(args.out, args.docs, args.licence)
-    print(f"report: {Path(args.out) / 'report.html'}")
-    print(said)
+    print(write(args.out, args.docs, args.licence), f"{args.out}/report.html", sep="\n")
 
 
 if __name__ == "__main__":
