@@ -1,12 +1,10 @@
 """A job's folder tells the truth, whatever cut it off; the runner does each job once and goes on."""
 import fcntl
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentTypeError
 from types import SimpleNamespace
 
 import pytest
@@ -19,56 +17,48 @@ from jobs import UserError
 
 # ---- Errors and options
 
-@pytest.mark.parametrize("problem, status, said", [
+PROBLEMS = [
     (UserError("mend\n  it"), 2, "x.py: mend it\n"),
     (BrokenPipeError(), 0, ""),
     (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
-    (OSError(28, "No space left", "f"), 2, "cannot use f: No space left. Nothing finished is lost"),
+    (PermissionError(13, "Denied", "f"), 2, "cannot use f: Denied. Nothing finished is lost"),
     (MemoryError(), 2, "too little memory"),
-    (RuntimeError("CUDA out of memory"), 2, "too little memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "too little memory"),
-    (RuntimeError("CUDA error: an illegal memory access"), None, None),
-    (ValueError("ours"), None, None)])
+    (RuntimeError("CUDA error: an illegal memory access"), None, "")]
+
+
+@pytest.mark.parametrize("problem, status, said", PROBLEMS)
 def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, status, said):
     def main():
         raise problem
 
     monkeypatch.setattr(sys, "argv", ["/a/x.py"])
     monkeypatch.setattr(os, "_exit", sys.exit)
-    with pytest.raises(SystemExit if said is not None else type(problem)) as end:
+    with pytest.raises(RuntimeError if status is None else SystemExit) as end:
         jobs.run_cli(main)
-    if said is not None:
-        assert end.value.code == status and said in capsys.readouterr().err
-
-
-def test_numbers_of_options():
-    share = jobs.at_least(0, float, below=1)
-    assert jobs.at_least(1)("1") == 1 and share("0.5") == 0.5
-    assert jobs.fraction("2000/24000") * 12 == 1 == jobs.fraction("0.25") * 4
-    wrong = {jobs.at_least(1): "0 1.5 x 1000000000000", jobs.fraction: "0 -1/4 1/0 x 5/4",
-             share: "-0.1 1 nan inf"}
-    for kind, texts in wrong.items():
-        for text in texts.split():
-            with pytest.raises(ArgumentTypeError, match=re.escape(text)):
-                kind(text)
+    assert status is None or end.value.code == status
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))
+    with pytest.raises(SystemExit):
+        jobs.run_cli(lambda: print("more than fits"))
+    assert "cannot use the output: No space left" in capsys.readouterr().err
 
 
 def test_options_and_config_of_a_training():
     parser = jobs.Parser()
     recipe = dict(z_dim=(5, ""), beta1=(.5, ""), size=(9, ""), epochs=(2.0, ""))
     jobs.add_training_options(parser, recipe, size=(9, 16))
-    args = parser.parse_args(["--out", "x", "--z-dim", "7"])
-    assert vars(args) == dict(
-        z_dim=7, beta1=.5, size=9, epochs=2.0, out="x", precision="float32", share=1, steps=None,
-        stop_after=None, forget=False, seed=0, dry_run=False)
-    for words in ("--z-dim 0", "--beta1 1", "--size 10", "--epochs 0", "--see 1", "--steps 0"):
-        with pytest.raises(UserError):
+    wrong = ("--z-dim 0|--z-dim 1.5|--beta1 1|--beta1 -.1|--beta1 nan|--size 10|--epochs 0|--see 1|"
+             "--steps 0|--steps 1000000000000|--share 0|--share 5/4|--share 1/0|--share x")
+    for words in wrong.split("|"):
+        with pytest.raises(UserError, match="--help"):
             parser.parse_args(["--out", "x", *words.split()])
-    for asked, expected in ((dict(), dict(steps=5)), (dict(steps=7), dict(steps=7)),
-                            (dict(dry_run=True), dict(steps=2, dry_run_of=5))):
-        asked = SimpleNamespace(**vars(args) | asked)
-        config = jobs.config_of(asked, ["share", "top"], ["z_dim", "epochs"], 2.2)
-        assert config == dict(share="1", top=None, z_dim=7) | expected
+    for words, expected in (("", dict(steps=5)), ("--steps 7", dict(steps=7)),
+                            ("--dry-run", dict(steps=2, dry_run_of=5))):
+        args = parser.parse_args(["--out", "x", "--z-dim", "1", "--share", "2/8", *words.split()])
+        config = jobs.config_of(args, ["share", "top"], recipe, 2.2)
+        assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | expected
+    assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
@@ -140,18 +130,13 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
     assert result["command"] == f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py train 'a b'"
     assert result["versions"].keys() >= {"python", "torch"} and result["memory_gb"] > 0.01
-    described = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
-    commit = subprocess.run(described, capture_output=True, text=True).stdout.strip()
-    assert result["commit"] == (commit or "unknown")
+    assert result["commit"]
 
 
 @pytest.mark.parametrize("command, written", [
-    ("gan train dcgan_cls --width 4 --class benign", {"model.pt", "samples.npy", "grid.png"}),
-    ("gan train plain_gan --width 5 --forget", {"samples.npy", "samples.json", "grid.png"}),
-    ("classify train cnn", {"model.pt", "predictions.csv"}),
-    ("classify train cnn --forget", {"predictions.csv"})])
-def test_all_that_a_job_makes_is_there_before_it_counts_as_done(
-        monkeypatch, tmp_path, prepared, done, command, written):
+    ("gan train dcgan_cls --width 4 --class benign", "model.pt samples.npy samples.json grid.png"),
+    ("classify train cnn --forget", "predictions.csv")])
+def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared, done, command, written):
     def write_json(path, value, write=jobs.write_json):
         if path.name == "result.json":
             there.update(file.name for file in path.parent.iterdir())
@@ -160,8 +145,7 @@ def test_all_that_a_job_makes_is_there_before_it_counts_as_done(
     there = set()
     monkeypatch.setattr(jobs, "write_json", write_json)
     done(*command.split(), "--data", prepared, "--steps", 2, "--batch", 8, "--out", tmp_path)
-    assert there >= written and ("model.pt" in there) == ("model.pt" in written)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert there >= set(written.split()) and ("model.pt" in there) == ("model.pt" in written)
 
 
 # ---- A training
@@ -179,6 +163,10 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
     parts["net"].weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="not a finite number at step 4"):
         jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
+    with pytest.raises(UserError, match="not a finite number at step 6"):
+        jobs.add_point(parts["record"], tmp_path, 6, dict(loss=float("inf")))
+    assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=0.5, new=2)) == "loss 0.50  new 2.00"
+    assert parts["record"] == dict(curves=dict(loss=[1.0, 0.5], new=[2]), recent=[])
     other = parts_of(2)
     assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
     assert other["net"].weight.tolist() == weights and torch.equal(torch.get_rng_state(), drawn)
@@ -191,28 +179,12 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
         jobs.load_checkpoint(tmp_path, other, "cpu", 1.0)
 
 
-def test_points_of_curves_and_finished_runs(tmp_path):
-    record = jobs.Record(curves=dict(loss=[1.0]), recent=[4])
-    assert jobs.add_point(record, tmp_path, 5, dict(loss=0.5)) == "loss 0.50"
-    assert record == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
-    with pytest.raises(UserError, match="at step 6"):
-        jobs.add_point(record, tmp_path, 6, dict(loss=float("nan")))
-    with pytest.raises(UserError, match="without --forget"):
-        jobs.load_run(tmp_path, ["cnn"])
-    jobs.save_state(tmp_path / "model.pt", dict(net=7))
-    jobs.write_json(tmp_path / "config.json", dict(model="cnn"))
-    assert jobs.load_run(tmp_path, ["cnn"]) == (dict(net=7), dict(model="cnn"))
-    with pytest.raises(UserError, match="is not one of acgan"):
-        jobs.load_run(tmp_path, ["acgan"])
-
-
 @pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM])
-def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_path, monkeypatch, sent):
-    done, parts, saved = [], parts_of(1), []
+def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path, monkeypatch, sent):
+    done, saved, parts = [], [], parts_of(1)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    steps = jobs.steps_to_do(tmp_path, parts, time.time() - 50, 2, 9, None if sent else 5)
     with pytest.raises(KeyboardInterrupt if sent else SystemExit):
-        for step in steps:
+        for step in jobs.steps_to_do(tmp_path, parts, time.time() - 50, 2, 9, None if sent else 5):
             done.append(step)
             if sent and step == 4:
                 os.kill(os.getpid(), sent)
@@ -220,12 +192,13 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked_to(tmp_pa
     assert done == [2, 3, 4] and state["step"] == 5 and state["seconds"] >= 50
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     monkeypatch.setattr(jobs, "save_checkpoint", lambda *_, step, seconds: saved.append(step))
-    for every, expected in ((1e9, []), (-1, [1, 2, 3])):
+    for every in (1e9, -1):
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
-        assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2] and saved == expected
+        assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2]
     parts["net"].weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="not a finite number at step 3"):
-        list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None))
+    with pytest.raises(UserError, match="not a finite number at step 9"):
+        list(jobs.steps_to_do(tmp_path, parts, 0, 9, 9, None))
+    assert saved == [1, 2, 3]
 
 
 # ---- The runner
@@ -250,6 +223,7 @@ def start_runner(out, rows, *words):
     process = subprocess.Popen(
         [sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], text=True, cwd=ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for study, stage, name, command in rows:
         process.stdin.write(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n")
@@ -274,16 +248,6 @@ def test_the_runner_runs_two_jobs_at_once_by_stages_goes_on_and_names_what_faile
     assert "9 of 9 jobs are done" in said
 
 
-def test_a_job_gives_the_same_bytes_alone_and_in_the_runner_which_keeps_to_one_scale(tmp_path, prepared):
-    train = f"classify.py train cnn --data {prepared} --steps 5 --batch 8"
-    _, errors = start_runner(tmp_path, [("a", 1, "cnn", train)]).communicate()
-    subprocess.run([sys.executable, *train.split(), "--out", tmp_path / "alone"], cwd=ROOT)
-    alone, ours = (tmp_path / job / "predictions.csv" for job in ("alone", "a/cnn"))
-    assert alone.read_bytes() == ours.read_bytes(), errors
-    other = start_runner(tmp_path, [], "--scale", "small")
-    assert "scale 'quick' -> 'small'" in other.communicate()[1] and other.returncode == 2
-
-
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_stopping_the_run_leaves_no_job_behind_and_what_it_had_done(tmp_path, prepared, kind):
     job = tmp_path / "a" / "gan"
@@ -303,40 +267,31 @@ def test_stopping_the_run_leaves_no_job_behind_and_what_it_had_done(tmp_path, pr
         assert process.returncode == 130 and "The same command goes on" in process.stderr.read()
 
 
-def test_a_dry_run_makes_two_steps_of_the_last_job_of_each_kind_and_of_what_it_needs(tmp_path):
+def test_a_dry_run_makes_two_steps_of_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
+    """They are what the same command alone makes, byte for byte."""
     train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
     rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS),
             ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
     said, errors = start_runner(tmp_path, rows, "--dry-run").communicate()
-    assert {folder.name for folder in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, errors
-    result = jobs.read_json(tmp_path / "study/b/result.json")
-    assert result["config"]["steps"] == 2 and result["config"]["dry_run_of"] == 720000
+    assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, errors
+    job, alone = tmp_path / "study" / "b", tmp_path / "alone"
+    result = jobs.read_json(job / "result.json")
     seconds, disk = result["cost"]["step_seconds"], 0
-    for file in (tmp_path / "study/b").iterdir():
+    for file in job.iterdir():
         disk += file.stat().st_size / 1e9
     hours = 720000 * seconds / 3600
     assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h; GB: RAM" in said
-    assert f"disk {disk:.3g}" in said and f"all 4 jobs, one after another: {2 * hours:.3g} h" in said
-
-
-# ---- What the machine refuses
-
-def test_a_full_disk_and_a_closed_pipe_at_the_output():
-    describe = [sys.executable, "gan.py", "describe", "acgan"]
-    with open("/dev/full", "w") as full:
-        found = subprocess.run(describe, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1
-    assert "No space left" in found.stderr
-    process = subprocess.Popen(describe, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait() == 0
+    assert f"disk {disk:.3g}" in said and f"one after another: {2 * hours:.3g} h" in said
+    done(*f"{train} 720000".replace(".py", "").split(), "--out", alone)
+    assert (alone / "predictions.csv").read_bytes() == (job / "predictions.csv").read_bytes()
+    refused(["scale 'quick' -> 'small'"], "jobs", "--out", tmp_path, "--scale", "small")
 
 
 @pytest.mark.parametrize("command", [
     "data lesions --n 1000000000 --out x.npy", "data prepare --built-in 80 --size 1000000 --out x",
     "gan train dcgan_cls --data {data} --samples 1000000000 --out x",
-    "metrics fid {data} {data} --net none --size 1000000", "gan sample {gan} --n 1000000000 --out x.npy",
-    "gan train dcgan_cls --data {data} --width 10000000 --out x"])
-def test_too_much_memory_is_refused_before_it_is_taken(command, monkeypatch, tmp_path, refused, prepared, made):
+    "gan train dcgan_cls --data {data} --width 10000000 --out x",
+    "gan sample {gan} --n 1000000000 --out x.npy"])
+def test_too_much_memory_is_refused(command, monkeypatch, tmp_path, refused, prepared, made):
     monkeypatch.chdir(tmp_path)
     refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
