@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as folder:
     files = datasets.ImageFolder(folder + "/lesions", transforms.PILToTensor())
     for name in ("dcgan_cls", "wgan_gp", "acgan"):
         config = {key: value for key, (value, _) in gan.GANS[name].recipe.items()}
-        config |= dict(model=name, size=64, seed=0, classes=images.classes, of_class=None)
+        config |= dict(model=name, size=64, batch=32, seed=0, classes=images.classes, of_class=None)
         plain = gan.build(config | dict(precision="float32"), images, None, DEVICE)
         loader = torch.utils.data.DataLoader(files, config["batch"], shuffle=True)
         plain.batches.next = lambda: [part.to(DEVICE) for part in next(iter(loader))]

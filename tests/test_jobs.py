@@ -1,4 +1,4 @@
-"""A job's folder tells the truth, whatever cut it off; the runner does each job once and goes on."""
+"""A job's folder tells the truth, whatever cut it off; the runner does each job once."""
 import fcntl
 import os
 import signal
@@ -17,17 +17,15 @@ from jobs import UserError
 
 # ---- Errors and options
 
-PROBLEMS = [
+@pytest.mark.parametrize("problem, status, said", [
     (UserError("mend\n  it"), 2, "x.py: mend it\n"),
     (BrokenPipeError(), 0, ""),
     (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
     (PermissionError(13, "Denied", "f"), 2, "cannot use f: Denied. Nothing finished is lost"),
     (MemoryError(), 2, "too little memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "too little memory"),
-    (RuntimeError("CUDA error: an illegal memory access"), None, "")]
-
-
-@pytest.mark.parametrize("problem, status, said", PROBLEMS)
+    (RuntimeError("Storage size calculation overflowed"), 2, "too little memory"),
+    (RuntimeError("CUDA error: an illegal memory access"), None, "")])
 def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, status, said):
     def main():
         raise problem
@@ -59,27 +57,26 @@ def test_options_and_config_of_a_training():
         config = jobs.config_of(args, ["share", "top"], recipe, 2.2)
         assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | expected
     assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
+    jobs.check_memory(1000, 64)
+    with pytest.raises(UserError, match="memory"):
+        jobs.check_memory(10 ** 9, 64)
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
-    drawn = []
-    for seed in (7, 7, 8):
-        jobs.start_device(SimpleNamespace(seed=seed))
-        drawn.append(torch.rand(1).item())
-    assert drawn[0] == drawn[1] != drawn[2] and torch.backends.cudnn.deterministic
+    jobs.start_device(SimpleNamespace(seed=7))
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    assert drawn == torch.rand(1) and torch.backends.cudnn.deterministic
     clock = iter([0, 6, 7, 12, 0, 10, 20, 23])
-    for name in ("time", "perf_counter"):
-        monkeypatch.setattr(jobs.time, name, lambda: next(clock))
+    fake = SimpleNamespace(time=clock.__next__, perf_counter=clock.__next__)
+    monkeypatch.setattr(jobs, "time", fake)
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     for step in (4, 5, 6):
         progress(step)
-    said = "job  4/10    0:00:18 left\njob  6/10    0:00:12 left\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == "job  4/10    0:00:18 left\njob  6/10    0:00:12 left\n"
     step, cost = jobs.timed(lambda a, b: a + b, SimpleNamespace(dry_run=True))
     assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
 
-
-# ---- A job's folder
 
 def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp_path):
     file = tmp_path / "a.json"
@@ -113,11 +110,9 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
                          (dict(lr=1), r"sizes \[2, 3\] -> None")):
         with pytest.raises(UserError, match=": " + words):
             begin(out, other)
-    jobs.start_job(out, config)
-    with pytest.raises(UserError, match="another process is at work"), open(out / ".lock"):
-        held = jobs.LOCKS.pop(out)
+    with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
+        fcntl.flock(held, fcntl.LOCK_EX)
         begin(out, config)
-    held.close()
 
     (out / "snapshots").mkdir()
     monkeypatch.setattr(sys, "argv", ["/a/gan.py", "train", "a b"])
@@ -128,27 +123,23 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     files = sorted(file.name for file in out.rglob("*") if file.is_file())
     assert files == [".lock", "config.json", "result.json"]
     assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
-    assert result["command"] == f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py train 'a b'"
-    assert result["versions"].keys() >= {"python", "torch"} and result["memory_gb"] > 0.01
-    assert result["commit"]
+    assert result["command"].startswith(f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py")
+    assert result["versions"]["torch"] and result["commit"] and result["memory_gb"] > 0.01
 
 
-@pytest.mark.parametrize("command, written", [
-    ("gan train dcgan_cls --width 4 --class benign", "model.pt samples.npy samples.json grid.png"),
-    ("classify train cnn --forget", "predictions.csv")])
-def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared, done, command, written):
+def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared, done):
     def write_json(path, value, write=jobs.write_json):
         if path.name == "result.json":
-            there.update(file.name for file in path.parent.iterdir())
+            there.append({file.name for file in path.parent.iterdir()})
         write(path, value)
 
-    there = set()
+    there, tiny = [], ["--data", prepared, "--steps", 2, "--batch", 8, "--out"]
     monkeypatch.setattr(jobs, "write_json", write_json)
-    done(*command.split(), "--data", prepared, "--steps", 2, "--batch", 8, "--out", tmp_path)
-    assert there >= set(written.split()) and ("model.pt" in there) == ("model.pt" in written)
+    done("gan", "train", "plain_gan", "--width", 5, *tiny, tmp_path / "gan")
+    done("classify", "train", "cnn", "--forget", *tiny, tmp_path / "cnn")
+    assert there[0] >= {"model.pt", "samples.npy", "samples.json", "grid.png"}
+    assert "predictions.csv" in there[1] and "model.pt" not in there[1]
 
-
-# ---- A training
 
 def parts_of(seed):
     torch.manual_seed(seed)
@@ -165,7 +156,7 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
         jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
     with pytest.raises(UserError, match="not a finite number at step 6"):
         jobs.add_point(parts["record"], tmp_path, 6, dict(loss=float("inf")))
-    assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=0.5, new=2)) == "loss 0.50  new 2.00"
+    assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=.5, new=2)) == "loss 0.50  new 2.00"
     assert parts["record"] == dict(curves=dict(loss=[1.0, 0.5], new=[2]), recent=[])
     other = parts_of(2)
     assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
@@ -182,7 +173,7 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
 @pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM])
 def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path, monkeypatch, sent):
     done, saved, parts = [], [], parts_of(1)
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt if sent else SystemExit):
         for step in jobs.steps_to_do(tmp_path, parts, time.time() - 50, 2, 9, None if sent else 5):
             done.append(step)
@@ -190,7 +181,7 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path,
                 os.kill(os.getpid(), sent)
     state = torch.load(tmp_path / "checkpoint.pt")
     assert done == [2, 3, 4] and state["step"] == 5 and state["seconds"] >= 50
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     monkeypatch.setattr(jobs, "save_checkpoint", lambda *_, step, seconds: saved.append(step))
     for every in (1e9, -1):
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
@@ -206,14 +197,12 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path,
 LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
 JOB = """import pathlib, sys, time
 out = pathlib.Path(sys.argv[-1])
-at_work = lambda: sum(not (job / "result.json").exists() for job in out.parent.iterdir())
-while out.name in "xy" and at_work() < 2:
-    time.sleep(0.1)
 with open(out.parent.parent / "order", "a") as order:
-    order.write(f"{out.parent.name}/{out.name}\\n")
-if out.name == "bad" and "--good" not in sys.argv or out.name in "xyz" and at_work() > 2:
+    order.write(out.parent.name + "/" + out.name + " ")
+if out.name == "bad" and "--good" not in sys.argv:
     sys.exit("it is broken")
-time.sleep(1)
+while len((out.parent.parent / "order").read_text().split()) < 2:      # the other one too
+    time.sleep(0.1)
 (out / "result.json").write_text("{}")
 """
 
@@ -223,33 +212,29 @@ def start_runner(out, rows, *words):
     process = subprocess.Popen(
         [sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], text=True, cwd=ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        env=dict(os.environ, OMP_NUM_THREADS="1"))
     for study, stage, name, command in rows:
         process.stdin.write(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n")
     return process
 
 
-def test_the_runner_runs_two_jobs_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
+def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
     (tmp_path / "job.py").write_text(JOB)
-    names = [("m", 1, "x"), ("m", 1, "y"), ("m", 1, "z"), ("a", 1, "data"), ("a", 2, "bad"),
-             ("a", 2, "other"), ("a", 3, "late"), ("b", 1, "data"), ("b", 2, "more")]
-    rows = [(*name, tmp_path / "job.py") for name in names]
-    process = start_runner(tmp_path, rows)
+    names = [("a", 1, "data"), ("a", 2, "bad"), ("a", 2, "other"), ("a", 3, "late"),
+             ("b", 1, "data"), ("b", 2, "more")]
+    process = start_runner(tmp_path, [(*name, tmp_path / "job.py") for name in names])
     said, errors = process.communicate()
     order = (tmp_path / "order").read_text().split()
-    assert process.returncode == 1 and said.count("FAILED") == 1, said + errors
+    assert sorted(order[:2]) == ["a/data", "b/data"], said + errors
+    assert sorted(order[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
+    assert process.returncode == 1 and "4 of 6 jobs are done" in said and said.count("FAILED") == 1
     assert "it is broken" in said and f"alone: python {tmp_path}/job.py --out" in said
-    assert "7 of 9 jobs are done" in said and len(order) == 8 and "a/late" not in order
-    assert order.index("b/data") < order.index("b/more") and order.index("a/data") < order.index("a/bad")
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
-    said, errors = start_runner(tmp_path, good).communicate()
-    assert (tmp_path / "order").read_text().split()[8:] == ["a/bad", "a/late"], said + errors
-    assert "9 of 9 jobs are done" in said
+    assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
+    assert (tmp_path / "order").read_text().split()[5:] == ["a/bad", "a/late"]
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_the_run_leaves_no_job_behind_and_what_it_had_done(tmp_path, prepared, kind):
+def test_killing_the_run_leaves_no_job_behind_but_what_it_had_done(tmp_path, prepared):
     job = tmp_path / "a" / "gan"
     train = f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps 4000"
     process = start_runner(tmp_path, [("a", 1, "gan", train), ("a", 2, "late", LESIONS)])
@@ -257,18 +242,15 @@ def test_stopping_the_run_leaves_no_job_behind_and_what_it_had_done(tmp_path, pr
     while not (job / "log.txt").exists() or "/4000" not in (job / "log.txt").read_text():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    process.send_signal(kind)
-    process.wait()
+    process.kill()
     with open(job / ".lock") as lock:                   # free as soon as nobody works there
         fcntl.flock(lock, fcntl.LOCK_EX)
     assert not (job / "result.json").exists() and not (tmp_path / "a" / "late").exists()
     assert 0 < torch.load(job / "checkpoint.pt")["step"] < 4000
-    if kind == signal.SIGINT:
-        assert process.returncode == 130 and "The same command goes on" in process.stderr.read()
 
 
-def test_a_dry_run_makes_two_steps_of_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
-    """They are what the same command alone makes, byte for byte."""
+def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
+    """With two steps; they are what the same command alone makes, byte for byte."""
     train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
     rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS),
             ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
@@ -276,22 +258,11 @@ def test_a_dry_run_makes_two_steps_of_the_last_of_each_kind_and_what_it_needs(tm
     assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, errors
     job, alone = tmp_path / "study" / "b", tmp_path / "alone"
     result = jobs.read_json(job / "result.json")
-    seconds, disk = result["cost"]["step_seconds"], 0
-    for file in job.iterdir():
-        disk += file.stat().st_size / 1e9
+    seconds = result["cost"]["step_seconds"]
     hours = 720000 * seconds / 3600
+    disk = sum(file.stat().st_size for file in job.iterdir()) / 1e9
     assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h; GB: RAM" in said
     assert f"disk {disk:.3g}" in said and f"one after another: {2 * hours:.3g} h" in said
     done(*f"{train} 720000".replace(".py", "").split(), "--out", alone)
     assert (alone / "predictions.csv").read_bytes() == (job / "predictions.csv").read_bytes()
     refused(["scale 'quick' -> 'small'"], "jobs", "--out", tmp_path, "--scale", "small")
-
-
-@pytest.mark.parametrize("command", [
-    "data lesions --n 1000000000 --out x.npy", "data prepare --built-in 80 --size 1000000 --out x",
-    "gan train dcgan_cls --data {data} --samples 1000000000 --out x",
-    "gan train dcgan_cls --data {data} --width 10000000 --out x",
-    "gan sample {gan} --n 1000000000 --out x.npy"])
-def test_too_much_memory_is_refused(command, monkeypatch, tmp_path, refused, prepared, made):
-    monkeypatch.chdir(tmp_path)
-    refused(["memory"], *command.format(data=prepared, gan=made["benign"]).split())
