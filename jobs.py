@@ -6,7 +6,7 @@ A job's folder holds config.json (what was asked), checkpoint.pt (how far it is)
 import argparse
 import collections
 import contextlib
-import errno
+import ctypes
 import fcntl
 import io
 import json
@@ -21,9 +21,12 @@ import sys
 import threading
 import time
 import zipfile
+from datetime import timedelta
 from fractions import Fraction
 from multiprocessing.connection import wait
 from pathlib import Path
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 60.0           # seconds between two checkpoints
@@ -59,14 +62,13 @@ def run_cli(main):
     except UserError as problem:
         message = str(problem)
     except OSError as problem:
-        message = f"cannot use {problem.filename or 'the output'}: {problem.strerror or problem}"
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message += ". Nothing finished is lost: free some disk space and start again"
+        message = (f"cannot use {problem.filename or 'the output'}: {problem.strerror or problem}. "
+                   "Nothing finished is lost: mend it and start again")
     except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
-        message = f"too little memory for images or networks of that size ({problem})"
-        signs = ("of memory", "allocate memory", "overflow")
-        if isinstance(problem, RuntimeError) and not any(sign in str(problem) for sign in signs):
+        signs = ("MemoryError", "of memory", "allocate memory", "overflow")
+        if not any(sign in repr(problem) for sign in signs):
             raise
+        message = f"too little memory for images or networks of that size ({problem})"
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -92,13 +94,6 @@ def at_least(low, kind=int, below=1e12):
 fraction = at_least(1e-12, Fraction, below=1 + 1e-12)       # 1/4, 0.25 or 2000/24000, exactly
 
 
-def readable_time(seconds):
-    """40 s, 12 min, 2.5 h."""
-    if seconds < 6000:
-        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 class Progress:
     """A line on standard error every few seconds: how far, the last losses, time left."""
     def __init__(self, name, total, start=0):
@@ -109,11 +104,11 @@ class Progress:
         now = time.time()
         if now - self.spoke > 5:                    # short work says nothing
             self.spoke, done = now, max(step - self.first, 1)
-            left = readable_time((now - self.begun) / done * (self.total - step))
+            left = timedelta(seconds=round((now - self.begun) / done * (self.total - step)))
             print(f"{self.name}  {step}/{self.total}  {self.note}  {left} left", file=sys.stderr)
 
 
-# ---- Files that are there whole or not at all
+# ---- Files that are there whole or not at all, and a job's folder of them
 
 @contextlib.contextmanager
 def replacing(path):
@@ -149,7 +144,6 @@ def read_json(path):
 
 def save_state(path, state):
     """torch.save; in memory first, because on a full disk torch does not say that it is full."""
-    import torch
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(path) as file:
@@ -158,7 +152,6 @@ def save_state(path, state):
 
 def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
-    import torch
     try:
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
@@ -175,8 +168,6 @@ def used(path):
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
         raise UserError(f"{path} is of another job ({problem}): delete it to train again") from None
 
-
-# ---- A job's folder
 
 def start_job(out, config):
     """Begin, continue or recognise the job in folder `out`: its result if it is done, else None.
@@ -210,26 +201,21 @@ def start_job(out, config):
 
 def finish_job(out, config, seconds, device, **result):
     """Write result.json, the last act of a job."""
-    import torch
     packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
     versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
-    memory, gpu_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 0.0
+    commit = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
     name, processor = Path(sys.argv[0]).name, f"CPU {os.uname().machine}"
     if torch.device(device).type == "cuda":
         processor = torch.cuda.get_device_name(device)
-        gpu_memory = torch.cuda.max_memory_reserved(device) / 1e9
     write_json(Path(out) / "result.json", dict(
-        config=config, **result, seconds=round(seconds, 1), device=processor, memory_gb=memory,
-        gpu_memory_gb=gpu_memory, versions=dict(versions, python=sys.version.split()[0]),
-        commit=commit(), command=shlex.join([threads, "python", name, *sys.argv[1:]])))
+        config=config, **result, seconds=round(seconds, 1), device=processor,
+        memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9,
+        versions=dict(versions, python=sys.version.split()[0]),
+        commit=os.popen(commit).read().strip() or "unknown",
+        command=shlex.join([threads, "python", name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def commit():
-    """The git commit of this code, "-dirty" if it was changed; "unknown" without git."""
-    command = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
-    return os.popen(command).read().strip() or "unknown"
 
 
 # ---- A training: options, device, checkpoints
@@ -260,7 +246,6 @@ def add_common_options(parser):
 
 def start_device(args):
     """The GPU if there is one, with --seed in force. Without: CUDA_VISIBLE_DEVICES= python ..."""
-    import torch
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.deterministic = True       # the same numbers again; as fast, on an H200
@@ -274,7 +259,6 @@ class Record(dict):
 
 def save_checkpoint(out, parts, **rest):
     """All that a training needs to go on: what of its fields has a state, and its times."""
-    import torch
     check_finite(out, parts, rest["step"])          # if not, the last good checkpoint stays
     states = {key: part.state_dict() for key, part in parts.items() if hasattr(part, "state_dict")}
     random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]       # of each GPU
@@ -283,7 +267,6 @@ def save_checkpoint(out, parts, **rest):
 
 def load_checkpoint(out, parts, device, begun):
     """Put the states back. Returns (step, when it would have begun, had it never been cut off)."""
-    import torch
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
         return 0, begun
@@ -310,8 +293,8 @@ def check_finite(out, parts, step, *values):
 
 
 def config_of(args, names, recipe, epoch_steps):
-    """What the options say of a result: these names, the recipe, and in place of its epochs steps,
-    `epoch_steps` to one. A dry run makes two of them."""
+    """What the options say of a result: these names, the recipe, and steps instead of its epochs.
+    epoch_steps: in one epoch; a dry run makes two of all."""
     config = {name: getattr(args, name, None) for name in [*names, *recipe] if "epochs" not in name}
     for name, value in config.items():
         if isinstance(value, Fraction):
@@ -324,7 +307,6 @@ def config_of(args, names, recipe, epoch_steps):
 
 def timed(step, args):
     """(step, {}); in a dry run the step leaves the seconds of its last call in the dictionary."""
-    import torch
     cost = {}
     def timed_step(*inputs):
         begun = time.perf_counter()
@@ -364,12 +346,11 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
 
 
 def add_point(record, out, step, point):
-    """Add {name: number} to the curves in `record`; what came since the last one is used up.
-    Returns the point as text. UserError if a number is not finite."""
+    """Add {name: number} to the curves in `record`. Returns it as text. UserError: not finite."""
     check_finite(out, {}, step, *point.values())
     for name, value in point.items():
         record["curves"].setdefault(name, []).append(value)
-    record["recent"] = []
+    record["recent"] = []                           # what came since the last point is used up
     return "  ".join(f"{name} {value:.2f}" for name, value in point.items())
 
 
@@ -387,71 +368,45 @@ def load_run(run, known):
 Job = collections.namedtuple("Job", "study stage name words folder")    # words: after "python"
 
 
-def is_done(job):
-    return (job.folder / "result.json").exists()
-
-
 def in_child(job):
     """What `python gan.py train ...` does, in a process forked from one that has torch already."""
-    parent = multiprocessing.parent_process().sentinel
-
-    def die_with_parent():                          # a killed run leaves no job behind
-        wait([parent])
-        os._exit(1)
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    log = os.open(job.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout.reconfigure(line_buffering=True)
+    LOCKS.clear()                                       # the runner's, inherited
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C ends the runner; when that is dead,
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)          # Linux (PR_SET_PDEATHSIG) says "save, end"
+    sys.stdout = sys.stderr = open(job.folder / "log.txt", "a", buffering=1)
     sys.argv = job.words
     runpy.run_path(str(HERE / job.words[0]), run_name="__main__")
 
 
 def run_jobs(jobs, slots):
     """Do the jobs, `slots` at once, a study's stages in turn. Returns how many are left undone."""
-    os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
-    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
-    multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
-    signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
-    took, running = [], {}
-    todo = [job for job in jobs if not is_done(job)]
-    print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
-    try:
-        while True:
-            undone = [job for job in jobs if not is_done(job)]
-            stages = {job.study: job.stage for job in reversed(undone)}     # a study's earliest
-            ready = [job for job in todo if job.stage == stages[job.study]]
-            for job in ready[:slots - len(running)]:
-                todo.remove(job)
-                job.folder.mkdir(parents=True, exist_ok=True)
-                child = context.Process(target=in_child, args=(job,))
-                child.start()
-                running[child.sentinel] = child, job, time.time()
-            if not running:                         # done, or what is left needs a job that failed
-                break
-            for sentinel in wait(list(running)):
-                child, job, started = running.pop(sentinel)
-                child.join()
-                took.append(time.time() - started)
-                left = len(todo) + len(running)
-                left_time = readable_time(sum(took) / len(took) * left / slots)
-                print(f"[{len(jobs) - left}/{len(jobs)}] {job.study}/{job.name:32}"
-                      f"{readable_time(took[-1]):>7}, about {left_time} left", flush=True)
-                if not is_done(job):
-                    log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
-                    print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
-                          f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
-    finally:                                        # Ctrl-C: what runs saves and ends
-        for child in multiprocessing.active_children():
-            child.terminate()
-        for child in multiprocessing.active_children():
+    undone = [job for job in jobs if not (job.folder / "result.json").exists()]
+    progress = Progress("jobs", len(jobs), start=len(jobs) - len(undone))
+    import classify     # noqa: F401    here, and so once for all jobs
+    todo, running = list(undone), {}
+    while True:
+        stages = {job.study: job.stage for job in reversed(undone)}         # a study's earliest
+        ready = [job for job in todo if job.stage == stages[job.study]]
+        for job in ready[:slots - len(running)]:
+            todo.remove(job)
+            job.folder.mkdir(parents=True, exist_ok=True)
+            child = multiprocessing.get_context("fork").Process(target=in_child, args=(job,))
+            child.start()
+            running[child.sentinel] = child, job
+        if not running:                             # done, or what is left needs a job that failed
+            print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done")
+            return len(undone)
+        for sentinel in wait(list(running)):
+            child, job = running.pop(sentinel)
             child.join()
-    work = readable_time(sum(took))
-    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {work} of work")
-    return len(undone)
+            progress.note = f"{job.study}/{job.name}"
+            progress(len(jobs) - len(todo) - len(running))
+            if (job.folder / "result.json").exists():
+                undone.remove(job)
+            else:
+                log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
+                print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
+                      f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
 
 
 def dry_run(jobs, slots):
@@ -465,15 +420,14 @@ def dry_run(jobs, slots):
 
     all_hours = all_disk = 0
     for kind, job in last.items():
-        if is_done(job):
+        if (job.folder / "result.json").exists():
             result, number = read_json(job.folder / "result.json"), kinds.count(kind)
-            steps = result["config"].get("dry_run_of", 0)
             seconds = result.get("cost", {}).get("step_seconds", 0)
-            hours = steps * seconds / 3600
+            hours = result["config"].get("dry_run_of", 0) * seconds / 3600
             disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
             memory = f"RAM {result['memory_gb']:.1f}, GPU {result['gpu_memory_gb']:.1f}"
-            print(f"{number:4} x {job.study}/{job.name}: {steps:,} x {seconds:.3g} s = "
-                  f"{hours:.3g} h; GB: {memory}, disk {disk:.3g}")
+            print(f"{number:4} x {job.study}/{job.name}: {seconds:.3g} s a step, {hours:.3g} h; "
+                  f"GB: {memory}, disk {disk:.3g}")
             all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
     print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
     return missing

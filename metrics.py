@@ -2,8 +2,6 @@
 
     python metrics.py compare runs/real runs/hybrid        two classifiers on the same test images
     python metrics.py fid real_photos/ gan_images/         FID, KID and noise floor of two sets
-
-Every interval of the report is made by `combine` below; start there.
 """
 import csv
 import functools
@@ -32,7 +30,6 @@ FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_we
 @np.errstate(invalid="ignore", divide="ignore")
 def measures(labels, probabilities, classes, weights):
     """{measure: values (b,)}, nan where undefined. Of two classes also the AUC of the second.
-
     labels (n,), probabilities (n, k); weights (b, n): how often an image counts, in b versions."""
     k = len(classes)
     truth = np.eye(k)[labels]
@@ -92,14 +89,14 @@ def lesion_weights(groups):
     """(1 + 1000, n): how often each image counts: once; then 1000 times lesions are drawn anew."""
     _, member = np.unique(groups, return_inverse=True)
     lesions = member.max() + 1
-    drawn = np.random.default_rng(0).integers(lesions, size=(1000, lesions))
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(lesions, size=(1000, lesions))
     often = np.apply_along_axis(np.bincount, 1, drawn, minlength=lesions)
     return np.insert(often, 0, 1.0, axis=0)[:, member]
 
 
 def arms_of(runs):
     """{measure: Arm} of one arm's runs, one per seed.
-
     runs: [(labels (n,), probabilities (n, k), groups (n,): lesions, names of k classes), ...]"""
     tests, seeds = set(), []
     for labels, probabilities, groups, classes in runs:
@@ -113,26 +110,23 @@ def arms_of(runs):
     views = len(labels) / len(set(groups))
     for name in seeds[0]:
         values = np.stack([one[name] for one in seeds])
-        arms[name] = Arm(values[:, 0], values[:, 1:], lesions_of(name, runs), test, views)
+        lesions = min(lesions_of(name, *run) for run in runs)
+        arms[name] = Arm(values[:, 0], values[:, 1:], lesions, test, views)
     return arms
 
 
-def lesions_of(measure, runs):
-    """How many lesions a measure is taken over; of several seeds the fewest."""
-    labels, _, groups, classes = runs[0]
+def lesions_of(measure, labels, probabilities, groups, classes):
+    """How many lesions a measure of one run is taken over."""
     kind, _, name = measure.partition(" ")
     if measure == "accuracy":
         return len(set(groups))
     if name not in classes:             # a mean over the classes: as sure as so many lesions alike
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
         return round(len(of_class) * stats.hmean(of_class))             # 0: undefined
-    numbers = []
-    for _, probabilities, *_ in runs:
-        true = labels == classes.index(name)
-        called = probabilities.argmax(1) == classes.index(name)
-        over = {"recall": true, "precision": called, "f1": true | called}[kind]
-        numbers.append(len(set(groups[over])))
-    return min(numbers)
+    true = labels == classes.index(name)
+    called = probabilities.argmax(1) == classes.index(name)
+    over = {"recall": true, "precision": called, "f1": true | called}[kind]
+    return len(set(groups[over]))
 
 
 def combine(arms, weights):
@@ -148,7 +142,8 @@ def combine(arms, weights):
     of the gain .012, of which .004 is the seeds' own: gain .04; lesions .012^2 - .004^2 = .000128,
     trainings .02^2 / 3 + .01^2 / 3 = .000167, together .000295; degrees of freedom .000295^2 /
     (.000128^2 / 399 + .000133^2 / 2 + .000033^2 / 2) = 9.2; 95 % interval .04 +- .039."""
-    if len({arms[name].test for name in weights}) > 1:
+    used = [arms[name] for name in weights]
+    if len({arm.test for arm in used}) > 1:
         raise UserError("only arms on the same test images can be compared")
     value, drawn, own = 0.0, 0.0, 0.0
     trainings = []                                  # (variance, degrees of freedom)
@@ -163,13 +158,13 @@ def combine(arms, weights):
             training = weight ** 2 * arm.values.var(ddof=1) / seeds
             trainings.append((training, seeds - 1))
 
-    of_lesions = max(min(arms[name].lesions for name in weights) - 1, 1)
+    of_lesions = max(min(arm.lesions for arm in used) - 1, 1)
     if sum(part for part, _ in trainings) <= own:
         trainings = [(own, of_lesions)]             # seeds that differ less than that are luck
     lesions = max(np.nanvar(drawn) - own, 0)
     parts = [(lesions, of_lesions), *trainings]
     variance = sum(part for part, _ in parts)
-    if min(len(arms[name].values) for name in weights) == 1:
+    if min(len(arm.values) for arm in used) == 1:
         return value, variance, 0
     squares = sum(part ** 2 / df for part, df in parts)
     df = variance ** 2 / squares if squares else of_lesions
@@ -201,18 +196,15 @@ def gain(arms, before, after):
 
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, within 0 and 1, of that
-    n which gives combine's variance, but of no more than the images, once for each seed. What can
-    be negative is no share, such as Cohen's kappa: its interval is difference()'s."""
+    n which gives combine's variance, but of no more than the images, once for each seed."""
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
-    if np.nanmin(arm.boot) < 0:
-        return difference(dict(arm=arm), dict(arm=1.0))[:3]
     value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
-    z = stats.t(df or np.inf).ppf(0.975)
     if variance == 0:                               # all right or all wrong
         return wilson(value, arm.lesions)
-    n = min(arm.lesions * arm.views * len(arm.values), value * (1 - value) / variance)
-    return wilson(value, n, z)
+    images = arm.lesions * arm.views * len(arm.values)
+    n = min(images, value * (1 - value) / variance)
+    return wilson(value, n, z=stats.t(df or np.inf).ppf(0.975))
 
 
 def wilson(share, n, z=1.96):
@@ -228,12 +220,10 @@ def wilson(share, n, z=1.96):
 def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
     k = len(classes)
-    cells = labels * k + probabilities.argmax(1)
-    matrix = np.bincount(cells, minlength=k * k).reshape(k, k)
-    values = dict(n=len(labels))
-    values["confusion"] = matrix.tolist()
-    values["loss"] = log_loss(labels, probabilities)
-    values["majority"] = float(matrix.sum(1).max() / len(labels))
+    matrix = np.zeros((k, k), int)                  # [true class, called class]
+    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
+    values = dict(n=len(labels), confusion=matrix.tolist(), loss=log_loss(labels, probabilities))
+    values["majority"] = np.bincount(labels).max() / len(labels)
     for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
         values[name] = level(arm)
     return values
@@ -282,23 +272,18 @@ def worth(arms, triples):
 def read_predictions(folder, test="real"):
     """(labels, probabilities, groups, classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
-    labels, probabilities, groups = [], [], []
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            rows = csv.reader(lines)
-            classes = next(rows)[4:]
-            for of_test, _, group, label, *scores in rows:
-                if of_test == test:
-                    labels.append(classes.index(label))
-                    groups.append(group)
-                    probabilities.append(scores)
-        if not labels:
+            table = np.array(list(csv.reader(lines)))       # a row of another length: ValueError
+        classes = table[0, 4:].tolist()
+        table = table[table[:, 0] == test]
+        labels = np.array([classes.index(name) for name in table[:, 3]])
+        probabilities = np.asarray_chkfinite(table[:, 4:], float)
+        if not len(table):
             raise ValueError(f"it has no test {test}")
-        probabilities = np.asarray_chkfinite(probabilities, float)
-        probabilities = probabilities.reshape(len(labels), len(classes))
-    except (OSError, ValueError, StopIteration, csv.Error) as problem:
+    except (OSError, ValueError, IndexError, csv.Error) as problem:
         raise UserError(f"{file} cannot be used ({problem}): run its job again") from None
-    return np.array(labels), probabilities, np.array(groups), classes
+    return labels, probabilities, table[:, 2], classes
 
 
 # ---- Generated images: distances to real ones, copying, collapse
@@ -325,9 +310,10 @@ def kid(x, y):
 
     def within(a):
         k = kernel(a, a)
-        return (k.sum() - k.trace()) / len(k) / (len(k) - 1)
+        others = k.sum() - k.trace()
+        return others / len(k) / (len(k) - 1)
 
-    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+    return within(x) + within(y) - 2 * kernel(x, y).mean()
 
 
 def inception_score(probabilities):
@@ -337,7 +323,7 @@ def inception_score(probabilities):
     for part in np.array_split(probabilities, splits):
         divergence = stats.entropy(part, part.mean(0, keepdims=True), axis=1)
         scores.append(np.exp(divergence.mean()))
-    return float(np.mean(scores))
+    return np.mean(scores)
 
 
 def distances(x, y, probabilities=None, seed=0, draws=5):
@@ -348,9 +334,6 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
     n = min(len(x) // 2, len(y))
     if n < 2:
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
-    if not np.isfinite(x.sum() + y.sum()) or x.std(0).max() < 1e-9:
-        raise UserError("these features are constant or infinite: take or train another network")
-
     rng = np.random.default_rng(seed)
     gaps, floors = [], []
     for _ in range(draws):
@@ -359,9 +342,9 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
         gaps.append(frechet(some[:n], y[:n]))
         floors.append(frechet(some[:n], some[n:2 * n]))
     row = {
-        "distance": float(np.mean(gaps)),
-        "spread": float(np.std(gaps)),
-        "floor": float(np.mean(floors)),
+        "distance": np.mean(gaps),
+        "spread": np.std(gaps),
+        "floor": np.mean(floors),
         "n": n,
         "kid": kid(some[:5000], y[:5000])}          # of more its kernel fills memory
     if probabilities is not None:
@@ -379,9 +362,8 @@ def colour_features(images, side=8):
 
 
 def copying(generated, train, held_out, seed=0):
-    """{closer_to_train: [share, low, high]}: is a GAN image's nearest real image one it has seen?
-    By 16 x 16 thumbnails; .5 without copying, {} without images. The interval is that of fewer
-    images where a few real ones are the nearest of many."""
+    """{closer_to_train: [share, low, high]} of GAN images whose nearest real one, in 16 x 16
+    thumbnails, was learned from and not held out: .5 without copying. {} without images."""
     n = min(len(train), len(held_out))
     if n < 2:
         return {}
@@ -391,68 +373,63 @@ def copying(generated, train, held_out, seed=0):
     real = colour_features(np.concatenate([seen, unseen]), 16)
     nearest = cdist(colour_features(generated, 16), real).argmin(1)
     often = np.bincount(nearest, minlength=2 * n)
-    counted = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
     share = (nearest < n).mean()                    # the first n are training images
-    return {"closer_to_train": wilson(share, min(len(generated), counted))}
+    spread_out = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
+    counted = min(len(generated), spread_out)       # fewer if a few are the nearest of many
+    return {"closer_to_train": wilson(share, counted)}
 
 
-def diversity(images, real):
-    """Mean pixel distance of two samples over that of two real images, each less its mean colour:
-    the light and the skin are not the lesion."""
-    def spread(some):
-        pixels = some.astype(np.float32)
-        pixels -= pixels.mean((1, 2), keepdims=True)
-        return pdist(pixels.reshape(len(some), -1)).mean()
+def spread(images):
+    """Mean pixel distance of two images, each less its mean colour: the skin is not the lesion."""
+    pixels = images.astype(np.float32)
+    pixels -= pixels.mean((1, 2), keepdims=True)
+    return pdist(pixels.reshape(len(images), -1)).mean()
 
+
+def to_nearest(images):
+    """Median distance of an image to its nearest other one, in 8 x 8 mean colours less that of the
+    image: noise upon a picture makes no other one."""
+    colours = colour_features(images).reshape(len(images), 3, -1)
+    colours -= colours.mean(2, keepdims=True)
+    colours = colours.reshape(len(images), -1)
+    rising = np.sort(cdist(colours, colours), 1)            # the first is its distance to itself
+    return np.median(rising[:, 1])
+
+
+def over_real(measure, images, real):
+    """What a measure says of the images, over the same of real ones."""
     if min(len(images), len(real)) < 2:
         return 1.0                                  # one image differs from nothing
-    return float(spread(images) / max(spread(real), 1e-9))
-
-
-def distinctness(images, real):
-    """Median distance of a sample to its nearest other one, over the same in as many real images.
-    In 8 x 8 mean colours less that of the image: noise upon a picture makes no other one."""
-    n = min(len(images), len(real))
-
-    def to_nearest(some):
-        colours = colour_features(some[:n]).reshape(n, 3, -1)
-        colours -= colours.mean(2, keepdims=True)
-        colours = colours.reshape(n, -1)
-        rising = np.sort(cdist(colours, colours), 1)        # the first is its distance to itself
-        return np.median(rising[:, 1])
-
-    if n < 2:
-        return 1.0
-    return float(to_nearest(images) / max(to_nearest(real), 1e-9))
-
-
-def resemblance(images, originals):
-    """What a translation leaves: 1, nothing is changed; 0, as far from it as another original."""
-    originals = originals.astype(np.float32).reshape(len(originals), -1)
-    moved = np.linalg.norm(images.reshape(originals.shape) - originals, axis=1).mean()
-    return float(1 - moved / max(pdist(originals).mean(), 1e-9))
+    return float(measure(images) / max(measure(real), 1e-9))
 
 
 def judge_generated(generated, train, held_out, seed=0, source=None):
     """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
-    train: what it learned from; held_out: what it never saw, perhaps none; source: what it
-    translated, in order. Diversity is the mean of the classes, distinctness that of the worst."""
+    held_out: what it never saw, perhaps nothing; source: what it translated, in order."""
     rng = np.random.default_rng(seed)
-    spread, distinct = [], []
+    diversity, distinctness = [], []
     for name in generated.classes:
         samples, real = generated.of_class(name), train
         if name in train.classes:
             real = train.of_class(name)
-        samples = samples.images[rng.permutation(len(samples))[:128]]
-        real = real.images[rng.permutation(len(real))[:128]]
-        spread.append(diversity(samples, real))
-        distinct.append(distinctness(samples, real))
-    values = dict(diversity=float(np.mean(spread)), distinctness=min(distinct))
+        order = rng.permutation(len(samples))
+        samples = samples.images[order[:128]]
+        order = rng.permutation(len(real))
+        real = real.images[order[:128]]
+        n = min(len(samples), len(real))            # the more images, the nearer the nearest
+        diversity.append(over_real(spread, samples, real))
+        distinctness.append(over_real(to_nearest, samples[:n], real[:n]))
+    values = {
+        "diversity": float(np.mean(diversity)),
+        "distinctness": min(distinctness)}
     values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
 
     if source is not None:
-        n = min(len(generated), 128)
-        values["resemblance"] = resemblance(generated.images[:n], source.images[:n])
+        after = generated.images[:128]              # 1: nothing is changed; 0: as another original
+        before = source.images[:len(after)].astype(np.float32)
+        moved = np.linalg.norm((after - before).reshape(len(after), -1), axis=1)
+        apart = pdist(before.reshape(len(after), -1)).mean()
+        values["resemblance"] = float(1 - moved.mean() / max(apart, 1e-9))
     if len(train) >= 4 and len(generated) >= 2:     # the least that distances takes
         real = colour_features(train.images)
         row = distances(real, colour_features(generated.images), draws=1)
@@ -462,13 +439,10 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
     return values | copying(some, train.images, held_out.images, seed)
 
 
-# ---- The network behind the FID
-
-def fid_network():
-    """The FID's Inception (TensorFlow's, weights by pytorch-fid): (n, 3, 299, 299) -> (n, 2048).
-
-    torchvision's, but its pooling branches average without the padding, and the last one takes the
-    maximum. net.head: weights of the last layer."""
+def inception_features(device="cpu"):
+    """The FID's Inception (TensorFlow's, weights by pytorch-fid), a function: uint8 (n, h, w, 3) ->
+    (features (n, 2048), probabilities (n, 1008)). torchvision's, but its pooling branches average
+    without the padding, and the last one takes the maximum."""
     from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
         weights = torch.hub.load_state_dict_from_url(
@@ -483,21 +457,9 @@ def fid_network():
             replace_pooling(block, nn.MaxPool2d(3, stride=1, padding=1))
         elif hasattr(block, "branch_pool"):
             replace_pooling(block, nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False))
-    net.head = net.fc.weight.detach()
+    head = net.fc.weight.detach().double()
     net.fc = nn.Identity()
-    return net.eval()
-
-
-def replace_pooling(block, pool):
-    """Feed the block's pooling branch with pool(its input), whatever the block itself pooled."""
-    seen = []
-    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    block.branch_pool.register_forward_pre_hook(lambda *_: (pool(seen.pop()),))
-
-
-def inception_features(device="cpu"):
-    """A function: uint8 (n, h, w, 3) -> (features (n, 2048), probabilities (n, 1008))."""
-    net = fid_network().to(device)
+    net.eval().to(device)
 
     @torch.no_grad()
     def features_of(images):
@@ -507,10 +469,16 @@ def inception_features(device="cpu"):
             x = F.interpolate(x, size=(299, 299), mode="bilinear")
             features.append(net(x).double().cpu())
         features = torch.cat(features)
-        logits = features @ net.head.double().cpu().T
-        return features.numpy(), logits.softmax(1).numpy()
+        return features.numpy(), (features @ head.T).softmax(1).numpy()
 
     return features_of
+
+
+def replace_pooling(block, pool):
+    """Feed the block's pooling branch with pool(its input), whatever the block itself pooled."""
+    seen = []
+    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    block.branch_pool.register_forward_pre_hook(lambda *_: (pool(seen.pop()),))
 
 
 # ---- Command line
@@ -523,27 +491,28 @@ def arms_of_job(run):
 
 
 def compare(args):
-    """Every measure of two classifiers on the same test images, and their difference."""
+    """Every measure of two classifiers and its difference. A, B: RUN; of all seeds without -s0."""
     of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
     for name, a in of_a.items():
-        value, low, high, p = gain(dict(a=a, b=of_b[name]), "a", "b")
-        if value is None:
-            print(f"{name:24}  undefined: a class is never found")
-            continue
-        chance = "one seed: chance of the test lesions alone" if p is None else f"{p:.3f}"
-        print(f"{name:24}{a.values.mean():7.3f}{of_b[name].values.mean():7.3f}   "
-              f"{value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
+        b = of_b[name]
+        value, low, high, p = gain(dict(a=a, b=b), "a", "b")
+        if value is not None:                       # nor undefined: a class is never found
+            chance = "one seed: chance of the test lesions alone" if p is None else f"{p:.3f}"
+            print(f"{name:24}{a.values.mean():7.3f}{b.values.mean():7.3f}   "
+                  f"{value:+.3f} [{low:+.3f}, {high:+.3f}]   {chance}")
 
 
 def fid(args):
-    """Frechet distance, KID, noise floor of two sets of images; --net none: of mean colours."""
-    pair = [data.load(source, args.size).images for source in (args.a, args.b)]
-    name, features = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)", colour_features
-    if args.net == "inception":
-        features_of = inception_features()
-        name, features = "FID", lambda images: features_of(images)[0]
-    row = distances(*map(features, pair))
+    """Frechet distance, KID, noise floor of real images A and generated ones B."""
+    a = data.load(args.a, args.size).images
+    b = data.load(args.b, args.size).images
+    if args.net == "none":
+        name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
+        row = distances(colour_features(a), colour_features(b))
+    else:
+        name, features = "FID", inception_features()
+        row = distances(features(a)[0], features(b)[0])
     print(f"{name} {row['distance']:.4f}   noise floor {row['floor']:.4f} (A against itself)   "
           f"n {row['n']} a side, images {args.size} px   KID {row['kid']:.5f}")
 
@@ -551,19 +520,13 @@ def fid(args):
 def main():
     parser = jobs.Parser(prog="metrics.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
-
-    p = commands.add_parser("compare", help="two classifiers", description=compare.__doc__)
-    p.set_defaults(function=compare)
-    p.add_argument("a", help="folder of a finished classifier, with or without its -s0")
-    p.add_argument("b", help="without: all its seeds")
-
-    p = commands.add_parser("fid", help="two sets of images", description=fid.__doc__)
-    p.set_defaults(function=fid)
-    p.add_argument("a", help="real images")
-    p.add_argument("b", help="generated images")
+    for function in (compare, fid):
+        p = commands.add_parser(function.__name__, description=function.__doc__)
+        p.set_defaults(function=function)
+        p.add_argument("a", metavar="A")
+        p.add_argument("b", metavar="B")
     p.add_argument("--net", choices=("inception", "none"), default="inception", help="none: no FID")
     p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
-
     args = parser.parse_args()
     args.function(args)
 

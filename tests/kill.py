@@ -1,15 +1,13 @@
 """Stop every kind of job at random moments, start it again, compare with an undisturbed run.
 
-    OMP_NUM_THREADS=1 python tests/kill.py [20] [gan tree ...]       two hours on one core
+    OMP_NUM_THREADS=1 python tests/kill.py [--times 20] [gan tree ...]      an hour on one core
 
-Three series: SIGKILL to the process, SIGINT to its whole group as a terminal sends it, and a disk
-that is full (a limit on the size of files). The moments are spread over a run's whole duration,
-imports included. A copy of the project is used that saves a checkpoint after every step.
+By SIGKILL, or by SIGINT to its whole group as a terminal sends it; imports are included.
 """
-import json
+import argparse
 import os
 import random
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -19,112 +17,78 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--batch 8 --steps 6 --samples 12"
+TINY = "--data data/job --batch 8 --steps 6"
 KINDS = {
     "prepare": "data.py prepare --built-in 48 --size 32 --binary",
-    "gan": f"gan.py train dcgan_cls --data data/job --width 4 --snapshots 8 {TINY}",
-    "acgan": f"gan.py train acgan --data data/job --size 32 --width 4 --z-dim 16 {TINY}",
-    "cyclegan": "gan.py train cyclegan --data data/job --source data/job --class malignant --size 32 "
-                f"--source-class benign --width 4 --blocks 1 {TINY}",
-    "classifier": "classify.py train cnn --data data/job --batch 8 --steps 6",
+    "gan": f"gan.py train dcgan_cls --width 4 --snapshots 8 --samples 12 {TINY}",
+    "cyclegan": "gan.py train cyclegan --source data/job --class malignant --source-class benign "
+                f"--size 32 --width 4 --blocks 1 --samples 12 {TINY}",
+    "classifier": f"classify.py train cnn {TINY}",
     "tree": "gan.py sample finished/job --n 300",
-    "run": "jobs.py",
-}
-LIST = [("study", 1, "data", KINDS["prepare"]), ("study", 2, "gan", KINDS["gan"]),
-        ("study", 2, "cnn", KINDS["classifier"])]
+    "run": "jobs.py"}
 
 
-def start(kind, folder, limit=-1):
-    """The process that makes FOLDER/job; FOLDER/said: its words. limit: of its files, in bytes."""
+def start(kind, folder):
+    """The process that makes FOLDER/job; FOLDER/said: its words."""
     out = Path(folder, "job")
     out.parent.mkdir(exist_ok=True)
-    words = [sys.executable, *KINDS[kind].split(), "--out", out]
-    lines = ["\t".join([study, str(stage), name, f"{command} --out {out}/{study}/{name}"])
-             for study, stage, name, command in LIST]
-
-    def set_up():
-        signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's & ignores it
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-
     with open(out.parent / "said", "a") as said:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, stderr=said,
-                                   text=True, start_new_session=True, preexec_fn=set_up)
-    process.stdin.write("\n".join(lines) + "\n" if kind == "run" else "")
+        process = subprocess.Popen(
+            [sys.executable, *KINDS[kind].split(), "--out", out], text=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=said, stderr=said,        # a shell's & ignores SIGINT:
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    if kind == "run":
+        for stage, job in ((1, "prepare"), (2, "gan"), (2, "classifier")):
+            process.stdin.write(f"study\t{stage}\t{job}\t{KINDS[job]} --out {out}/study/{job}\n")
     process.stdin.close()
     return process
 
 
 def contents(folder):
     """{file: what is in it} of all that decides anything: no times, logs or bytes of weights."""
-    found, out = {}, Path(folder) / "job"
-    for file in out.rglob("*"):
-        name = str(file.relative_to(out))
-        if file.name == "result.json":
-            result = json.loads(file.read_text())
-            found[name] = {key: value for key, value in result.items()
-                           if key not in ("seconds", "memory_gb", "command")}
-        elif file.suffix in (".npy", ".csv", ".png", ".json"):
-            found[name] = file.read_bytes()
+    found, varying = {}, r'"(seconds|memory_gb|command)": .*'
+    for file in Path(folder, "job").rglob("*.*"):
+        if file.suffix in (".npy", ".csv", ".png", ".json"):
+            found[file.relative_to(folder)] = re.sub(varying.encode(), b"", file.read_bytes())
     return found
 
 
-def disturb(kind, folder, series, share, seconds):
-    """One start that is stopped at this share of its time, or of the sizes of its files."""
-    if series == "full":
-        start(kind, folder, limit=int(10 ** (2 + 3.5 * share))).wait()     # 100 bytes to 300 KB
-        return
+def faults_of(kind, folder, number, moment, expected):
+    """What is wrong after one start that is stopped at that moment and one that goes on."""
     process = start(kind, folder)
     try:
-        process.wait(share * seconds)
+        process.wait(moment)
     except subprocess.TimeoutExpired:
-        if series == "SIGKILL":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGINT)
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
     process.wait()
-
-
-def series_of(kind, series, times, expected, seconds, rng):
-    """[stopped, different, tracebacks, left-overs, not done after two more starts]"""
-    row = [0] * 5
-    for k in range(times):
-        folder = Path(f"{kind}-{series}-{k}")
-        disturb(kind, folder, series, (k + rng.random()) / times, seconds)
-        starts, done = 0, 1
-        while done not in (0, 2) and starts < 2:    # 2: a tree that was complete is refused
-            done = start(kind, folder).wait()
-            starts += 1
-        logs = [folder / "said", *folder.rglob("log.txt")]
-        said = "\n".join(log.read_text()[-1500:] for log in logs)
-        left = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]      # what was to be renamed
-        left += [file for file in folder.rglob("checkpoint.pt")
-                 if file.with_name("result.json").exists()]
-        faults = [contents(folder) != expected, "Traceback" in said, bool(left), starts > 1]
-        row = [total + fault for total, fault in zip(row, [True, *faults])]
-        if any(faults):
-            print(f"{folder}: {faults} {left}\n{said}", flush=True)
-        else:
-            shutil.rmtree(folder)
-    return row
+    again = start(kind, folder).wait()              # 2: a tree that was complete is refused
+    left_over = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part"), *folder.rglob("checkpoint.pt")]
+    different = contents(folder) != expected
+    faults = dict(undone=again not in (0, 2), left=left_over, different=different)
+    return [name for name, found in faults.items() if found]
 
 
 def main():
-    words = sys.argv[1:]
-    times = int(words.pop(0)) if words[:1] and words[0].isdigit() else 20
-    scratch = Path(tempfile.mkdtemp(prefix="kill"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("kinds", nargs="*", default=[*KINDS])
+    args, rng = parser.parse_args(), random.Random(0)
+    os.chdir(tempfile.mkdtemp(prefix="kill"))
     for file in ROOT.glob("*.py"):
-        text = file.read_text().replace("SAVE_EVERY = 60.0 ", "SAVE_EVERY = 0.0 ")
-        (scratch / file.name).write_text(text)
-    os.chdir(scratch)
+        Path(file.name).write_text(file.read_text().replace("SAVE_EVERY = 60.0", "SAVE_EVERY = 0"))
     for folder, kind in (("data", "prepare"), ("finished", "gan")):
         assert start(kind, folder).wait() == 0, Path(folder, "said").read_text()
-    print(f"in {scratch}: kind, series, stopped, different, traceback, left over, more starts")
-    for kind in words or KINDS:
-        begun = time.time()
-        assert start(kind, f"{kind}-whole").wait() == 0, Path(f"{kind}-whole", "said").read_text()
-        seconds, expected, rng = time.time() - begun, contents(f"{kind}-whole"), random.Random(0)
-        for series in ("SIGKILL", "SIGINT", "full"):
-            print(kind, series, *series_of(kind, series, times, expected, seconds, rng), flush=True)
+    for kind in args.kinds:
+        whole, begun = Path(f"{kind}-whole"), time.time()
+        assert start(kind, whole).wait() == 0, (whole / "said").read_text()
+        seconds = time.time() - begun
+        for number in (signal.SIGKILL, signal.SIGINT):
+            for k in range(args.times):
+                folder, moment = Path(f"{kind}-{number.name}-{k}"), (k + rng.random()) / args.times
+                faults = faults_of(kind, folder, number, moment * seconds, contents(whole))
+                print(folder.resolve(), *faults or ["nothing is lost"], flush=True)
+                if not faults:
+                    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
