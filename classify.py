@@ -6,26 +6,20 @@
     python classify.py rank runs/real --data runs/data --class MEL --out runs/ranked
     python classify.py score runs/real runs/gan --data runs/data --out runs/score
 
---data is a split image set (python data.py prepare). Test images are real, and a GAN that saw one
-is refused. `train NET --help` lists every hyper-parameter and its source. Read NETWORKS below
-first: each classifier is one entry.
+Test images are real, and a GAN that saw one is refused. Read NETWORKS first: one entry each.
 """
 import copy
 import csv
 import io
-import math
-import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchvision import models
@@ -92,10 +86,8 @@ def for_imagenet(body, head):
 def published(name, weights, **options):
     """A network of torchvision's with published weights, or "none"."""
     if weights == "none":
-        return models.get_model(name, weights=None, **options)
-    if options.get("width_per_group", 64) != 64:
-        raise UserError("--width: published weights are those of width 64; give --weights none")
-    return models.get_model(name, weights=weights)
+        weights = None
+    return models.get_model(name, weights=weights, **options)
 
 
 def resnet50_body(weights, width=64):
@@ -120,15 +112,19 @@ def resnet50(classes, weights, width=64):
     return for_imagenet(body, head)
 
 
-def flat(config, body):
+def flat(make_body):
     """Paper 003's comparison networks: an ImageNet body under its notebooks' head."""
-    size = config["size"]
-    with torch.no_grad():
-        maps = body.eval()(torch.zeros(1, 3, size, size)).numel()
-    head = nn.Sequential(
-        nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
-        nn.Dropout(0.2), nn.Linear(128, len(config["classes"])))
-    return for_imagenet(body, head)
+    def build(config):
+        body = make_body(config["weights"])
+        with torch.no_grad():
+            image = torch.zeros(1, 3, config["size"], config["size"])
+            maps = body.eval()(image).numel()
+        head = nn.Sequential(
+            nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
+            nn.Dropout(0.2), nn.Linear(128, len(config["classes"])))
+        return for_imagenet(body, head)
+
+    return build
 
 
 def mobilenet_v1_body(weights):
@@ -150,7 +146,8 @@ def inception(classes, size, weights):
         raise UserError(f"--size {size}: Inception V3 needs at least 75 px")
     net = published("inception_v3", weights, init_weights=True)
     net.transform_input = False
-    net.fc, net.AuxLogits.fc = nn.Linear(2048, classes), nn.Linear(768, classes)
+    net.fc = nn.Linear(2048, classes)
+    net.AuxLogits.fc = nn.Linear(768, classes)
     if size < 299:          # the auxiliary head is made for 17 x 17 maps: spread smaller ones
         net.AuxLogits.register_forward_pre_hook(lambda _, x: F.adaptive_avg_pool2d(x[0], 17))
     return net
@@ -186,7 +183,7 @@ DERMA = PLAIN | dict(
     augment=("classical", "section III.B: rotation, flip, scaling, colour; ranges ours"))
 IMAGENET = dict(weights=("IMAGENET1K_V1", "not stated which; torchvision's first"))
 FROZEN = DERMA | IMAGENET | dict(
-    frozen_epochs=(math.inf, "not stated; the released notebooks: the base rests"))
+    frozen_epochs=(float("inf"), "not stated; the released notebooks: the base rests"))
 for name in ("optimizer", "lr", "beta1", "beta2", "epochs", "batch"):
     FROZEN[name] = DERMA[name][0], "not stated; the CNN's"
 
@@ -224,12 +221,12 @@ NETWORKS = {
     "derma_cnn": Network(               # paper 003
         DERMA | dict(dropout=(0.2, "section III.D; Figure 8 varies it")),
         lambda c: derma_cnn(len(c["classes"]), c["size"], c["dropout"])),
-    "vgg16": Network(FROZEN, lambda c: flat(c, published("vgg16", c["weights"]).features)),
-    "vgg19": Network(FROZEN, lambda c: flat(c, published("vgg19", c["weights"]).features)),
-    "resnet50_flat": Network(FROZEN, lambda c: flat(c, resnet50_body(c["weights"]))),
-    "mobilenet_flat": Network(FROZEN, lambda c: flat(c, mobilenet_v1_body(c["weights"]))),
+    "vgg16": Network(FROZEN, flat(lambda weights: published("vgg16", weights).features)),
+    "vgg19": Network(FROZEN, flat(lambda weights: published("vgg19", weights).features)),
+    "resnet50_flat": Network(FROZEN, flat(resnet50_body)),
+    "mobilenet_flat": Network(FROZEN, flat(mobilenet_v1_body)),
     "mobilenet_v2": Network(
-        FROZEN, lambda c: flat(c, published("mobilenet_v2", c["weights"]).features)),
+        FROZEN, flat(lambda weights: published("mobilenet_v2", weights).features)),
     "inception": Network(               # paper 004
         PLAIN | IMAGENET | dict(
             size=(299, "not stated; what Inception V3 was made for"),
@@ -247,7 +244,6 @@ NETWORKS = {
 
 @dataclass
 class Training:
-    """A network and what it learns with. build() makes it."""
     config: dict                        # all that decides the result
     device: torch.device
     net: nn.Module
@@ -263,7 +259,6 @@ def base_of(net):
 
 
 def freeze(m, frozen):
-    """Keep the base from learning, or let it."""
     norm_learns = NETWORKS[m.config["model"]].norm_learns
     m.base_rests = frozen and not norm_learns
     base = base_of(m.net).requires_grad_(not frozen)
@@ -272,19 +267,7 @@ def freeze(m, frozen):
             layer.requires_grad_(True)
 
 
-def start_from_gan(net, run):
-    """Fill all but the last layer with the weights of a DCGAN's discriminator."""
-    saved, _ = jobs.load_run(run, gan.GANS)
-    state = saved.get("discriminator", {})
-    base = base_of(net)
-    try:
-        base.load_state_dict({name: state[name] for name in base.state_dict()})
-    except (KeyError, RuntimeError):
-        raise UserError(f"--from {run}: take a dcgan_cls of the same --width") from None
-
-
 def weights_hash(run):
-    """Which weights a job's folder holds."""
     return data.hash_of((Path(run) / "model.pt").read_bytes())
 
 
@@ -302,58 +285,50 @@ def thinned(images, args):
 
 
 def load_images(args):
-    """(training images, validation images, {"real": test images, "mixed": and synthetic ones}, how
-    many of validation and test a GAN has seen, {generator: measures, where gan.py has none})."""
+    """(training images, validation images, {"real": test images, "mixed": and synthetic ones},
+    what result.json keeps of the generators)."""
     prepared = data.load(args.data, folder_size=args.through or args.size)
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
-    training, test = real.part("train").share(args.share), real.part("test")
-    counts = training.counts()
-    if len(counts) < 2 or 0 in counts.values():
-        raise UserError(f"{args.data}: training needs two classes or more, not {counts}")
-
-    leaked = 0
+    training = real.part("train").share(args.share)
+    val = thinned(real.part("val"), args)
+    test = thinned(real.part("test"), args)
+    leaked, generators = 0, {}
+    added, held_back = [], []
     if args.start:
         leaked = count_leaked(args.start, data.load(args.start), held_out, args)
-    added, held_back, generators = [], [], {}
-    for source, whole, n, most in load_synthetic(args):
+    for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
+        name = whole.info["generator"]
+        generators[name] = {}           # gan.py has measured its own
+        if name not in gan.GANS:
+            generators[name] = metrics.judge_generated(at_size(whole, args), training, test)
+        most = max(0, len(whole) - last)
+        n = round(most * args.use)      # nested: the first n of each set
         added.append(at_size(whole.take(slice(n)), args))
         held_back.append(at_size(whole.take(slice(most, None)), args))
-        name = whole.info["generator"]
-        generators[name] = {}
-        if name not in gan.GANS:
-            pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
-            generators[name] = metrics.judge_generated(whole, *pair)
 
-    tests = {"real": thinned(test, args)}
+    tests = {"real": test}
     if args.mixed_test:
-        tests["mixed"] = thinned(data.mix([test, *held_back]), args)
+        tests["mixed"] = data.mix([test, *held_back])
     if args.alone:
         training = training.take(slice(0))
     mixed = data.mix([training, *added])
     if args.shuffle:                    # a placebo: the same images under permuted labels
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    return mixed, thinned(real.part("val"), args), tests, leaked, generators
+    of_gans = dict(leaked=leaked, generators=generators)
+    return mixed, val, tests, of_gans
 
 
 def load_synthetic(args):
-    """[(source, its images, n to train on, where the mixed test's begin), ...]"""
-    if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
-        raise UserError("--shuffle, --alone and --use need a --synthetic set")
-    holds = args.mixed_test or [0] * len(args.synthetic)
-    if len(holds) != len(args.synthetic):
+    """[(source, its images, how many of them are for the mixed test alone), ...]"""
+    held_back = args.mixed_test or [0] * len(args.synthetic)
+    if len(held_back) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
-    found = []
-    for source, hold in zip(args.synthetic, holds):
-        whole = data.load_synthetic(source, folder_size=args.through or args.size)
-        most = len(whole) - hold
-        n = round(most * args.use)      # nested: the first n of each set
-        if not 0 <= n <= most:
-            raise UserError(f"{source} holds {len(whole)} images, not {n} + {hold}")
-        found.append((source, whole, n, most))
-    return found
+    side = args.through or args.size
+    sets = [data.load_synthetic(source, folder_size=side) for source in args.synthetic]
+    return zip(args.synthetic, sets, held_back)
 
 
 def count_leaked(source, whole, held_out, args):
@@ -366,18 +341,17 @@ def count_leaked(source, whole, held_out, args):
     if seen.any() and not args.allow_leak:
         raise UserError(f"{source}: {seen.sum()} validation and test images were seen: let a GAN "
                         "learn from the training part of --data, or give --allow-leak")
-    if "digests" not in whole.info:
-        print(f"{source}: only its own images can be checked for leaks", file=sys.stderr)
     return int(seen.sum())
 
 
 # ---- Training
 
 def train(args):
-    """Load, set up, loop, finish."""
-    out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
-    training, val, tests, leaked, generators = load_images(args)
-    config = config_of(args, training, tests) | dict(synthetic=sorted(generators))
+    out, begun = Path(args.out), time.time()
+    device = jobs.start_device(args)
+    training, val, tests, of_gans = load_images(args)
+    config = config_of(args, training, tests)
+    config["synthetic"] = sorted(of_gans["generators"])
     m = build(config, training, args.start, device)     # first: weights may be missing
     if jobs.start_job(out, config):
         return
@@ -385,19 +359,15 @@ def train(args):
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, step, val, first, to_do)
-    if leaked:
-        print(f"LEAK: its GANs saw {leaked} validation and test images")
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
     jobs.finish_job(
         out, config, time.time() - begun, device, counts=training.counts(), metrics=values,
-        curves=m.record["curves"], leaked=leaked, generators=generators,
-        lr_finder=m.record["lr_finder"], cost=cost)
+        curves=m.record["curves"], **of_gans, lr_finder=m.record["lr_finder"], cost=cost)
 
 
 def config_of(args, training, tests):
-    """All that decides the result."""
     names = "model seed precision shuffle alone through share use".split()
     epoch_steps = len(training) // args.batch
     config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch_steps)
@@ -422,18 +392,23 @@ def build(config, training, start, device):
     batches = data.Batches(training, config["batch"], config["seed"], device)
     try:
         net = NETWORKS[config["model"]].build(config)
-    except (OSError, ValueError, KeyError) as problem:      # no network, no such weights
-        raise UserError(f"--weights {config.get('weights')}: {problem}. Put the file into "
+    except (OSError, ValueError, LookupError, RuntimeError) as problem:     # none, or other --width
+        raise UserError(f"--weights {config.get('weights')}: {problem!s:.200}. Put the file into "
                         f"{torch.hub.get_dir()}/checkpoints, or give --weights none") from None
-    if start:
-        start_from_gan(net, start)
+    if start:                           # all but the last layer
+        saved, _ = jobs.load_run(start, gan.GANS)
+        state = saved.get("discriminator", {})
+        base = base_of(net)
+        try:
+            base.load_state_dict({name: state[name] for name in base.state_dict()})
+        except (KeyError, RuntimeError):
+            raise UserError(f"--from {start}: take a dcgan_cls of the same --width") from None
     net = net.to(device, memory_format=torch.channels_last)
     record = jobs.Record(curves={}, lr_finder={}, recent=[])
     return Training(config, device, net, make_optimizer(net, config), batches, record)
 
 
 def loop(m, out, train_step, val, first, steps_to_do):
-    """The training: rate, batch, step; now and then a point of the curves."""
     steps, frozen = m.config["steps"], m.config["frozen_steps"]
     every = max(m.batches.per_epoch, steps // 50)
     progress = jobs.Progress(out.name, steps, first)
@@ -444,7 +419,8 @@ def loop(m, out, train_step, val, first, steps_to_do):
             freeze(m, False)
         m.record["recent"].append(train_step(m, *rates[step]))
         if (step + 1) % every == 0 or step + 1 == steps:    # only here it waits for the device
-            loss, accuracy = torch.stack(m.record["recent"]).mean(0).tolist()
+            recent = torch.stack(m.record["recent"])
+            loss, accuracy = recent.mean(0).tolist()
             probabilities = class_probabilities(m.net, val.images, m.device)
             point = dict(loss=loss, accuracy=accuracy)
             point["val_loss"] = metrics.log_loss(val.labels, probabilities)
@@ -456,18 +432,15 @@ def loop(m, out, train_step, val, first, steps_to_do):
 def train_step(m, rate, momentum):
     """One update. Returns (loss, accuracy) on the device."""
     for group in m.optimizer.param_groups:
-        group["lr"] = rate
-        if "betas" in group:
-            group["betas"] = (momentum, m.config["beta2"])
+        group |= dict(lr=rate, betas=(momentum, m.config["beta2"]))
     m.net.train()
     if m.base_rests:                    # its BatchNorm keeps its statistics
         base_of(m.net).eval()
 
     pixels, labels = m.batches.next()
     x = data.scaled(pixels)
-    ranges = AUGMENT[m.config["augment"]]
-    if ranges is not None:
-        x = data.augment(x, **ranges)
+    if m.config["augment"] != "none":
+        x = data.augment(x, **AUGMENT[m.config["augment"]])
     with torch.autocast(x.device.type, torch.bfloat16, enabled=m.config["precision"] == "bf16"):
         logits = m.net(x)
     extra = 0
@@ -494,7 +467,8 @@ def make_optimizer(net, config):
 
 def learning_rates(m):
     """[(rate, momentum), ...]. 1cycle: one cycle for the head alone, one for all."""
-    top, steps, frozen = m.config["lr"], m.config["steps"], m.config["frozen_steps"]
+    steps, frozen = m.config["steps"], m.config["frozen_steps"]
+    top = m.config["lr"]
     if top == 0:
         m.record["lr_finder"] = m.record["lr_finder"] or find_lr(m)
         top = m.record["lr_finder"]["chosen"]
@@ -537,7 +511,7 @@ def find_lr(m):
     return dict(lrs=rates[:len(losses)], losses=losses, chosen=rates[lowest] / 10)
 
 
-# ---- Testing
+# ---- Testing, and finished networks at work
 
 @torch.no_grad()
 def class_probabilities(net, images, device):
@@ -555,19 +529,13 @@ def test_and_save(out, net, tests, device):
     for name, test in tests.items():
         probabilities = class_probabilities(net, test.images, device)
         values[name] = metrics.evaluate(test.labels, probabilities, test.groups, classes)
-        for k, row in enumerate(probabilities):
-            line = [name, test.ids[k], test.groups[k], classes[test.labels[k]]]
-            lines.append(line + [f"{probability:.9g}" for probability in row])
+        labels = [classes[label] for label in test.labels]
+        for *line, row in zip(test.ids, test.groups, labels, probabilities):
+            lines.append([name, *line, *(f"{probability:.9g}" for probability in row)])
     write_csv(out / "predictions.csv", lines)
     real = values["real"]
-    print(f"{out}: {real['n']} images to test; always the larger class: {real['majority']:.3f}")
-    for name in ("accuracy", "balanced accuracy", *(f"recall {name}" for name in classes)):
-        if real[name]:                  # not where a class is missing
-            print(f"    {name}: {real[name][0]:.3f}")
+    print(f"{out}: accuracy {real['accuracy'][0]:.3f}, of the larger class {real['majority']:.3f}")
     return values
-
-
-# ---- Finished networks at work
 
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
@@ -578,44 +546,26 @@ def load_net(run, device="cpu"):
     return net.to(device, memory_format=torch.channels_last), SimpleNamespace(**config)
 
 
-def load_training(args):
-    """The training images of --data, of --class alone if that is given."""
-    images = data.load(args.data).part("train")
-    if args.of_class:
-        images = images.of_class(args.of_class)
-    return thinned(images, args)
-
-
 def predict(args):
     """Class probabilities of one's own photographs: files, or all below folders."""
     net, config = load_net(args.run)
+    rows = []
+    for path in map(Path, args.images):
+        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
+        for file in below or [path]:
+            picture = lambda size, file=file: data.decode(file.read_bytes(), size)
+            rows.append(data.Row(str(file), "", "", "", "", picture))
+    images = data.decoded(rows, config.through or config.size, dict(source="photographs"))
     lines = [["image", "called", *config.classes]]
-    for file in photographs(args.images):
-        try:
-            image = data.decode(file.read_bytes(), config.through or config.size)
-        except Exception as problem:    # Pillow raises a dozen types for broken files
-            raise UserError(f"{file} cannot be read as an image ({problem})") from None
-        side = (config.size, config.size)
-        image = Image.fromarray(image).resize(side, Image.Resampling.BICUBIC)
-        [probabilities] = class_probabilities(net, np.asarray(image)[None], "cpu")
-        called = config.classes[probabilities.argmax()]
-        lines.append([file, called, *(f"{probability:.6f}" for probability in probabilities)])
-        ranked = sorted(zip(probabilities, config.classes), reverse=True)
-        print(f"{file}: " + ", ".join(f"{label} {share:.1%}" for share, label in ranked))
+    probabilities = class_probabilities(net, at_size(images, config).images, "cpu")
+    for file, row in zip(images.ids, probabilities):
+        called = config.classes[row.argmax()]
+        lines.append([file, called, *(f"{probability:.6f}" for probability in row)])
+    for line in lines:
+        print(*line, sep="  ")
     if args.csv:
         write_csv(args.csv, lines)
     print("A research model's opinion, not a diagnosis: show a skin change to a doctor.")
-
-
-def photographs(names):
-    """[path, ...]: files as they are named, and every image below a folder."""
-    files = []
-    for path in map(Path, names):
-        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
-        if path.is_dir() and not below:
-            raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
-        files += below or [path]
-    return files
 
 
 def write_csv(path, lines):
@@ -627,11 +577,12 @@ def write_csv(path, lines):
 
 def rank(args):
     """A class's training images, surest first: paper 002's Path-Rank-Filter."""
-    out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
+    out, begun = Path(args.out), time.time()
+    device = jobs.start_device(args)
     net, config = load_net(args.run, device)
-    images = load_training(args)
+    images = thinned(gan.training_part(args.data, args.of_class), args)
     if args.of_class not in config.classes:
-        raise UserError(f"{args.run} knows {', '.join(config.classes)}, but no {args.of_class}")
+        raise UserError(f"--class: {args.run} knows {', '.join(config.classes)}")
     asked = dict(command="rank", weights=weights_hash(args.run), data=images.fingerprint())
     if jobs.start_job(out, asked):
         return
@@ -645,14 +596,14 @@ def rank(args):
 
 
 def score(args):
-    """FID (FD-<net> in another network), KID, IS of sets to the training part, of equally many
-    images. The noise floor is that of real images to other real ones."""
-    out, begun, device = Path(args.out), time.time(), jobs.start_device(args)
+    """FID (FD-<net> in another network), KID, IS of sets to as many images of the training part."""
+    out, begun = Path(args.out), time.time()
+    device = jobs.start_device(args)
     files = [Path(source) for source in args.sets]
     if args.over_steps:
         files += sorted(Path(args.over_steps).glob("snapshots/*.npy"))
     sets = {file.name.removesuffix(".npy"): thinned(data.load(file), args) for file in files}
-    real = load_training(args)
+    real = thinned(gan.training_part(args.data, args.of_class), args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not sets:
         raise UserError("score: give sets of 4 images or more, and --data with 8")
@@ -671,11 +622,8 @@ def score(args):
         y, probabilities = features(made.take(rng.permutation(len(made))[:n]))
         row = metrics.distances(x, y, probabilities, args.seed)
         rows.append(row | dict(set=label))
-        print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
-              f"KID {row['kid']:.4f}")
-    how = f"{args.run}; images of {side} px, n {n} a side, 5 draws of {len(real)} real images"
-    jobs.finish_job(
-        out, config, time.time() - begun, device, net=name, rows=rows, provenance=how)
+        print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})")
+    jobs.finish_job(out, config, time.time() - begun, device, net=name, size=side, rows=rows)
 
 
 def feature_extractor(run, device):
@@ -702,7 +650,7 @@ def add_train_options(add):
     add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
     add("--synthetic", nargs="*", default=[], help="images to add: GAN jobs, class folders of any "
         "generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
-    add("--use", type=jobs.fraction, default=Fraction(1), help="the first 1/4, say, of each set")
+    add("--use", type=jobs.fraction, default="1", help="the first 1/4, say, of each set")
     add("--shuffle", action="store_true", help="permute the synthetic labels: a placebo")
     add("--alone", action="store_true", help="train on the synthetic images alone")
     add("--mixed-test", nargs="*", type=jobs.at_least(0),
@@ -725,23 +673,21 @@ def main():
         jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
                                   optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    def command(function, run):
-        words = function.__doc__
-        p = commands.add_parser(function.__name__, description=words, help=words.splitlines()[0])
+    def command(function):
+        p = commands.add_parser(function.__name__, description=function.__doc__)
         p.set_defaults(function=function)
-        p.add_argument("run", help=run)
+        p.add_argument("run", help="a finished classifier; score takes inception too, for the FID")
         return p
 
-    p = command(predict, "a finished classifier")
+    p = command(predict)
     p.add_argument("images", nargs="+", help="photographs, or folders of them")
     p.add_argument("--csv", help="write the probabilities here, a line per photograph")
 
-    ranker = command(rank, "a finished classifier")
-    judge = command(score, "a finished classifier, or inception for the FID")
+    judge = command(score)
     judge.add_argument("sets", nargs="*", help="GAN jobs or image sets")
     judge.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-    for p in (ranker, judge):
-        p.add_argument("--class", dest="of_class", required=p is ranker, help="of this alone")
+    for p in (command(rank), judge):
+        p.add_argument("--class", dest="of_class", help="of this class alone")
         p.add_argument("--data", required=True, help="split image set: its training part")
         p.add_argument("--out", required=True, help="folder of this job")
         jobs.add_common_options(p)

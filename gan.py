@@ -10,7 +10,6 @@ one entry. Samples come from averaged weights in eval mode: an image is the same
 """
 import copy
 import re
-import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,8 +32,7 @@ from jobs import UserError
 
 @dataclass
 class Training:
-    """The networks of one training and what they learn with. build() makes it. What has a state
-    is in the checkpoint: networks, optimisers, batches, and a Record, which is a dictionary."""
+    """The networks of a training and what they learn with. The checkpoint has all their states."""
     config: dict                        # all that decides the result: the recipe and more
     device: torch.device
     autocast: torch.autocast            # bfloat16 inside, where the config says so
@@ -288,11 +286,9 @@ class LaplacianGenerator(nn.Module):
 
     def levels(self, z, smaller=None):
         """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
-        first, *planes = z.flatten(1).split([128, 16 ** 2, 32 ** 2, 64 ** 2], 1)
+        first, *planes = z.flatten(1).split([128, 256, 1024, 4096], 1)
         images = [self.base(first)]
-        below = images                    # which grows, a level at a time
-        if smaller is not None:
-            below = smaller
+        below = smaller or images         # which grows, a level at a time
         for k, side in enumerate(LEVELS):
             blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)
@@ -320,7 +316,7 @@ def lapgan_step(m):
     """As dcgan_step for every level, upon real smaller images: they share no weights."""
     real = m.real()
     z, _ = m.noise(len(real))
-    reals = [F.avg_pool2d(real, 64 // side) for side in (8, 16, 32)] + [real]
+    reals = [F.avg_pool2d(real, smaller) for smaller in (8, 4, 2, 1)]
 
     def loss(images, target):
         with m.autocast:
@@ -530,7 +526,6 @@ class GAN:
     noise: str = "normal"       # or "uniform", in [-1, 1]
     labels: bool = False        # the generator is told the class
     translates: bool = False    # images of a second set, instead of starting from noise
-    lends: bool = False         # keeps its discriminator, for `classify.py train --from`
     sizes: tuple = (64,)        # what --size can be
 
 
@@ -569,7 +564,7 @@ GANS = {
             optimizer=("adam", "Table 4; its other row is sgd, ours with momentum beta1")),
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
-        step=dcgan_step, lends=True),
+        step=dcgan_step),
     "plain_gan": GAN(   # paper 001, Table 6: Goodfellow et al. 2014
         recipe=BESIDE_DCGAN | dict(
             z_dim=(128, "not stated; as the DCGAN beside it"),
@@ -638,8 +633,7 @@ GANS = {
 # ---- Noise, averages, samples
 
 def as_inputs(config, z, labels):
-    """Noise (n, z_dim) -> (n, z_dim, 1, 1). Uniform noise goes from [0, 1] to [-1, 1]; the one-hot
-    class stands in front, if the model is told it."""
+    """Noise (n, z_dim) -> (n, z_dim, 1, 1): uniform noise in [-1, 1], a told class in front."""
     entry, classes = GANS[config["model"]], len(config["classes"])
     if entry.noise == "uniform":
         z = z * 2 - 1
@@ -656,18 +650,6 @@ def inputs_of(config, source, labels, seed):
     draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[GANS[config["model"]].noise]
     z = draw_z((len(labels), config["z_dim"]), np.float32)
     return as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
-
-
-def drawn_classes(config):
-    """The classes of a model's samples: all if it is told the class, else the one it learned."""
-    if GANS[config["model"]].labels:
-        return config["classes"]
-    return [config["of_class"] or "unlabelled"]
-
-
-def in_turn(config, n):
-    """Labels (n,) of samples: the classes take turns."""
-    return np.arange(n) % len(drawn_classes(config))
 
 
 @torch.no_grad()
@@ -692,8 +674,12 @@ def draw(generator, inputs, batch=64):
     return np.concatenate(images)
 
 
-def sample_set(name, config, generator, source, labels, seed, seen):
-    """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
+def sample_set(name, config, generator, source, n, seed, **seen):
+    """n samples, classes in turn, or as many as there are to translate; `seen` goes with them."""
+    classes = config["classes"]
+    if not GANS[config["model"]].labels:  # it is told no class, and draws what it learned
+        classes = [config["of_class"] or "unlabelled"]
+    labels = np.arange(n) % len(classes)
     inputs = inputs_of(config, source, labels, seed)
     if "dry_run_of" in config:            # four, again and again
         pictures = draw(generator, inputs[:4])
@@ -701,74 +687,58 @@ def sample_set(name, config, generator, source, labels, seed, seen):
     else:
         pictures = draw(generator, inputs)
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
-    no_part = np.full(len(ids), "", "U5")
-    model, classes = config["model"], drawn_classes(config)
+    no_part = np.zeros(len(ids), "U5")
+    model = config["model"]
     info = dict(source=f"{model} {name}", generator=model, size=config["size"]) | seen
     return data.ImageSet(pictures, labels[:len(ids)], classes, ids, ids, no_part, info)
 
 
 # ---- Training
 
-def load_images(args, entry):
-    """(training images, images to translate or None, test images of the classes, unless seen)."""
+def training_part(path, of_class=None, size=None):
+    """The training images of a set, of one class if it is named, resized if a size is given."""
+    images = data.load(path, folder_size=size).part("train")
+    if of_class:
+        images = images.of_class(of_class)
+    return data.resized(images, size)
+
+
+def load_images(args):
+    """(images to learn from, unseen test images), of --class alone if given. --leak: all, none."""
     whole = data.load(args.data, folder_size=args.size)
-    if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
-              "makes one)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
-    images, source = whole, None
-    if not args.leak:
-        images = whole.part("train")
+    images = whole if args.leak else whole.part("train")
     images = images.share(args.share)
-    if entry.translates:
-        source = source_images(args.source, args.source_class, args.size)
-        images = images.take(slice(max(1, round(args.top * len(images)))))
-    unseen = (whole.split == "test") & np.isin(whole.labels, images.labels) & (not args.leak)
-    return data.resized(images, args.size), source, data.resized(whole.take(unseen), args.size)
+    unseen = whole.take((whole.split == "test") & (not args.leak))
+    if "top" in args:
+        images = images.take(slice(round(args.top * len(images))))
+    return data.resized(images, args.size), data.resized(unseen, args.size)
 
 
-def source_images(path, of_class, size):
-    """The training part of what a CycleGAN translates, of one class if it is named."""
-    source = data.load(path, folder_size=size)
-    if of_class:
-        source = source.of_class(of_class)
-    return data.resized(source.part("train"), size)
-
-
-def labels_to_draw(args, config, images):
-    """(n,) class numbers of what --samples asks for; 1/1 is as many as there are `images`."""
-    if args.samples == "balance":
-        return labels_that_balance(args, config)
+def number_of_samples(args, whole):
+    """What --samples asks for; 1/1 is the `whole` number of images to draw like, or from."""
+    if args.samples == "balance":         # as many as the largest class has more of
+        counts = training_part(args.data, size=args.size).share(args.share).counts()
+        if args.of_class not in counts:
+            raise UserError("--samples balance: give --class, the one that lacks images")
+        return max(1, max(counts.values()) - counts[args.of_class])
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
-        number = number * len(images)
-    jobs.check_memory(round(number), args.size)
-    return in_turn(config, max(1, round(number)))
-
-
-def labels_that_balance(args, config):
-    """As many of --class, or of each class of an ACGAN, as the largest class has more of."""
-    train = data.load(args.data, folder_size=args.size).part("train").share(args.share)
-    counts, classes = train.counts(), drawn_classes(config)
-    if not set(classes) <= set(counts):
-        raise UserError("--samples balance: give --class, the one that lacks images")
-    lacking = [max(counts.values()) - counts[name] for name in classes]
-    if not any(lacking):
-        lacking[0] = 1                    # a set of samples is never empty
-    turn = np.concatenate([np.arange(number) for number in lacking])
-    labels = np.repeat(np.arange(len(classes)), lacking)
-    return labels[np.argsort(turn, kind="stable")]      # in turn, until each class is full
+        number = number * whole
+    return max(1, round(number))
 
 
 def train(args):
     """Set up, train, finish."""
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
-    images, source, held_out = load_images(args, entry)
-    to_draw = source or images            # like these, or from these
+    images, unseen = load_images(args)
+    to_draw, source = images, None        # samples are to be like these
+    if entry.translates:
+        to_draw = source = training_part(args.source, args.source_class, args.size)
     epoch_steps = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)
     names = "model seed precision leak share of_class snapshots source_class top".split()
     config = jobs.config_of(args, names, entry.recipe, epoch_steps)
@@ -777,10 +747,8 @@ def train(args):
         config["source"] = source.fingerprint()
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
-    labels = labels_to_draw(args, config, to_draw)
-    if entry.translates and len(labels) > len(source):
-        raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
-    config["samples"] = len(labels)
+    config["samples"] = number_of_samples(args, len(to_draw))
+    jobs.check_memory(config["samples"], args.size)
     if jobs.start_job(out, config):
         return
 
@@ -789,7 +757,7 @@ def train(args):
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
-    finish(m, args, held_out, labels, begun, cost)
+    finish(m, args, unseen, begun, cost)
 
 
 def build(config, images, source, device):
@@ -846,37 +814,33 @@ def loop(m, out, train_step, steps_to_do, progress):
 
 def log_samples(m, out, done):
     """Every tenth of the training: save a grid of samples, and --snapshots."""
-    config = m.config
-    inputs = inputs_of(config, m.source, in_turn(config, 16), config["seed"])
-    samples = draw(m.average, inputs)
+    seed, n = m.config["seed"], m.config["snapshots"]
+    samples = sample_set(out.name, m.config, m.average, m.source, 16, seed).images
     data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
     if m.source is not None:              # sources above what became of them
         samples = np.concatenate([m.source.images[:8], samples[:8]])
     data.save_grid(out / "grid.png", samples)
 
-    if config["snapshots"]:               # to be measured later: paper 004, Figure 6
-        labels, seed = in_turn(config, config["snapshots"]), config["seed"] + 2
-        snapshot = sample_set(out.name, config, m.average, m.source, labels, seed, {})
-        snapshot.save(out / f"snapshots/{done:06d}.npy")
+    if n:                                 # to be measured later: paper 004, Figure 6
+        more = sample_set(out.name, m.config, m.average, m.source, n, seed + 2)
+        more.save(out / f"snapshots/{done:06d}.npy")
 
 
-def finish(m, args, held_out, labels, begun, cost):
+def finish(m, args, unseen, begun, cost):
     """Weights, samples, their measures, result.json."""
-    out, config = Path(args.out), m.config
+    out, config, seed = Path(args.out), m.config, m.config["seed"]
     if not args.forget:
-        weights = dict(average=m.average.state_dict())
-        if GANS[config["model"]].lends:
-            weights["discriminator"] = m.discriminator.state_dict()
-        jobs.save_state(out / "model.pt", weights)
+        jobs.save_state(out / "model.pt", dict(
+            average=m.average.state_dict(), discriminator=m.discriminator.state_dict()))
 
-    seed, seen = config["seed"], data.what_was_seen(m.images, m.source)
-    generated = sample_set(out.name, config, m.average, m.source, labels, seed + 1, seen)
+    generated = sample_set(out.name, config, m.average, m.source, config["samples"], seed + 1,
+                           **data.what_was_seen(m.images, m.source))
     generated.save(out / "samples.npy")
 
-    values = metrics.judge_generated(generated, m.images, held_out, seed, m.source)
+    values = metrics.judge_generated(generated, m.images, unseen, seed, m.source)
     jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
                     metrics=values, curves=m.record["curves"], cost=cost)
-    print(f"{out}: {config['steps']} steps, {len(labels)} samples, see {out}/grid.png")
+    print(f"{out}: {config['steps']} steps, {len(generated)} samples, see {out}/grid.png")
     if values["collapsed"]:
         print(f"COLLAPSED: diversity {values['diversity']:.2f}")
 
@@ -887,30 +851,19 @@ def sample(args):
     """More images of a finished run. They, too, say what the GAN has seen."""
     run = Path(args.run)
     saved, config = jobs.load_run(run, GANS)
-    entry, classes = GANS[config["model"]], drawn_classes(config)
-    jobs.check_memory(args.n, config["size"])
+    entry, source = GANS[config["model"]], None
     with jobs.used(run / "model.pt"):
         generator = entry.generator(config).eval()
         generator.load_state_dict(saved["average"])
-
-    labels = in_turn(config, args.n)
-    if args.of_class:
-        if args.of_class not in classes:
-            raise UserError(f"--class {args.of_class}: {run} draws {', '.join(classes)}")
-        labels[:] = classes.index(args.of_class)
-    earlier = data.load(run / "samples.npy")
-    source, seen = None, {name: earlier.info[name] for name in ("digests", "seen_ids")}
     if entry.translates:
         if not args.source:
             raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
-        source = source_images(args.source, config["source_class"], config["size"])
-        if args.n > len(source):
-            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
-        seen = data.what_was_seen(earlier, source)
-    name = f"{run.name}/{args.seed}"
-    generated = sample_set(name, config, generator, source, labels, args.seed, seen)
+        source = training_part(args.source, config["source_class"], config["size"])
+    seen = data.what_was_seen(data.load(run / "samples.npy"), source)
+    generated = sample_set(
+        f"{run.name}/{args.seed}", config, generator, source, args.n, args.seed, **seen)
     generated.save(args.out)
-    print(f"{args.out}: {len(generated)} images, {generated.counts()}")
+    print(f"{args.out}: {generated.counts()}")
 
 
 def layer_table(net, shape):
@@ -920,7 +873,7 @@ def layer_table(net, shape):
         sides = []
         if isinstance(net, nn.Sequential):          # LAPGAN's levels stand side by side
             x = layer(x)
-            sides = list(x[-1].shape if isinstance(x, tuple) else x.shape)[1:]
+            sides = list(x[-1].shape)               # of the one image
         rows.append([type(layer).__name__, sides, sum(p.numel() for p in layer.parameters())])
     return [*rows, ["total", [], sum(count for _, _, count in rows)]]
 
@@ -951,7 +904,7 @@ def add_train_options(add, entry):
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
         help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
-             "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
+             "to translate, of which there are no more; balance: as many as --class lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.translates:
@@ -981,7 +934,6 @@ def main():
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
     p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default 64)")
-    p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
     p.add_argument("--source", help="for a CycleGAN: the set whose training part it translates")
     p.add_argument("--out", required=True, help="a file ending in .npy, or a folder for PNG files")
