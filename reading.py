@@ -27,7 +27,7 @@ csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab")
 TEXTS = ("", ".txt")                    # tables too, if a known column names images
-SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet")
+SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
 NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
@@ -136,12 +136,12 @@ def walk(folder, seen):
 
 
 def files_of(folder):
-    """{path: function that opens it} of all files below a folder and in its zips, or of one zip."""
+    """{path: function that reads it} of all files below a folder and in its zips, or of one zip."""
     files = {}
     for file in walk(folder, set()) if folder.is_dir() else [folder]:
         path = file.relative_to(folder).as_posix()
         if kind_of(file) != ".zip":
-            files[path] = functools.partial(open, file, "rb")
+            files[path] = file.read_bytes
             continue
         try:
             archive = zipfile.ZipFile(file)
@@ -149,23 +149,18 @@ def files_of(folder):
             raise UserError(f"{file} is not a readable zip: get it again") from None
         for name in archive.namelist():             # the archive's name may tell the part
             inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
-            files[inside] = functools.partial(archive.open, name)
+            files[inside] = functools.partial(archive.read, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
 
 
-def contents(open_file):
-    with open_file() as file:
-        return file.read()
-
-
-def photograph(open_file, size):
-    return decode(contents(open_file), size)
+def photograph(read, size):
+    return decode(read(), size)
 
 
 def decode(raw, size):
     """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop; any
-    mode, EXIF rotation, transparency on white."""
+    mode, EXIF rotation."""
     with Image.open(io.BytesIO(raw)) as image:
         image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
@@ -174,9 +169,6 @@ def decode(raw, size):
             bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
             white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
             image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
 
 
@@ -280,35 +272,35 @@ def not_understood(place, why, header):
         "(image, label, lesion_id, patient_id, split), or move it out of the set's folder")
 
 
-def read_table(place, name, open_file, find, named, strict):
-    """The Table; without rows if no known column is said to name images: no more is read. strict:
+def read_table(place, name, raw, find, named, strict):
+    """The Table; without rows if no known column is said to name images: no more is parsed. strict:
     then no other column may name any."""
-    with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
-        first = text.readline(1_000_000)
-        if first.startswith("sep="):            # as Excel writes it; line 2 is still line 2
-            first = "\n" + text.readline(1_000_000)
-        if "\0" in first and kind_of(name) in TABLES:
-            raise UserError(f"{place} is not in UTF-8: save it in that encoding")
-        comma = max(",;\t|", key=first.count)
-        raw = itertools.chain(io.StringIO(first), text)
-        cells = csv.reader(raw, delimiter=comma, skipinitialspace=True)
-        lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
-        top = next(lines, (0, []))
-        header = top[1]
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace", newline="")
+    first = text.readline()
+    if first.startswith("sep="):                # as Excel writes it; line 2 is still line 2
+        first = "\n" + text.readline()
+    if "\0" in first and kind_of(name) in TABLES:
+        raise UserError(f"{place} is not in UTF-8: save it in that encoding")
+    comma = max(",;\t|", key=first.count)
+    both = itertools.chain(io.StringIO(first), text)
+    cells = csv.reader(both, delimiter=comma, skipinitialspace=True)
+    lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
+    top = next(lines, (0, []))
+    header = top[1]
+    columns = understood(header, named)
+    if not columns["image"] and any(map(find, header)):     # no header: numbers are the titles
+        lines = itertools.chain([top], lines)
+        header = [str(k + 1) for k in range(len(header))]
+        if len(header) == 2 and is_known(top[1][1]):        # as of ISIC 2016
+            header = ["image", "label"]
         columns = understood(header, named)
-        if not columns["image"] and any(map(find, header)):     # no header: numbers are the titles
-            lines = itertools.chain([top], lines)
-            header = [str(k + 1) for k in range(len(header))]
-            if len(header) == 2 and is_known(top[1][1]):        # as of ISIC 2016
-                header = ["image", "label"]
-            columns = understood(header, named)
-        if not columns["image"]:
-            for title, cell in zip(header, next(lines, top)[1]):
-                if strict and find(cell) and not cell.isdigit():
-                    raise not_understood(place, f"has images in column {title}", header)
-            return Table(name, header, columns, [], 0)
-        lines = list(lines)
+    if not columns["image"]:
+        for title, cell in zip(header, next(lines, top)[1]):
+            if strict and find(cell) and not cell.isdigit():
+                raise not_understood(place, f"has images in column {title}", header)
+        return Table(name, header, columns, [], 0)
 
+    lines = list(lines)
     for line, row in lines:
         if any(row[len(header):]):
             why = f"line {line} has more cells than the header: quote those that hold {comma!r}"
@@ -334,7 +326,7 @@ def read_tables(folder, files, find, named):
             continue
         strict = not own or name in own
         try:
-            table = read_table(folder / name, name, files[name], find, named, strict)
+            table = read_table(folder / name, name, files[name](), find, named, strict)
         except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
         if kind_of(name) in TABLES or table.columns["image"]:
@@ -374,7 +366,7 @@ def values_of(tables, files, zeros, named):
     for table in tables:
         of_table = part_of([*Path(table.name).parent.parts, Path(table.name).stem])
         for place, row, names in table.rows:
-            if len(names) > 1 and len({hash_of(contents(files[name])) for name in names}) > 1:
+            if len(names) > 1 and len({hash_of(files[name]()) for name in names}) > 1:
                 raise UserError(f"{place}: different pictures, give their paths: {first_of(names)}")
             told = {}
             for meaning in ("lesion", "patient", "part"):
@@ -408,29 +400,25 @@ def told_by(tables, *meanings):
     return first_of(words)
 
 
-def meaning_of(title, cells):
-    """What a column seems to tell by its title or all of its cells, or ""."""
-    if len(cells) > 1 and all(map(is_known, cells)):
-        return "label"
-    if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
-        return "lesion"
-    is_flag = re.sub("^(is|in)", "", plain(title)) in PARTS         # is_test: 0 or 1
-    return "part" if cells <= set(PARTS) or is_flag else ""
-
-
 def doubts_of(table, told, named):
     """Sentences: what a table seems to tell, but does not. told: meanings that reach images."""
     for meaning in DECISIVE:
         if table.columns[meaning] and meaning not in told:
             yield f"tells the {meaning} of no image that is here"
     settled = named.keys() | {meaning.replace("patient", "lesion") for meaning in told}
-    for k, title in enumerate(table.header):
-        cells = {row[k].lower() for _, row, _ in table.rows} - NO_ID
-        meaning = meaning_of(title, cells) if cells else ""
-        if k in table.columns["lesion"] and meaning == "label" and "lesion" not in named:
-            yield f"holds classes in column {title}: --columns lesion=none"
-        if k in table.columns["unused"] and meaning and meaning not in settled:
-            yield f"seems to tell the {meaning} in column {title}: --columns {meaning}={title}"
+    for k in table.columns["lesion"] + table.columns["unused"]:
+        title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
+        seems = ""
+        if cells <= set(PARTS) or re.sub("^(is|in)", "", plain(title)) in PARTS:    # or is_test
+            seems = "part"
+        if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
+            seems = "lesion"
+        if len(cells) > 1 and all(map(is_known, cells)):
+            seems = "label"
+            if k in table.columns["lesion"] and "lesion" not in named:
+                yield f"holds classes in column {title}: --columns lesion=none"
+        if cells and seems and seems not in settled and k in table.columns["unused"]:
+            yield f"seems to tell the {seems} in column {title}: --columns {seems}={title}"
 
 
 # ---- Sets
@@ -449,19 +437,16 @@ def rows_of(labels, files, values, named):
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
-    patients = collections.defaultdict(set)
-    for name in labels:
-        patients[values["lesion", name][0]].add(values["patient", name][0])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
-            lesion = f"patient {patient} {lesion}".strip()      # lesions numbered anew in each
+        if patient:                                             # lesions may be numbered in each
+            lesion = f"patient {patient} {lesion}".strip()
         part = values["part", name][0]
         if "(none)" not in named.get("part", ""):
             part = part or part_of(name.split("/")[:-1]) or values["table", name][0]
         file_name = Path(name).name.lower()
-        content = times[file_name] > 1 and hash_of(contents(files[name]))
+        content = times[file_name] > 1 and hash_of(files[name]())
         picture = functools.partial(photograph, files[name])
         row = Row(name, label, lesion or name, part, picture)
         rows.setdefault((file_name, label, part, content), row)
@@ -531,11 +516,8 @@ def read_rows(folder, zeros=None, columns=()):
     if not labels:
         labels = classes_of_folders(pictures)
         classes = set(labels.values())
-        beside = [table.name for table in tables]
-        for name in files:                          # as YOLO's, a text for each image
-            if kind_of(name) in SHEETS or kind_of(name) == ".txt" and find(Path(name).stem):
-                beside.append(name)
         few = sum(map(is_known, classes)) < min(2, len(classes))
+        beside = [name for name in files if kind_of(name) in (*TABLES, *SHEETS)]
         if few and beside and "label" not in named:
             raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, "
                             "or if folders tell them, --columns label=folder")
