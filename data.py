@@ -39,7 +39,6 @@ STUDIES = {
     "dcgan_cls": (TWO, "kaggle_binary, isic_archive, ham10000, isic2019"),
     "acgan_cyclegan": (EIGHT, "isic2019, ham10000"),
     "dermagan": ("AK BCC BKL MEL".split(), "its 1,976 images (unpublished), isic2019, ham10000"),
-                                        # so that whatever serves is named a stand-in
     "dcgan_inception": (TWO, "isic_archive, kaggle_binary, ham10000, isic2019"),
     "controls": (TWO, "isic2019, isic_archive, ham10000, kaggle_binary"),
 }
@@ -175,8 +174,6 @@ def load(path, size=None, folder_size=None, columns=()):
             path = path / name
     if path.suffix in (".npy", ".npz"):
         return resized(load_file(path), size)
-    if (path / "config.json").exists():
-        raise UserError(f"{path} is a job that has not made its images: finish it first")
     info = {}
     if (path / "info.json").exists():               # whose they are, what their GAN has seen
         info = jobs.read_json(path / "info.json")
@@ -256,7 +253,6 @@ def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or images.images.shape[1] == size:
         return images
-    jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     for picture, image in zip(pictures, images.images):
         picture[:] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
@@ -749,9 +745,7 @@ def prepare(args):
 def counts_of_parts(images):
     """{part: {class: number of images}}; a set without parts has one called "all"."""
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    if not parts:
-        return {"all": images.counts()}
-    return {part: images.part(part).counts() for part in parts}
+    return {part: images.part(part).counts() for part in parts} or {"all": images.counts()}
 
 
 def warnings_of(images):

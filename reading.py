@@ -268,7 +268,7 @@ def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
         "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... patient=... "
-        "part=... (or lesion=none, patient=none, part=none, part=folder), or write a labels.csv "
+        "part=... (or lesion=none, patient=none, part=none: no column), or write a labels.csv "
         "(image, label, lesion_id, patient_id, split), or move it out of the set's folder")
 
 
@@ -333,7 +333,7 @@ def read_tables(folder, files, find, named):
             tables.append(table)
     titles = {plain(title) for table in tables for title in table.header}
     for title in " ".join(named.values()).split():
-        if title not in titles | {"(folder)", "(none)"}:
+        if title not in titles:
             headers = {table.name: first_of(table.header) for table in tables}
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
     for meaning, table in itertools.product(DECISIVE, tables):
@@ -432,7 +432,7 @@ class Row(NamedTuple):
     picture: Callable   # size -> uint8 (size, size, 3)
 
 
-def rows_of(labels, files, values, named):
+def rows_of(labels, files, values):
     """A Row of each image that has a label, but one for all files of the same name, class, part and
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
@@ -442,9 +442,8 @@ def rows_of(labels, files, values, named):
         lesion, patient = values["lesion", name][0], values["patient", name][0]
         if patient:                                             # lesions may be numbered in each
             lesion = f"patient {patient} {lesion}".strip()
-        part = values["part", name][0]
-        if "(none)" not in named.get("part", ""):
-            part = part or part_of(name.split("/")[:-1]) or values["table", name][0]
+        in_folder = part_of(name.split("/")[:-1])
+        part = values["part", name][0] or in_folder or values["table", name][0]
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(files[name]())
         picture = functools.partial(photograph, files[name])
@@ -497,13 +496,11 @@ def read_rows(folder, zeros=None, columns=()):
     others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
     others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
-        raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
-    named = {}                                      # what is said twice adds
-    for meaning, titles in columns:
-        words = [f"({titles})"]                     # no column is called so
+        raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing, or a job that is not done'}")
+    named = dict.fromkeys((meaning for meaning, _ in columns), "")
+    for meaning, titles in columns:                 # what is said twice adds
         if titles not in ("folder", "none"):
-            words = map(plain, titles.split(","))
-        named[meaning] = " ".join([named.get(meaning, ""), *words])
+            named[meaning] += " ".join(map(plain, titles.split(","))) + " "
 
     find = finder(pictures)
     tables = read_tables(folder, files, find, named)
@@ -522,7 +519,7 @@ def read_rows(folder, zeros=None, columns=()):
             raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, "
                             "or if folders tell them, --columns label=folder")
 
-    rows = rows_of(labels, files, values, named)
+    rows = rows_of(labels, files, values)
     notes = notes_on(tables, rows, labels, pictures)
     if others:
         notes.append(f"left out, no photographs: {counted(others)}")
