@@ -194,13 +194,15 @@ def load_file(path):
             rest = jobs.read_json(path.with_suffix(".json"))
         else:
             images = np.load(path)["arr_0"]
-            ids = [f"{path.name}/{k}" for k in range(len(images))]
-            rest = dict(classes=["unlabelled"], labels=[0] * len(ids), ids=ids, groups=ids,
-                        split=[""] * len(ids), info={})
+            n = len(images)
+            ids = [f"{path.name}/{k}" for k in range(n)]
+            rest = dict(classes=["unlabelled"], labels=[0] * n, ids=ids, groups=ids,
+                        split=[""] * n, info={})
         columns = {name: np.array(rest[name]) for name in COLUMNS}
         classes = [plain_name(name) for name in rest["classes"]]
         n, side = images.shape[:2]
-        assert images.shape == (n, side, side, 3) and images.dtype == np.uint8, "no RGB squares"
+        assert images.shape == (n, side, side, 3), "no RGB squares"
+        assert images.dtype == np.uint8, "no bytes"
         assert {n} == {*map(len, columns.values())}, "another number of labels than of images"
         assert set(rest["labels"]) <= set(range(len(classes))), "labels without a class"
     except Exception as problem:                    # numpy and zipfile raise a dozen types
@@ -222,14 +224,16 @@ def load_synthetic(source, size=None, folder_size=None):
         images = replace(images, classes=[label], labels=images.labels * 0)
     if images.classes == ["unlabelled"]:
         raise UserError(f"{source}: of which class? Say CLASS={source}, as benign={source}")
-    return replace(images, info=dict(generator=Path(path).name, source=source) | images.info)
+    of_path = dict(generator=Path(path).name, source=source)
+    return replace(images, info=of_path | images.info)
 
 
 def decoded(rows, size, info):
     """The image set of these rows. UserError, naming them, if some cannot be read."""
     jobs.check_memory(len(rows), size)
     pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
-    bad, progress = [], jobs.Progress(f"decoding {info['source']}", len(rows))
+    progress = jobs.Progress(f"decoding {info['source']}", len(rows))
+    bad = []
 
     def work(k):
         try:
@@ -289,7 +293,8 @@ def find_set(root, study):
 def choose(rows, limits, seed):
     """At most limits[class] images of a class, whole lesions at random."""
     sizes = collections.Counter((row.label, row.lesion) for row in rows)
-    lesions, taken = sorted(sizes), set()
+    lesions = sorted(sizes)
+    taken = set()
     found = collections.Counter(row.label for row in rows)
     if not limits.keys() <= found.keys():
         raise UserError(f"--limit {first_of([*limits])}: the classes are {first_of(sorted(found))}")
@@ -329,7 +334,8 @@ def split_by_group(labels, groups, share, seed):
 def with_split(images, val=0.1, test=0.2, seed=0):
     """Every image marked train, val or test. Parts that come with the set are kept, but what they
     share, a picture or lesion, stays in test (else in val) alone; info counts what is dropped."""
-    joined, first_with = DisjointSet(images.groups), {}
+    joined = DisjointSet(images.groups)
+    first_with = {}
     for group, digest in zip(images.groups, images.digests()):
         joined.merge(first_with.setdefault(digest, group), group)
     groups = np.array([joined[group] for group in images.groups])
@@ -371,12 +377,14 @@ def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     rows, notes = read_rows(Path(args.source), args.zeros, args.columns)
     images = decoded(rows, 64, dict(source=args.source))
-    parts, labels = images.split, np.array(images.classes)[images.labels]
+    parts = images.split
+    labels = np.array(images.classes)[images.labels]
     print("\n".join(notes + warnings_of(images)))
     print(f"{len(images)} images of {len(set(images.groups))} lesions: {counts_of_parts(images)}")
 
     a, b = near_pairs(images)
-    across, digests = parts[a] != parts[b], images.digests()
+    across = parts[a] != parts[b]
+    digests = images.digests()
     equal = digests[a] == digests[b]
     conflict = equal & (labels[a] != labels[b])
     print(f"equal pictures: {equal.sum()} pairs, {conflict.sum()} of them under two labels, "
@@ -680,7 +688,8 @@ def lesions(args):
 
 def gather(args, size):
     """The images that `prepare` was asked for; info says how the set was read."""
-    classes, stand_in, notes = args.classes, None, []
+    stand_in, notes = None, []
+    classes = args.classes
     if args.study:
         classes, _ = STUDIES[args.study]
     if args.built_in:
@@ -702,7 +711,8 @@ def gather(args, size):
 
 def prepare(args):
     """Decode a set once, split it by lesion, and write it as images.npy, the folder of a job."""
-    out, begun = Path(args.out), time.time()
+    begun = time.time()
+    out = Path(args.out)
     images = gather(args, 2 * args.size if args.enhance else args.size)
     if args.enhance:                                # filtered first, then reduced
         filtered = replace(images, images=enhance(images.images))
@@ -728,7 +738,8 @@ def prepare(args):
         save_grid(out / "before_after.png", before_after)
     show_training_images(images, out, args.seed)
     images.save(out / "images.npy")
-    counts, n_lesions = counts_of_parts(images), len(set(images.groups))
+    counts = counts_of_parts(images)
+    n_lesions = len(set(images.groups))
     jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=info,
                     lesions=n_lesions)
 
@@ -745,7 +756,8 @@ def prepare(args):
 def counts_of_parts(images):
     """{part: {class: number of images}}; a set without parts has one called "all"."""
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    return {part: images.part(part).counts() for part in parts} or {"all": images.counts()}
+    counts = {part: images.part(part).counts() for part in parts}
+    return counts or {"all": images.counts()}
 
 
 def warnings_of(images):

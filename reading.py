@@ -39,8 +39,7 @@ PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
 PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
 PARTS |= dict.fromkeys(("test", "testing", "testset"), "test")
 
-# What the columns of public tables mean, by plain(title); of several the first counts: in ISIC 2020
-# few images have a diagnosis.
+# What titles mean, by plain(title). The first counts: in ISIC 2020 few images have a diagnosis.
 COLUMN_NAMES = {
     "image": "image imageid imagename isicid imgid img filename file imagepath filepath path",
     "label": "label class benignmalignant dx diagnosis diagnostic diagnosis3 diagnosis1",
@@ -49,6 +48,7 @@ COLUMN_NAMES = {
     "part": "splitbylesion split part subset set partition fold phase usage",
 }
 DECISIVE = ("label", "lesion", "patient", "part")
+
 # What public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
     "AK": "ack akiec actinickeratosis solaroractinickeratosis",
@@ -123,9 +123,8 @@ def kind_of(name):
 
 
 def walk(folder, seen):
-    """Every file below a folder, links last. No folder is seen twice, so that circles end."""
-    is_job = (folder / ".lock").exists()            # made by this project, inside of the set
-    if is_job or folder.resolve() in seen:
+    """Every file below a folder, links last, but of no job. No folder is seen twice: circles end."""
+    if (folder / ".lock").exists() or folder.resolve() in seen:
         return
     seen.add(folder.resolve())
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):

@@ -29,18 +29,6 @@ def test_drawn_lesions_depend_on_their_seed_alone_and_are_balanced():
     assert set(np.unique(drawn.groups, return_counts=True)[1]) == {1, 2, 3}
 
 
-def test_a_lesion_is_the_same_at_every_size_and_artefacts_do_not_know_its_class(monkeypatch):
-    large, small = [data.draw_lesion(5, 8, 0, size=size).astype(float) for size in (96, 32)]
-    blocks = large.reshape(32, 3, 32, 3, 3).mean((1, 3))
-    assert np.corrcoef(blocks.ravel(), small.ravel())[0, 1] > 0.95
-    shown = []
-    for odds in (0.0, 1.0):
-        monkeypatch.setattr(data, "ARTEFACTS", dict.fromkeys(data.ARTEFACTS, odds))
-        shown.append(np.array([data.draw_lesion(label, 40, 1).mean(2) for label in (0, 5)]))
-    change = shown[1] / shown[0].clip(8)
-    assert np.corrcoef(change.reshape(2, -1))[0, 1] > 0.9
-
-
 # ---- Other people's sets
 
 def png(image, form="PNG", **options):
@@ -354,9 +342,9 @@ def test_lesions_stay_whole_also_if_an_equal_picture_joins_them_and_shares_are_m
 
 
 def test_copies_across_given_parts_stay_in_test_else_in_val_and_limits_take_whole_lesions():
-    given = "train train val test test train train"
-    kept = data.with_split(set_of(list("abcdefg"), [1, 2, 3, 1, 5, 6, 3], given))
-    assert " ".join(kept.split) == "train val test test train" and kept.info["dropped"] == 2
+    given = "train train val test test train train val"
+    kept = data.with_split(set_of(list("abcdefgh"), [1, 2, 3, 1, 5, 6, 3, 5], given))
+    assert " ".join(kept.split) == "train val test test train" and kept.info["dropped"] == 3
     rows = data.lesion_rows(240, 0)
     for limit in range(1, 12):
         few = data.choose(rows, dict(NV=limit), limit)
