@@ -790,10 +790,9 @@ def export(args):
     images = load(args.run).part(args.part).share(args.share)
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
     replace(images, info=info | what_was_seen(images)).save(args.out)
-    print(f"{args.out}: {images.counts()}. Let your generator learn from each class, and write its "
-          f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of "
-          f"{args.out}/info.json, which says what it has seen. Then:\n"
-          "bash run_all.sh controls --data ... --synthetic MINE")
+    classes = " and MINE/".join(images.classes)
+    print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a copy "
+          f"of {args.out}/info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def class_limit(text):

@@ -487,15 +487,14 @@ def read_rows(folder, zeros=None, columns=()):
     zeros: the class of rows that hold only zeros; columns: what the user says that they mean, as
     ("label", "dx") or ("part", "none").
     """
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist")
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
     pictures = [name for name in images if not MASKS.search(name)]
     others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
     others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
-        raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing, or a job that is not done'}")
+        found = counted(others) or "nothing"
+        raise UserError(f"{folder} does not exist, is not done, or holds no images but {found}")
     named = dict.fromkeys((meaning for meaning, _ in columns), "")
     for meaning, titles in columns:                 # what is said twice adds
         if titles not in ("folder", "none"):

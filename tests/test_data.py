@@ -303,7 +303,7 @@ def test_images_of_any_generator(tmp_path, lesions):
 def test_export_gives_a_generator_its_share_and_what_it_will_have_seen(tmp_path, cli, lesions):
     data.replace(lesions, info=dict(dataset="that")).save(tmp_path / "set.npy")
     export = ["data", "export", tmp_path / "set.npy", "--share", "1/2", "--out", tmp_path / "out"]
-    assert "run_all.sh controls --data ... --synthetic" in cli(*export)[1]
+    assert "run_all.sh controls --data ... --synthetic MINE" in cli(*export)[1]
     half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out")
     assert sorted(again.digests()) == sorted(half.digests()) == again.info["digests"]
     assert again.counts() == half.counts()
