@@ -791,8 +791,8 @@ def export(args):
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
     replace(images, info=info | what_was_seen(images)).save(args.out)
     classes = " and MINE/".join(images.classes)
-    print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a copy "
-          f"of {args.out}/info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
+    print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a "
+          f"copy of its info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def class_limit(text):

@@ -123,7 +123,7 @@ def kind_of(name):
 
 
 def walk(folder, seen):
-    """Every file below a folder, links last, but of no job. No folder is seen twice: circles end."""
+    """Every file below a folder, links last, but of no job. No folder is seen twice."""
     if (folder / ".lock").exists() or folder.resolve() in seen:
         return
     seen.add(folder.resolve())

@@ -24,8 +24,9 @@ def test_drawn_lesions_depend_on_their_seed_alone_and_are_balanced():
     assert (few.images == drawn.images[:12]).all() and list(few.ids) == list(drawn.ids[:12])
     assert (others.images != few.images).any()
     assert drawn.counts() == dict.fromkeys(data.EIGHT, 12) and len(set(drawn.ids)) == 96
-    mean = [193.243, 139.046, 136.466]
-    assert drawn.images.mean((0, 1, 2)) == pytest.approx(mean, abs=0.01)
+    means = [193.243, 139.046, 136.466], [182.264, 125.841, 116.963]
+    for images, mean in zip((drawn, others), means):
+        assert images.images.mean((0, 1, 2)) == pytest.approx(mean, abs=0.01)
     assert set(np.unique(drawn.groups, return_counts=True)[1]) == {1, 2, 3}
 
 
@@ -420,6 +421,13 @@ def test_bilateral_follows_its_definition_and_gamma_brightens_as_the_formula_say
     assert np.abs(data.bilateral(image)[0, y, x] - total / weights).max() <= 0.51
     flat = np.full((1, 16, 16, 3), 64, np.uint8)
     assert (data.enhance(flat) == round(255 * (64 / 255) ** (1 / 1.5))).all()
+
+
+def test_images_are_enhanced_before_they_are_reduced(tmp_path, done):
+    done("data", "prepare", "--built-in", 24, "--size", 16, "--enhance", "--out", tmp_path)
+    drawn = data.built_in(24, 32)
+    expected = data.resized(data.replace(drawn, images=data.enhance(drawn.images)), 16)
+    assert set(expected.digests()) == set(data.load(tmp_path).digests())
 
 
 def affine(**ranges):
