@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 import jobs
 from jobs import UserError
-from reading import (SUFFIXES, Row, class_name, counted, decode, first_of, hash_of, plain,
-                     plain_name, read_rows)
+from reading import (COLUMN_NAMES, SUFFIXES, Row, class_name, counted, decode, first_of, hash_of,
+                     plain, plain_name, read_rows)
 
 TWO = ["benign", "malignant"]
 EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()
@@ -39,7 +39,6 @@ STUDIES = {
     "dcgan_cls": (TWO, "kaggle_binary, isic_archive, ham10000, isic2019"),
     "acgan_cyclegan": (EIGHT, "isic2019, ham10000"),
     "dermagan": ("AK BCC BKL MEL".split(), "its 1,976 images (unpublished), isic2019, ham10000"),
-                                        # so that whatever serves is named a stand-in
     "dcgan_inception": (TWO, "isic_archive, kaggle_binary, ham10000, isic2019"),
     "controls": (TWO, "isic2019, isic_archive, ham10000, kaggle_binary"),
 }
@@ -124,14 +123,12 @@ class ImageSet:
 
         if path.exists():
             raise UserError(f"{path} is there already: choose a new folder")
-        begun = path.with_name(f".{path.name}.part")        # becomes `path` when it is complete
-        shutil.rmtree(begun, ignore_errors=True)            # left by a kill
+        path.mkdir(parents=True)
+        jobs.write_json(path / "info.json", self.info)      # first: what its GAN has seen
         for k, (image, label) in enumerate(zip(self.images, self.labels)):
-            file = begun / self.classes[label] / f"{k:05d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file = path / self.classes[label] / f"{k:05d}.png"
+            file.parent.mkdir(exist_ok=True)
             Image.fromarray(image).save(file)
-        jobs.write_json(begun / "info.json", self.info)
-        begun.replace(path)
 
 
 def mix(sets):
@@ -165,11 +162,11 @@ def what_was_seen(*sets):
 
 # ---- Reading
 
-def load(path, size=None, folder_size=None, named={}):
+def load(path, size=None, folder_size=None, columns=()):
     """The image set of an .npy or .npz file, a job's folder, a folder of images or a zip.
 
     size: in pixels; None leaves a file as it is, and a tree of GAN images at their GAN's size; any
-    other folder needs one, or a folder_size of its own. named: as in read_rows.
+    other folder needs one, or a folder_size of its own. columns: as in read_rows.
     """
     path = Path(path)
     for name in ("images.npy", "samples.npy"):      # the folder of a `prepare` or a GAN job
@@ -177,12 +174,10 @@ def load(path, size=None, folder_size=None, named={}):
             path = path / name
     if path.suffix in (".npy", ".npz"):
         return resized(load_file(path), size)
-    if (path / "config.json").exists():
-        raise UserError(f"{path} is a job that has not made its images: finish it first")
     info = {}
     if (path / "info.json").exists():               # whose they are, what their GAN has seen
         info = jobs.read_json(path / "info.json")
-    rows, notes = read_rows(path, named=named)
+    rows, notes = read_rows(path, columns=columns)
     size = size or info.get("size") or folder_size
     if size is None:
         raise UserError(f"{path} holds image files: prepare it first, or give --size")
@@ -199,18 +194,17 @@ def load_file(path):
             rest = jobs.read_json(path.with_suffix(".json"))
         else:
             images = np.load(path)["arr_0"]
-            ids = [f"{path.name}/{k}" for k in range(len(images))]
-            rest = dict(classes=["unlabelled"], labels=[0] * len(ids), ids=ids, groups=ids,
-                        split=[""] * len(ids), info={})
-        columns = {name: np.array(rest[name], str) for name in COLUMNS}
-        columns["labels"] = np.array(rest["labels"], np.int64)
+            n = len(images)
+            ids = [f"{path.name}/{k}" for k in range(n)]
+            rest = dict(classes=["unlabelled"], labels=[0] * n, ids=ids, groups=ids,
+                        split=[""] * n, info={})
+        columns = {name: np.array(rest[name]) for name in COLUMNS}
         classes = [plain_name(name) for name in rest["classes"]]
         n, side = images.shape[:2]
         assert images.shape == (n, side, side, 3), "no RGB squares"
         assert images.dtype == np.uint8, "no bytes"
         assert {n} == {*map(len, columns.values())}, "another number of labels than of images"
-        assert set(rest["labels"]) <= set(range(len(set(classes)))), "labels without a class"
-        assert set(rest["split"]) <= {"", "train", "val", "test"}, "unknown parts"
+        assert set(rest["labels"]) <= set(range(len(classes))), "labels without a class"
     except Exception as problem:                    # numpy and zipfile raise a dozen types
         raise UserError(f"{path} is not an image set of this project: {problem}") from None
     return ImageSet(images, classes=classes, info=rest["info"], **columns)
@@ -222,24 +216,24 @@ def load_synthetic(source, size=None, folder_size=None):
     """
     label, _, path = str(source).partition("=")
     if Path(source).exists() or not path:
-        label, path = None, source
-    named = dict(label="folder") if label else {}   # tables tell nothing
-    images = load(path, size, folder_size, named)
-    if label and len(images.classes) > 1:
-        images = images.of_class(label)
-    if label:
+        images, path = load(source, size, folder_size), source
+    else:
+        images = load(path, size, folder_size, [("label", "folder")])   # tables tell nothing
+        if len(images.classes) > 1:
+            images = images.of_class(label)
         images = replace(images, classes=[label], labels=images.labels * 0)
     if images.classes == ["unlabelled"]:
         raise UserError(f"{source}: of which class? Say CLASS={source}, as benign={source}")
-    name = Path(path).name
-    return replace(images, info=dict(generator=name, source=name) | images.info)
+    of_path = dict(generator=Path(path).name, source=source)
+    return replace(images, info=of_path | images.info)
 
 
 def decoded(rows, size, info):
     """The image set of these rows. UserError, naming them, if some cannot be read."""
     jobs.check_memory(len(rows), size)
     pictures = np.empty((len(rows), size, size, 3), np.uint8)   # one array: photographs fill memory
-    bad, progress = [], jobs.Progress(f"decoding {info['source']}", len(rows))
+    progress = jobs.Progress(f"decoding {info['source']}", len(rows))
+    bad = []
 
     def work(k):
         try:
@@ -252,9 +246,9 @@ def decoded(rows, size, info):
         for k, _ in enumerate(pool.map(work, range(len(rows)))):
             progress(k + 1)
     if bad:
-        bad = f"{len(bad)} unreadable images: {first_of(sorted(bad))}"
-        raise UserError(f"{info['source']}: repair or remove {bad}")
-    names, labels, lesions, parts, *_ = map(np.array, zip(*rows))
+        raise UserError(f"{info['source']}: repair or remove {len(bad)} unreadable images: "
+                        f"{first_of(sorted(bad))}")
+    names, labels, lesions, parts, _ = map(np.array, zip(*rows))
     classes, numbers = np.unique(labels, return_inverse=True)
     return ImageSet(pictures, numbers, classes.tolist(), names, lesions, parts, info)
 
@@ -263,7 +257,6 @@ def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or images.images.shape[1] == size:
         return images
-    jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     for picture, image in zip(pictures, images.images):
         picture[:] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
@@ -290,23 +283,22 @@ def find_set(root, study):
     """(the folder below root that serves a study, what it stands in for or None)."""
     names = STUDIES[study][1].split(", ")
     found = [name for name in names if (root / name).is_dir()]
-    folder, name = root, f"your own {root.name}"
-    if found:
-        folder, name = root / found[0], found[0]
-    if name == names[0] or study == "controls":
+    folder = root / found[0] if found else root
+    if found[:1] == names[:1] or study == "controls":
         return folder, None
+    name = found[0] if found else f"your own {root.name}"
     return folder, f"{name} instead of {names[0]}"
 
 
 def choose(rows, limits, seed):
     """At most limits[class] images of a class, whole lesions at random."""
     sizes = collections.Counter((row.label, row.lesion) for row in rows)
-    lesions, taken = sorted(sizes), set()
-    room = dict(collections.Counter(row.label for row in rows))
-    for label in limits:
-        if label not in room:
-            raise UserError(f"--limit {label}: the classes are {first_of(sorted(room))}")
-    room |= limits
+    lesions = sorted(sizes)
+    taken = set()
+    found = collections.Counter(row.label for row in rows)
+    if not limits.keys() <= found.keys():
+        raise UserError(f"--limit {first_of([*limits])}: the classes are {first_of(sorted(found))}")
+    room = dict(found) | limits
     for k in np.random.default_rng(seed).permutation(len(lesions)):
         label, _ = lesions[k]
         if sizes[lesions[k]] <= room[label]:
@@ -342,7 +334,8 @@ def split_by_group(labels, groups, share, seed):
 def with_split(images, val=0.1, test=0.2, seed=0):
     """Every image marked train, val or test. Parts that come with the set are kept, but what they
     share, a picture or lesion, stays in test (else in val) alone; info counts what is dropped."""
-    joined, first_with = DisjointSet(images.groups), {}
+    joined = DisjointSet(images.groups)
+    first_with = {}
     for group, digest in zip(images.groups, images.digests()):
         joined.merge(first_with.setdefault(digest, group), group)
     groups = np.array([joined[group] for group in images.groups])
@@ -382,14 +375,12 @@ def near_test(images):
 
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
-    folder = Path(args.source)
-    rows, notes = read_rows(folder, args.zeros, columns_of(args))
-    images = decoded(rows, 64, dict(source=folder.name))
-    labels, parts = np.array(images.classes)[images.labels], images.split
+    rows, notes = read_rows(Path(args.source), args.zeros, args.columns)
+    images = decoded(rows, 64, dict(source=args.source))
+    parts = images.split
+    labels = np.array(images.classes)[images.labels]
     print("\n".join(notes + warnings_of(images)))
-    print(f"images: {len(images)} of {len(set(images.groups))} lesions")
-    for part, counts in counts_of_parts(images).items():
-        print(f"{part}: {counts}")
+    print(f"{len(images)} images of {len(set(images.groups))} lesions: {counts_of_parts(images)}")
 
     a, b = near_pairs(images)
     across = parts[a] != parts[b]
@@ -398,17 +389,12 @@ def check(args):
     conflict = equal & (labels[a] != labels[b])
     print(f"equal pictures: {equal.sum()} pairs, {conflict.sum()} of them under two labels, "
           f"{(equal & across).sum()} across parts")
-    for k in [*np.flatnonzero(conflict), *np.flatnonzero(equal & ~conflict)][:10]:
-        print(f"    {images.ids[a[k]]} ({labels[a[k]]}) = {images.ids[b[k]]} ({labels[b[k]]})")
+    for one, other in zip(a[conflict][:10], b[conflict]):
+        print(f"    {images.ids[one]} ({labels[one]}) = {images.ids[other]} ({labels[other]})")
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
-    for what in ("lesion", "patient"):
-        parts = collections.defaultdict(set)
-        for row in rows:
-            parts[getattr(row, what)].add(row.part)
-        parts.pop("", None)                         # of no known patient
-        shared = [name for name, some in parts.items() if len(some) > 1]
-        print(f"in more than one part: {len(shared)} {what}s")
+    n_parts = collections.Counter(lesion for lesion, _ in {*zip(images.groups, parts)})
+    print(f"in more than one part: {sum(n > 1 for n in n_parts.values())} lesions")
 
 
 # ---- Preprocessing of paper 001
@@ -589,9 +575,8 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n, seed, size=8):
+def lesion_rows(n, seed):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
-    jobs.check_memory(n, size)
     rows = []
     for lesion in itertools.count():
         for view in range(lesion % 3 + 1):
@@ -599,13 +584,12 @@ def lesion_rows(n, seed, size=8):
                 return rows
             name, label = f"lesion{lesion:05d}", lesion % 8
             picture = functools.partial(draw_lesion, label, lesion, view, seed)
-            rows.append(Row(f"{name}_{view}", EIGHT[label], name, "", "", picture))
+            rows.append(Row(f"{name}_{view}", EIGHT[label], name, "", picture))
 
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    rows = lesion_rows(n, seed, size)
-    return decoded(rows, size, dict(source=f"drawn lesions (seed {seed})"))
+    return decoded(lesion_rows(n, seed), size, dict(source=f"drawn lesions (seed {seed})"))
 
 
 # ---- Batches on the device
@@ -702,23 +686,20 @@ def lesions(args):
     built_in(args.n, args.size, args.seed).save(args.out)
 
 
-def gather(args):
+def gather(args, size):
     """The images that `prepare` was asked for; info says how the set was read."""
-    classes, stand_in, notes = args.classes, None, []
+    stand_in, notes = None, []
+    classes = args.classes
     if args.study:
         classes, _ = STUDIES[args.study]
-    size = args.size
-    if args.enhance:                                # filtered first, then reduced
-        size = 2 * args.size
-
     if args.built_in:
-        rows = lesion_rows(args.built_in, args.seed, size)
+        rows = lesion_rows(args.built_in, args.seed)
         source = f"drawn lesions (seed {args.seed})"
     else:
         folder = Path(args.source)
         if args.study:
             folder, stand_in = find_set(folder, args.study)
-        rows, notes = read_rows(folder, args.zeros, columns_of(args))
+        rows, notes = read_rows(folder, args.zeros, args.columns)
         source = folder.name
     if classes:
         rows = of_classes(rows, classes, notes)
@@ -730,13 +711,13 @@ def gather(args):
 
 def prepare(args):
     """Decode a set once, split it by lesion, and write it as images.npy, the folder of a job."""
-    out, begun = Path(args.out), time.time()
-    images = gather(args)
-    if args.enhance:
-        before = images.images[:8]
-        images = replace(images, images=enhance(images.images))
-        before_after = np.concatenate([before, images.images[:8]])
-    images = resized(images, args.size)
+    begun = time.time()
+    out = Path(args.out)
+    images = gather(args, 2 * args.size if args.enhance else args.size)
+    if args.enhance:                                # filtered first, then reduced
+        filtered = replace(images, images=enhance(images.images))
+        before_after = np.concatenate([images.images[:8], filtered.images[:8]])
+        images = resized(filtered, args.size)
     images = with_split(images, args.val, args.test, args.seed)
     if "train" not in images.split:
         raise UserError("no image is left to train on: a smaller --val or --test, or --resplit")
@@ -747,9 +728,6 @@ def prepare(args):
     info["near_test"] = int(near.sum())
     info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
     info["reading"] += warnings_of(images)
-    for part, share in (("val", args.val), ("test", args.test)):
-        if share and part not in images.split:
-            info["reading"].append(f"warning: {part} has no image: its share holds no whole lesion")
 
     decisive = "study size val test resplit limit enhance drop_near seed"
     config = {name: getattr(args, name) for name in decisive.split()}
@@ -760,7 +738,8 @@ def prepare(args):
         save_grid(out / "before_after.png", before_after)
     show_training_images(images, out, args.seed)
     images.save(out / "images.npy")
-    counts, n_lesions = counts_of_parts(images), len(set(images.groups))
+    counts = counts_of_parts(images)
+    n_lesions = len(set(images.groups))
     jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=info,
                     lesions=n_lesions)
 
@@ -777,9 +756,8 @@ def prepare(args):
 def counts_of_parts(images):
     """{part: {class: number of images}}; a set without parts has one called "all"."""
     parts = [part for part in ("train", "val", "test") if part in images.split]
-    if not parts:
-        return {"all": images.counts()}
-    return {part: images.part(part).counts() for part in parts}
+    counts = {part: images.part(part).counts() for part in parts}
+    return counts or {"all": images.counts()}
 
 
 def warnings_of(images):
@@ -812,10 +790,9 @@ def export(args):
     images = load(args.run).part(args.part).share(args.share)
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
     replace(images, info=info | what_was_seen(images)).save(args.out)
-    print(f"{args.out}: {images.counts()}. Let your generator learn from each class, and write its "
-          f"images to MINE/{' and MINE/'.join(images.classes)}, with a copy of "
-          f"{args.out}/info.json, which says what it has seen. Then:\n"
-          "bash run_all.sh controls --data ... --synthetic MINE")
+    classes = " and MINE/".join(images.classes)
+    print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a "
+          f"copy of its info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def class_limit(text):
@@ -825,19 +802,11 @@ def class_limit(text):
 
 
 def column(text):
-    """An argparse type: image, label, lesion, patient or part = the name of a column."""
+    """An argparse type: a key of COLUMN_NAMES = the title of a column."""
     meaning, _, title = text.partition("=")
-    if meaning not in "image label lesion patient part".split() or not plain(title):
+    if meaning not in COLUMN_NAMES or not plain(title):
         raise ValueError
     return meaning, title
-
-
-def columns_of(args):
-    """{meaning: titles of columns}: what is said twice adds."""
-    named = collections.defaultdict(list)
-    for meaning, title in args.columns:
-        named[meaning].append(title)
-    return {meaning: ",".join(titles) for meaning, titles in named.items()}
 
 
 def main():

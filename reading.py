@@ -4,12 +4,12 @@ One rule: what decides classes, lesions and parts is said; what looks as if it s
 understood is an error that shows the header. Folders give classes only where no table does.
 """
 import collections
-import contextlib
 import csv
 import functools
 import hashlib
 import io
 import itertools
+import os
 import re
 import warnings
 import zipfile
@@ -25,9 +25,9 @@ Image.MAX_IMAGE_PIXELS = 64_000_000     # of one file: 192 MB; where Pillow warn
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-TABLES = (".csv", ".tsv", ".tab", "")
-DEEP = ("I", "F")          # Pillow's modes of grey of 16 or 32 bits, or float
-SHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet"}
+TABLES = (".csv", ".tsv", ".tab")
+TEXTS = ("", ".txt")                    # tables too, if a known column names images
+SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
 NO_ID = EMPTY | {"none", "unknown"}
 ONE = re.compile(r"(?i)1([.,]0*)?(e[+-]?0+)?|true")
@@ -39,8 +39,7 @@ PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
 PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
 PARTS |= dict.fromkeys(("test", "testing", "testset"), "test")
 
-# What the columns of public tables mean, by plain(title); of several the first counts: in ISIC 2020
-# few images have a diagnosis.
+# What titles mean, by plain(title). The first counts: in ISIC 2020 few images have a diagnosis.
 COLUMN_NAMES = {
     "image": "image imageid imagename isicid imgid img filename file imagepath filepath path",
     "label": "label class benignmalignant dx diagnosis diagnostic diagnosis3 diagnosis1",
@@ -49,6 +48,7 @@ COLUMN_NAMES = {
     "part": "splitbylesion split part subset set partition fold phase usage",
 }
 DECISIVE = ("label", "lesion", "patient", "part")
+
 # What public sets call a class, by plain(name). HAM10000 files Bowen's disease under akiec too.
 CLASS_NAMES = {
     "AK": "ack akiec actinickeratosis solaroractinickeratosis",
@@ -122,11 +122,9 @@ def kind_of(name):
     return Path(name).suffix.lower()
 
 
-def walk(folder, seen=None):
-    """Every file below a folder, links last. No folder is seen twice, so that circles end."""
-    seen = seen or set()
-    is_job = (folder / "config.json").exists() and (folder / ".lock").exists()
-    if folder.resolve() in seen or seen and is_job:     # a job, made inside of the set
+def walk(folder, seen):
+    """Every file below a folder, links last, but of no job. No folder is seen twice."""
+    if (folder / ".lock").exists() or folder.resolve() in seen:
         return
     seen.add(folder.resolve())
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
@@ -137,12 +135,12 @@ def walk(folder, seen=None):
 
 
 def files_of(folder):
-    """{path: function that opens it} of all files below a folder and in its zips, or of one zip."""
+    """{path: function that reads it} of all files below a folder and in its zips, or of one zip."""
     files = {}
-    for file in walk(folder) if folder.is_dir() else [folder]:
+    for file in walk(folder, set()) if folder.is_dir() else [folder]:
         path = file.relative_to(folder).as_posix()
         if kind_of(file) != ".zip":
-            files[path] = functools.partial(open, file, "rb")
+            files[path] = file.read_bytes
             continue
         try:
             archive = zipfile.ZipFile(file)
@@ -150,32 +148,30 @@ def files_of(folder):
             raise UserError(f"{file} is not a readable zip: get it again") from None
         for name in archive.namelist():             # the archive's name may tell the part
             inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
-            files[inside] = functools.partial(archive.open, name)
+            files[inside] = functools.partial(archive.read, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
 
 
-def is_mask(name, stems):
-    """Does it mark the lesion of another picture? stems: of all pictures, in small letters."""
-    stem = Path(name).stem.lower()
-    return MASK.search(stem) and MASK.sub("", stem) in stems
+def photograph(read, size):
+    return decode(read(), size)
 
 
-def lists_images(name, open_file, stems):
-    """Does a text name pictures, or has the name of one? Plain numbers prove nothing."""
-    words = re.findall(r"[^\s,;|]+", contents(open_file).decode(errors="replace"))
-    found = stems.intersection(Path(word.lower()).stem for word in [name, *words])
-    return not all(map(str.isdigit, found))
+def decode(raw, size):
+    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop; any
+    mode, EXIF rotation."""
+    with Image.open(io.BytesIO(raw)) as image:
+        image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):       # grey of 16 or 32 bits, or float
+            grey = np.asarray(image, np.float64)
+            bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
+            white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
+            image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
 
 
-def contents(open_file):
-    with open_file() as file:
-        return file.read()
-
-
-def photograph(open_file, size):
-    return decode(contents(open_file), size)
-
+# ---- Folders
 
 def part_of(folders):
     """The part that folders tell, the nearest to the image first: test, or else one such word in a
@@ -189,28 +185,31 @@ def part_of(folders):
     return ""
 
 
-def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop; any
-    mode, EXIF rotation, transparency on white."""
-    with Image.open(io.BytesIO(raw)) as image:
-        image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(DEEP):
-            grey = np.asarray(image, np.float64)
-            bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
-            white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
-            image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
+def class_of_folder(folder):
+    """What class a folder may be: benign if train_benign, but none, "", if train or train_2."""
+    if not part_of([folder]):
+        return folder
+    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
+    return rest if is_known(rest) else ""
 
 
-def is_deep(open_file):
-    """Is it grey of more than 8 bits? By its header alone; what is no image is told later."""
-    with contextlib.suppress(Exception), open_file() as file, Image.open(file) as image:
-        return image.mode.startswith(DEEP)
-    return False
+def classes_of_folders(pictures):
+    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
+    part's folder, and none that all images share. Masks of other pictures have none."""
+    stems = {Path(name).stem.lower() for name in pictures}
+    folders, labels = {}, {}
+    for name in pictures:
+        stem = Path(name).stem.lower()
+        if not MASK.search(stem) or MASK.sub("", stem) not in stems:
+            folders[name] = [*filter(None, map(class_of_folder, name.split("/")[:-1]))]
+    shared = set.intersection(*map(set, folders.values()))
+    for name, above in folders.items():
+        own = [folder for folder in above if folder not in shared]
+        nearest = [*filter(is_known, own)] or own
+        if nearest:
+            labels[name] = nearest[-1]
+    only = [*filter(is_known, above)] or ["unlabelled"]         # where all share their folders
+    return labels or dict.fromkeys(folders, only[-1])
 
 
 # ---- Tables
@@ -219,30 +218,31 @@ class Table(NamedTuple):
     name: str           # path below the set's folder
     header: list
     columns: dict       # {meaning or "unused": [numbers of columns]}, [] where there is none
-    rows: list          # (where it stands, cells, [images that it names])
-    unknown: list       # titles of columns that name images, where no known one does
+    rows: list          # (where it stands, cells, [images]) of the rows that name images
+    missing: int        # number of the other rows
 
 
 def finder(pictures):
-    """A function that finds the pictures which a cell means: by path, file name or stem, in any
-    case, with either slash, as they lay on any machine. strictly: no folder may disagree."""
-    def key_of(path):
-        path = "/" + path.replace("\\", "/").lower().lstrip("./")
+    """A function that finds the pictures which a cell means: of those of its stem, in any case, the
+    ones whose paths end most like the cell, then those below the table's folder."""
+    def parts_of(path):
+        path = path.replace("\\", "/").lower()
         if kind_of(path) in SUFFIXES:
             path = path.removesuffix(kind_of(path))
-        return path
+        return path.split("/")[::-1]
 
     by_stem = collections.defaultdict(list)
     for name in pictures:
-        by_stem[Path(key_of(name)).name].append(name)
+        by_stem[parts_of(name)[0]].append(name)
 
-    def find(cell, beside="", strictly=True):
-        key, found = key_of(cell), []
-        for name in by_stem.get(Path(key).name, []):
-            if not strictly or key_of(name).endswith(key) or key.endswith(key_of(name)):
-                found.append(name)
-        found = [name for name in found if kind_of(name) == kind_of(cell)] or found
-        return [name for name in found if name.startswith(beside)] or found
+    def find(cell, beside=""):
+        def likeness(name):
+            common = os.path.commonprefix([parts_of(name), parts_of(cell)])
+            return len(common), name.startswith(beside), kind_of(name) == kind_of(cell)
+
+        names = by_stem.get(parts_of(cell)[0], [])
+        best = max(map(likeness, names), default=None)
+        return [name for name in names if likeness(name) == best]
 
     return find
 
@@ -255,10 +255,7 @@ def understood(header, named):
         if meaning == "image":          # each table may have its own
             titles += " " + COLUMN_NAMES["image"]
         found = [keys.index(key) for key in titles.split() if key in keys]
-        if named.get(meaning) in ("folder", "none"):
-            found = []
-        several = meaning in named and meaning != "image"
-        columns[meaning] = found if several else found[:1]
+        columns[meaning] = found if meaning in named else found[:1]
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
         columns["label"] = [k for k, title in enumerate(header) if is_known(title)]
     used = set(itertools.chain(*columns.values()))
@@ -270,88 +267,78 @@ def not_understood(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say which columns count: --columns "
         "image=... label=... (or label=A,B,C: of 0 and 1; label=folder) lesion=... patient=... "
-        "part=... (or lesion=none, patient=none, part=none, part=folder), or write a labels.csv "
+        "part=... (or lesion=none, patient=none, part=none: no column), or write a labels.csv "
         "(image, label, lesion_id, patient_id, split), or move it out of the set's folder")
 
 
-def read_table(place, name, open_file, find, named):
-    """The Table; without rows if no known column is said to name images: no more is read."""
-    with io.TextIOWrapper(open_file(), "utf-8-sig", "replace", newline="") as text:
-        first = text.readline(1_000_000)
-        if first.startswith("sep="):            # as Excel writes it; line 2 is still line 2
-            first = "\n" + text.readline(1_000_000)
-        if "\0" in first and kind_of(name):
-            raise UserError(f"{place} is not in UTF-8: save it in that encoding")
-        comma = max(",;\t|", key=first.count)
-        raw = itertools.chain(io.StringIO(first), text)
-        cells = csv.reader(raw, delimiter=comma, skipinitialspace=True)
-        lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
-        top = list(itertools.islice(lines, 2)) or [(0, [])]
-        header = top[0][1]
+def read_table(place, name, raw, find, named, strict):
+    """The Table; without rows if no known column is said to name images: no more is parsed. strict:
+    then no other column may name any."""
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace", newline="")
+    first = text.readline()
+    if first.startswith("sep="):                # as Excel writes it; line 2 is still line 2
+        first = "\n" + text.readline()
+    if "\0" in first and kind_of(name) in TABLES:
+        raise UserError(f"{place} is not in UTF-8: save it in that encoding")
+    comma = max(",;\t|", key=first.count)
+    both = itertools.chain(io.StringIO(first), text)
+    cells = csv.reader(both, delimiter=comma, skipinitialspace=True)
+    lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
+    top = next(lines, (0, []))
+    header = top[1]
+    columns = understood(header, named)
+    if not columns["image"] and any(map(find, header)):     # no header: numbers are the titles
+        lines = itertools.chain([top], lines)
+        header = [str(k + 1) for k in range(len(header))]
+        if len(header) == 2 and is_known(top[1][1]):        # as of ISIC 2016
+            header = ["image", "label"]
         columns = understood(header, named)
-        if columns["image"] or not any(map(find, header)):
-            del top[0]
-        else:                                       # no header: numbers are the titles
-            header = [str(k + 1) for k in range(len(header))]
-            if len(header) == 2 and is_known(top[0][1][1]):     # as of ISIC 2016
-                header = ["image", "label"]
-            columns = understood(header, named)
-        if not columns["image"]:
-            seen = itertools.chain(*[zip(header, row) for _, row in top])
-            unknown = [title for title, cell in seen if find(cell) and not cell.isdigit()]
-            return Table(name, header, columns, [], unknown)
-        lines = [*top, *lines]
+    if not columns["image"]:
+        for title, cell in zip(header, next(lines, top)[1]):
+            if strict and find(cell) and not cell.isdigit():
+                raise not_understood(place, f"has images in column {title}", header)
+        return Table(name, header, columns, [], 0)
 
-    beside = name[:name.rfind("/") + 1]
-    for strictly in (True, False):
-        rows = []
-        for line, row in lines:
-            if any(row[len(header):]):
-                why = f"line {line} has more cells than the header: quote cells that hold {comma!r}"
-                why += f", or give the header a title for each. It is: {first_of(header, 12)}"
-                raise UserError(f"{place} {why}")
-            row += [""] * (len(header) - len(row))
-            names = find(row[columns["image"][0]], beside, strictly)
+    lines = list(lines)
+    for line, row in lines:
+        if any(row[len(header):]):
+            why = f"line {line} has more cells than the header: quote those that hold {comma!r}"
+            raise not_understood(place, why, header)
+        row += [""] * (len(header) - len(row))
+    for meaning in ("lesion", "patient", "part"):               # an empty column is none
+        told = [k for k in columns[meaning] if {row[k].lower() for _, row in lines} - NO_ID]
+        columns[meaning] = told
+    image, beside = columns["image"][0], name[:name.rfind("/") + 1]
+    rows = []
+    for line, row in lines:
+        names = find(row[image], beside)
+        if names:
             rows.append((f"{place} line {line}", row, names))
-        if any(names for *_, names in rows):
-            break
-    return Table(name, header, columns, rows, [])
+    return Table(name, header, columns, rows, len(lines) - len(rows))
 
 
-def read_tables(folder, files, pictures, named):
-    """The Tables of a set."""
-    tables, find = [], finder(pictures)
+def read_tables(folder, files, find, named):
+    """The Tables of a set. What a labels.csv tells counts in no other."""
+    tables, own = [], [name for name in files if Path(name).name.lower() == "labels.csv"]
     for name in files:
-        if kind_of(name) not in TABLES:
+        if kind_of(name) not in (*TABLES, *TEXTS):
             continue
+        strict = not own or name in own
         try:
-            table = read_table(folder / name, name, files[name], find, named)
+            table = read_table(folder / name, name, files[name](), find, named, strict)
         except (csv.Error, OSError, RuntimeError, zipfile.BadZipFile) as problem:
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
-        if table.columns["image"] or table.unknown or kind_of(name):    # LICENSE is none
+        if kind_of(name) in TABLES or table.columns["image"]:
             tables.append(table)
-    headers = {table.name: first_of(table.header) for table in tables}
-    known = set(map(plain, itertools.chain(*[table.header for table in tables])))
+    titles = {plain(title) for table in tables for title in table.header}
     for title in " ".join(named.values()).split():
-        if title not in known | {"folder", "none"}:
+        if title not in titles:
+            headers = {table.name: first_of(table.header) for table in tables}
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
-    own = [table for table in tables if Path(table.name).name.lower() == "labels.csv"]
-    for table in own or tables:
-        for title in table.unknown:
-            raise not_understood(folder / table.name, f"has images in column {title}", table.header)
     for meaning, table in itertools.product(DECISIVE, tables):
-        wins = any(says(one, meaning) for one in own)               # what one writes oneself
-        if wins and table not in own and table.columns["image"]:
+        if table.name not in own and any(one.columns[meaning] for one in tables if one.name in own):
             table.columns["unused"] += table.columns.pop(meaning)
     return tables
-
-
-def says(table, meaning):
-    """Has the table a cell that is not empty in a column of this meaning?"""
-    for k in table.columns[meaning]:
-        if {row[k].lower() for _, row, _ in table.rows} - NO_ID:
-            return True
-    return False
 
 
 def class_of(table, row, place, zeros):
@@ -375,24 +362,23 @@ def class_of(table, row, place, zeros):
 def values_of(tables, files, zeros, named):
     """{(meaning, image): (text, where it stands)}. Two rows that disagree are an error."""
     values = collections.defaultdict(lambda: ("", ""))
-    by_name = "part" not in named and not told_by(tables, "part")
     for table in tables:
         of_table = part_of([*Path(table.name).parent.parts, Path(table.name).stem])
         for place, row, names in table.rows:
-            if len(names) > 1 and len({hash_of(contents(files[name])) for name in names}) > 1:
+            if len(names) > 1 and len({hash_of(files[name]()) for name in names}) > 1:
                 raise UserError(f"{place}: different pictures, give their paths: {first_of(names)}")
             told = {}
             for meaning in ("lesion", "patient", "part"):
                 cells = [row[k] for k in table.columns[meaning]]
                 told[meaning] = " ".join(cell for cell in cells if cell.lower() not in NO_ID)
-            if names and told["part"].lower() not in ("", *PARTS):
+            if told["part"].lower() not in ("", *PARTS):
                 why = f"holds {told['part']!r}, which is not train, val or test"
                 raise not_understood(place, why, table.header)
             told["part"] = PARTS.get(told["part"].lower())
-            if names and table.columns["label"]:
+            if table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
-            if by_name and (table.columns["label"] or len(table.header) == 1):
-                told["part"] = of_table
+            if "part" not in named and (table.columns["label"] or len(table.header) == 1):
+                told["table"] = of_table
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
@@ -403,6 +389,37 @@ def values_of(tables, files, zeros, named):
     return values
 
 
+def told_by(tables, *meanings):
+    """"column dx of HAM10000_metadata.csv", of all tables that tell it; "" if none does."""
+    words = []
+    for meaning, table in itertools.product(meanings, tables):
+        titles = [table.header[k] for k in table.columns[meaning]]
+        if titles and table.rows:
+            words.append(f"column {first_of(titles, 12)} of {table.name}")
+    return first_of(words)
+
+
+def doubts_of(table, told, named):
+    """Sentences: what a table seems to tell, but does not. told: meanings that reach images."""
+    for meaning in DECISIVE:
+        if table.columns[meaning] and meaning not in told:
+            yield f"tells the {meaning} of no image that is here"
+    settled = named.keys() | {meaning.replace("patient", "lesion") for meaning in told}
+    for k in table.columns["lesion"] + table.columns["unused"]:
+        title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
+        seems = ""
+        if cells <= set(PARTS) or re.sub("^(is|in)", "", plain(title)) in PARTS:    # or is_test
+            seems = "part"
+        if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
+            seems = "lesion"
+        if len(cells) > 1 and all(map(is_known, cells)):
+            seems = "label"
+            if k in table.columns["lesion"] and "lesion" not in named:
+                yield f"holds classes in column {title}: --columns lesion=none"
+        if cells and seems and seems not in settled and k in table.columns["unused"]:
+            yield f"seems to tell the {seems} in column {title}: --columns {seems}={title}"
+
+
 # ---- Sets
 
 class Row(NamedTuple):
@@ -411,185 +428,97 @@ class Row(NamedTuple):
     label: str
     lesion: str
     part: str           # train, val, test or ""
-    patient: str
     picture: Callable   # size -> uint8 (size, size, 3)
 
 
-def as_class(folder):
-    """What class a folder may be: benign if train_benign, but none, "", if train or train_2."""
-    if not part_of([folder]):
-        return folder
-    rest = " ".join(word for word in WORD.findall(folder) if word.lower() not in PARTS)
-    return rest if is_known(rest) else ""
-
-
-def classes_of_folders(pictures):
-    """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
-    part's folder, and none that all images share."""
-    folders = {}
-    for name in pictures:
-        folders[name] = list(filter(None, map(as_class, name.split("/")[:-1])))
-    shared = set.intersection(*map(set, folders.values()))
-    labels = {}
-    for name, above in folders.items():
-        own = [one for one in above if one not in shared]
-        if own:
-            labels[name] = ([one for one in own if is_known(one)] or own)[-1]
-    only = [one for one in shared if is_known(one)] or ["unlabelled"]
-    return labels or dict.fromkeys(pictures, only[0])
-
-
-def meaning_of(title, cells):
-    """What a column that is not used should be named, by its title or all of its cells, or ""."""
-    if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
-        return f"lesion={title}"
-    if len(cells) > 1 and all(map(is_known, cells)):
-        return f"label={title}"
-    if cells <= set(PARTS):
-        return f"part={title}"
-    flags = all(ONE.fullmatch(cell) or ZERO.fullmatch(cell) for cell in cells)
-    if flags and re.sub("^(is|in)", "", plain(title)) in PARTS:
-        return "part=none"                          # is_test: its parts need a labels.csv
-    return ""
-
-
-def reaches_no_image(table, told, few):
-    """Sentences: what a table tells of no image. told: meanings of columns that reach images; few:
-    do folders decide the classes, with fewer than two known names?"""
-    keys = [key for key in ("lesion", "patient") if table.columns[key] and key in told]
-    for meaning in DECISIVE:            # a list of classes, or a log of phases, decides nothing
-        joins = keys or table.columns["image"] or meaning in ("lesion", "patient")
-        if table.columns[meaning] and meaning not in told and joins:
-            yield f"tells the {meaning} of no image that is here"
-    named_here = any(names for *_, names in table.rows)
-    if few and (table.columns["unused"] or not named_here):
-        yield "may tell classes, but not of images in columns that are known"
-
-
-def seems_to_decide(table, told, named):
-    """Sentences: columns that seem to decide something, but are not used. told: as above."""
-    rows = [row for _, row, names in table.rows if names]
-    settled = named.keys() | {one.replace("patient", "lesion") for one in told}
-    for k in table.columns["lesion"] + table.columns["unused"]:
-        title, cells = table.header[k], {row[k].lower() for row in rows} - NO_ID
-        words = meaning_of(title, cells) if cells else ""
-        if k in table.columns["lesion"] and "lesion" not in named and words.startswith("label"):
-            advice = "lesion=none"
-            if "label" not in told or k in table.columns["label"]:
-                advice = f"{words} lesion=none"
-            yield f"holds classes in column {title}: --columns {advice}"
-        if words and words.split("=")[0] not in settled:
-            yield f"seems to decide something in column {title}: --columns {words}"
-
-
-def rows_of(labels, files, values, tables, named):
+def rows_of(labels, files, values):
     """A Row of each image that has a label, but one for all files of the same name, class, part and
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
-    by_column, patients = told_by(tables, "part"), collections.defaultdict(set)
-    for name in labels:
-        patients[values["lesion", name][0]].add(values["patient", name][0])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
-            lesion = f"patient {patient} {lesion}".strip()      # lesions numbered anew in each
-        part = values["part", name][0]
-        if not (part and by_column) and named.get("part") != "none":
-            part = part_of(name.split("/")[:-1]) or part        # a table's name comes last
+        if patient:                                             # lesions may be numbered in each
+            lesion = f"patient {patient} {lesion}".strip()
+        in_folder = part_of(name.split("/")[:-1])
+        part = values["part", name][0] or in_folder or values["table", name][0]
         file_name = Path(name).name.lower()
-        content = times[file_name] > 1 and hash_of(contents(files[name]))
+        content = times[file_name] > 1 and hash_of(files[name]())
         picture = functools.partial(photograph, files[name])
-        row = Row(name, label, lesion or name, part, patient, picture)
+        row = Row(name, label, lesion or name, part, picture)
         rows.setdefault((file_name, label, part, content), row)
     return list(rows.values())
 
 
-def told_by(tables, *meanings):
-    """"column dx of HAM10000_metadata.csv", of all tables that tell it; "" if none does."""
-    words = []
-    for meaning, table in itertools.product(meanings, tables):
-        titles = [table.header[k] for k in table.columns[meaning]]
-        if titles and any(names for *_, names in table.rows):
-            words.append(f"column {first_of(titles, 12)} of {table.name}")
-    return first_of(words)
-
-
 def notes_on(tables, rows, labels, pictures):
-    """Sentences on what tells lesions and parts, and on what was not used."""
+    """Sentences on what tells classes, lesions and parts, and on what was not used."""
+    classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
     lesions = told_by(tables, "lesion", "patient") or "not given"
     alone = sum(row.lesion == row.name for row in rows)
+    free = sum(not row.part for row in rows)
     parts = "not given"
-    if any(row.part for row in rows):
+    if free < len(rows):
         parts = told_by(tables, "part") or "names of folders or tables"
-        free = [row for row in rows if not row.part]
-        if free:
-            parts += f"; {len(free)} images of no part go to train"
-    notes = [f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
+        parts += f"; {free} images of no part go to train" * (free > 0)
+    notes = [f"classes: {classes}",
+             f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
-    for name, header, _, lines, _ in tables:
-        missing = [names for *_, names in lines].count([])
-        if not lines:
+    for name, header, columns, found, missing in tables:
+        if not columns["image"]:
             notes.append(f"not used: {name}, no known column names images: {first_of(header)}")
         if missing:
-            notes.append(f"left out: {missing} of {len(lines)} rows of {name}: no such image here")
+            of = f"{missing} of {missing + len(found)} rows of {name}"
+            notes.append(f"left out: {of}: no such image here")
     lost = sorted(set(pictures) - set(labels))
     if lost:
-        n_lost = f"{len(lost)} of {len(pictures)} images"
-        notes.append(f"left out: {n_lost} of no class: {first_of(lost, 3)}")
+        of = f"{len(lost)} of {len(pictures)} images"
+        notes.append(f"left out: {of} of no class: {first_of(lost, 3)}")
     if len(rows) < len(labels):
         notes.append(f"left out: {len(labels) - len(rows)} files of the same name and content")
     return notes
 
 
-def read_rows(folder, zeros=None, named={}):
+def read_rows(folder, zeros=None, columns=()):
     """([Row, ...], [sentences that say how the set was understood]).
 
-    zeros: the class of rows that hold only zeros; named: {meaning: titles of columns} by the user.
+    zeros: the class of rows that hold only zeros; columns: what the user says that they mean, as
+    ("label", "dx") or ("part", "none").
     """
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist")
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
-    stems = {Path(name).stem.lower() for name in images}
     pictures = [name for name in images if not MASKS.search(name)]
-    others = [kind_of(name) for name in files if kind_of(name) not in SUFFIXES + TABLES]
+    others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
     others += ["mask"] * (len(images) - len(pictures))
     if not pictures:
-        raise UserError(f"{folder} holds no images, but {counted(others) or 'nothing'}")
-    named = {meaning: " ".join(map(plain, titles.split(","))) for meaning, titles in named.items()}
-    tables = read_tables(folder, files, pictures, named)
+        found = counted(others) or "nothing"
+        raise UserError(f"{folder} does not exist, is not done, or holds no images but {found}")
+    named = dict.fromkeys((meaning for meaning, _ in columns), "")
+    for meaning, titles in columns:                 # what is said twice adds
+        if titles not in ("folder", "none"):
+            named[meaning] += " ".join(map(plain, titles.split(","))) + " "
+
+    find = finder(pictures)
+    tables = read_tables(folder, files, find, named)
     values = values_of(tables, files, zeros, named)
-    labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
-    notes, few = [f"classes: {told_by(tables, 'label')}"], False
-    if not labels:
-        labels = classes_of_folders([name for name in pictures if not is_mask(name, stems)])
-        classes = sorted(set(labels.values()))
-        notes = [f"classes: folders {first_of(classes)}"]
-        few = sum(map(is_known, classes)) < min(2, len(classes)) and "label" not in named
     told = {meaning for meaning in DECISIVE if told_by(tables, meaning)}
     for table in tables:
-        doubts = [*reaches_no_image(table, told, few), *seems_to_decide(table, told, named)]
-        if doubts:
-            raise not_understood(folder / table.name, doubts[0], table.header)
-    sheets = []
-    for name in files:
-        is_list = few and kind_of(name) == ".txt" and lists_images(name, files[name], stems)
-        if kind_of(name) in SHEETS or is_list:
-            sheets.append(name)
-    if few and sheets:
-        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
-                        "if folders tell them, --columns label=folder")
+        for doubt in doubts_of(table, told, named):
+            raise not_understood(folder / table.name, doubt, table.header)
+    labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
+    if not labels:
+        labels = classes_of_folders(pictures)
+        classes = set(labels.values())
+        few = sum(map(is_known, classes)) < min(2, len(classes))
+        beside = [name for name in files if kind_of(name) in (*TABLES, *SHEETS)]
+        if few and beside and "label" not in named:
+            raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, "
+                            "or if folders tell them, --columns label=folder")
 
-    rows = rows_of(labels, files, values, tables, named)
-    notes += notes_on(tables, rows, labels, pictures)
-    deep = [kind_of(row.name) in (".png", ".tif", ".tiff") and is_deep(files[row.name])
-            for row in rows]
-    if any(deep):
-        notes.append(f"grey of more than 8 bits: {sum(deep)} images, each scaled by its own range")
+    rows = rows_of(labels, files, values)
+    notes = notes_on(tables, rows, labels, pictures)
     if others:
         notes.append(f"left out, no photographs: {counted(others)}")
     return rows, notes

@@ -1,4 +1,4 @@
-"""What the tests share: the project on the path, one small image set, a way to call a command line."""
+"""What the tests share: the project on the path, one small image set, calls of command lines."""
 import importlib
 import os
 import sys
@@ -27,7 +27,7 @@ def result_of(folder):
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    """cli("gan", "train", ...) as a shell would: (exit status, standard output, standard error)."""
+    """cli("gan", "train", ...) as a shell would: (exit status, standard output, error)."""
     def call(module, *words):
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, words)])
         monkeypatch.setattr(jobs.os, "_exit", sys.exit)     # must not end pytest
@@ -55,10 +55,10 @@ def done(cli):
 
 @pytest.fixture
 def refused(cli):
-    """The command must end as bad input does: status 2, one line that holds every one of `words`."""
+    """The command must end as bad input does: status 2, one line that holds all of `words`."""
     def call(words, *command):
         status, _, err = cli(*command)
-        assert status == 2 and len(err.strip().splitlines()) == 1, err
+        assert status == 2 and err.strip().count("\n") == 0, err
         assert all(word in err for word in words), err
     return call
 
@@ -67,9 +67,9 @@ def refused(cli):
 def lesions():
     """120 drawn lesions of two classes, split."""
     drawn = data.built_in(120, 64, seed=5)
-    malignant = [data.class_name(drawn.classes[label], binary=True) == "malignant" for label in drawn.labels]
-    two = data.replace(drawn, labels=np.array(malignant, np.int64), classes=data.TWO)
-    return data.with_split(two, val=0.15, test=0.25)
+    malignant = [data.class_name(name, True) == "malignant" for name in drawn.classes]
+    labels = np.array(malignant, np.int64)[drawn.labels]
+    return data.with_split(data.replace(drawn, labels=labels, classes=data.TWO), 0.15, 0.25)
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +85,8 @@ def made(prepared, tmp_path_factory):
     """{class: folder} of two tiny trained GANs with 24 samples each."""
     folders = {name: tmp_path_factory.mktemp("gans") / name for name in data.TWO}
     for name, out in folders.items():
-        words = ["gan.py", "train", "dcgan_cls", "--data", prepared, "--class", name, "--out", out]
+        train = f"gan.py train dcgan_cls --data {prepared} --class {name} --out {out} --samples 24"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [*map(str, [*words, "--samples", 24, *TINY_GAN])])
+            patch.setattr(sys, "argv", [*train.split(), *map(str, TINY_GAN)])
             gan.main()
     return folders
