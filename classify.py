@@ -10,7 +10,9 @@ Test images are real, and a GAN that saw one is refused. Read NETWORKS first: on
 """
 import copy
 import csv
+import functools
 import io
+import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -291,6 +293,9 @@ def load_images(args):
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
     training = real.part("train").share(args.share)
+    counts = training.counts()
+    if len(counts) < 2 or 0 in counts.values():
+        raise UserError(f"{args.data}: training needs two classes or more, not {counts}")
     val = thinned(real.part("val"), args)
     test = thinned(real.part("test"), args)
     leaked, generators = 0, {}
@@ -302,9 +307,12 @@ def load_images(args):
         name = whole.info["generator"]
         generators[name] = {}           # gan.py has measured its own
         if name not in gan.GANS:
-            generators[name] = metrics.judge_generated(at_size(whole, args), training, test)
-        most = max(0, len(whole) - last)
+            pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
+            generators[name] = metrics.judge_generated(whole, *pair)
+        most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
+        if not 0 <= n <= most:
+            raise UserError(f"{source} holds {len(whole)} images, not {n} + {last}")
         added.append(at_size(whole.take(slice(n)), args))
         held_back.append(at_size(whole.take(slice(most, None)), args))
 
@@ -323,6 +331,8 @@ def load_images(args):
 
 def load_synthetic(args):
     """[(source, its images, how many of them are for the mixed test alone), ...]"""
+    if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
+        raise UserError("--shuffle, --alone and --use need a --synthetic set")
     held_back = args.mixed_test or [0] * len(args.synthetic)
     if len(held_back) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
@@ -341,6 +351,8 @@ def count_leaked(source, whole, held_out, args):
     if seen.any() and not args.allow_leak:
         raise UserError(f"{source}: {seen.sum()} validation and test images were seen: let a GAN "
                         "learn from the training part of --data, or give --allow-leak")
+    if "digests" not in whole.info:
+        print(f"{source}: only its own images can be checked for leaks", file=sys.stderr)
     return int(seen.sum())
 
 
@@ -359,6 +371,8 @@ def train(args):
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, step, val, first, to_do)
+    if of_gans["leaked"]:
+        print(f"LEAK: its GANs saw {of_gans['leaked']} validation and test images")
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
     values = test_and_save(out, m.net, tests, device)
@@ -537,6 +551,7 @@ def test_and_save(out, net, tests, device):
     print(f"{out}: accuracy {real['accuracy'][0]:.3f}, of the larger class {real['majority']:.3f}")
     return values
 
+
 def load_net(run, device="cpu"):
     """(network, config) of a finished classifier."""
     saved, config = jobs.load_run(run, NETWORKS)
@@ -552,8 +567,10 @@ def predict(args):
     rows = []
     for path in map(Path, args.images):
         below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
+        if path.is_dir() and not below:
+            raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
         for file in below or [path]:
-            picture = lambda size, file=file: data.decode(file.read_bytes(), size)
+            picture = functools.partial(data.photograph, file.read_bytes)
             rows.append(data.Row(str(file), "", "", "", "", picture))
     images = data.decoded(rows, config.through or config.size, dict(source="photographs"))
     lines = [["image", "called", *config.classes]]

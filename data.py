@@ -29,7 +29,7 @@ from torch.nn import functional as F
 import jobs
 from jobs import UserError
 from reading import (COLUMN_NAMES, SUFFIXES, Row, class_name, counted, decode, first_of, hash_of,
-                     plain, plain_name, read_rows)
+                     photograph, plain, plain_name, read_rows)
 
 TWO = ["benign", "malignant"]
 EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()
@@ -123,12 +123,14 @@ class ImageSet:
 
         if path.exists():
             raise UserError(f"{path} is there already: choose a new folder")
-        path.mkdir(parents=True)
-        jobs.write_json(path / "info.json", self.info)      # first: what its GAN has seen
+        begun = path.with_name(f".{path.name}.part")        # becomes `path` when it is complete
+        shutil.rmtree(begun, ignore_errors=True)            # left by a kill
         for k, (image, label) in enumerate(zip(self.images, self.labels)):
-            file = path / self.classes[label] / f"{k:05d}.png"
-            file.parent.mkdir(exist_ok=True)
+            file = begun / self.classes[label] / f"{k:05d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
+        jobs.write_json(begun / "info.json", self.info)
+        begun.replace(path)
 
 
 def mix(sets):
@@ -248,7 +250,7 @@ def decoded(rows, size, info):
     if bad:
         raise UserError(f"{info['source']}: repair or remove {len(bad)} unreadable images: "
                         f"{first_of(sorted(bad))}")
-    names, labels, lesions, parts, _ = map(np.array, zip(*rows))
+    names, labels, lesions, parts, *_ = map(np.array, zip(*rows))
     classes, numbers = np.unique(labels, return_inverse=True)
     return ImageSet(pictures, numbers, classes.tolist(), names, lesions, parts, info)
 
@@ -393,8 +395,13 @@ def check(args):
         print(f"    {images.ids[one]} ({labels[one]}) = {images.ids[other]} ({labels[other]})")
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
-    n_parts = collections.Counter(lesion for lesion, _ in {*zip(images.groups, parts)})
-    print(f"in more than one part: {sum(n > 1 for n in n_parts.values())} lesions")
+    for what in ("lesion", "patient"):
+        parts = collections.defaultdict(set)
+        for row in rows:
+            parts[getattr(row, what)].add(row.part)
+        parts.pop("", None)                         # of no known patient
+        shared = [name for name, some in parts.items() if len(some) > 1]
+        print(f"in more than one part: {len(shared)} {what}s")
 
 
 # ---- Preprocessing of paper 001
@@ -584,7 +591,7 @@ def lesion_rows(n, seed):
                 return rows
             name, label = f"lesion{lesion:05d}", lesion % 8
             picture = functools.partial(draw_lesion, label, lesion, view, seed)
-            rows.append(Row(f"{name}_{view}", EIGHT[label], name, "", picture))
+            rows.append(Row(f"{name}_{view}", EIGHT[label], name, "", "", picture))
 
 
 def built_in(n, size=64, seed=0):

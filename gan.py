@@ -10,6 +10,7 @@ one entry. Samples come from averaged weights in eval mode: an image is the same
 """
 import copy
 import re
+import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -652,6 +653,18 @@ def inputs_of(config, source, labels, seed):
     return as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
 
 
+def drawn_classes(config):
+    """The classes of a model's samples: all if it is told the class, else the one it learned."""
+    if GANS[config["model"]].labels:
+        return config["classes"]
+    return [config["of_class"] or "unlabelled"]
+
+
+def in_turn(config, n):
+    """Labels (n,) of samples: the classes take turns."""
+    return np.arange(n) % len(drawn_classes(config))
+
+
 @torch.no_grad()
 def update_average(average, net, step, decay):
     """Moving average of the weights AND of BatchNorm's running statistics.
@@ -674,12 +687,8 @@ def draw(generator, inputs, batch=64):
     return np.concatenate(images)
 
 
-def sample_set(name, config, generator, source, n, seed, **seen):
-    """n samples, classes in turn, or as many as there are to translate; `seen` goes with them."""
-    classes = config["classes"]
-    if not GANS[config["model"]].labels:  # it is told no class, and draws what it learned
-        classes = [config["of_class"] or "unlabelled"]
-    labels = np.arange(n) % len(classes)
+def sample_set(name, config, generator, source, labels, seed, **seen):
+    """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
     inputs = inputs_of(config, source, labels, seed)
     if "dry_run_of" in config:            # four, again and again
         pictures = draw(generator, inputs[:4])
@@ -688,7 +697,7 @@ def sample_set(name, config, generator, source, n, seed, **seen):
         pictures = draw(generator, inputs)
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
     no_part = np.zeros(len(ids), "U5")
-    model = config["model"]
+    model, classes = config["model"], drawn_classes(config)
     info = dict(source=f"{model} {name}", generator=model, size=config["size"]) | seen
     return data.ImageSet(pictures, labels[:len(ids)], classes, ids, ids, no_part, info)
 
@@ -706,6 +715,9 @@ def training_part(path, of_class=None, size=None):
 def load_images(args):
     """(images to learn from, unseen test images), of --class alone if given. --leak: all, none."""
     whole = data.load(args.data, folder_size=args.size)
+    if not whole.split.any():
+        print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
+              "makes one)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images = whole if args.leak else whole.part("train")
@@ -716,19 +728,25 @@ def load_images(args):
     return data.resized(images, args.size), data.resized(unseen, args.size)
 
 
-def number_of_samples(args, whole):
-    """What --samples asks for; 1/1 is the `whole` number of images to draw like, or from."""
-    if args.samples == "balance":         # as many as the largest class has more of
+def labels_to_draw(args, config, whole):
+    """(n,) class numbers of what --samples asks for; 1/1: as many as are in the set `whole`."""
+    classes = drawn_classes(config)
+    if args.samples == "balance":         # in turn, until each has as many as the largest class
         counts = training_part(args.data, size=args.size).share(args.share).counts()
-        if args.of_class not in counts:
+        if not set(classes) <= set(counts):
             raise UserError("--samples balance: give --class, the one that lacks images")
-        return max(1, max(counts.values()) - counts[args.of_class])
+        lacking = [max(counts.values()) - counts[name] for name in classes]
+        turn = np.concatenate([np.arange(number) for number in lacking])
+        labels = np.repeat(np.arange(len(classes)), lacking)
+        labels = labels[np.argsort(turn, kind="stable")]
+        return labels if len(labels) else in_turn(config, 1)
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
-        number = number * whole
-    return max(1, round(number))
+        number = number * len(whole)
+    jobs.check_memory(round(number), args.size)
+    return in_turn(config, max(1, round(number)))
 
 
 def train(args):
@@ -747,8 +765,10 @@ def train(args):
         config["source"] = source.fingerprint()
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
-    config["samples"] = number_of_samples(args, len(to_draw))
-    jobs.check_memory(config["samples"], args.size)
+    labels = labels_to_draw(args, config, to_draw)
+    if entry.translates and len(labels) > len(source):
+        raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
+    config["samples"] = len(labels)
     if jobs.start_job(out, config):
         return
 
@@ -757,7 +777,7 @@ def train(args):
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
-    finish(m, args, unseen, begun, cost)
+    finish(m, args, unseen, labels, begun, cost)
 
 
 def build(config, images, source, device):
@@ -814,27 +834,29 @@ def loop(m, out, train_step, steps_to_do, progress):
 
 def log_samples(m, out, done):
     """Every tenth of the training: save a grid of samples, and --snapshots."""
-    seed, n = m.config["seed"], m.config["snapshots"]
-    samples = sample_set(out.name, m.config, m.average, m.source, 16, seed).images
+    config, seed = m.config, m.config["seed"]
+    labels = in_turn(config, 16)
+    samples = sample_set(out.name, config, m.average, m.source, labels, seed).images
     data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
     if m.source is not None:              # sources above what became of them
         samples = np.concatenate([m.source.images[:8], samples[:8]])
     data.save_grid(out / "grid.png", samples)
 
-    if n:                                 # to be measured later: paper 004, Figure 6
-        more = sample_set(out.name, m.config, m.average, m.source, n, seed + 2)
+    if config["snapshots"]:               # to be measured later: paper 004, Figure 6
+        labels = in_turn(config, config["snapshots"])
+        more = sample_set(out.name, config, m.average, m.source, labels, seed + 2)
         more.save(out / f"snapshots/{done:06d}.npy")
 
 
-def finish(m, args, unseen, begun, cost):
+def finish(m, args, unseen, labels, begun, cost):
     """Weights, samples, their measures, result.json."""
     out, config, seed = Path(args.out), m.config, m.config["seed"]
     if not args.forget:
         jobs.save_state(out / "model.pt", dict(
             average=m.average.state_dict(), discriminator=m.discriminator.state_dict()))
 
-    generated = sample_set(out.name, config, m.average, m.source, config["samples"], seed + 1,
-                           **data.what_was_seen(m.images, m.source))
+    seen = data.what_was_seen(m.images, m.source)
+    generated = sample_set(out.name, config, m.average, m.source, labels, seed + 1, **seen)
     generated.save(out / "samples.npy")
 
     values = metrics.judge_generated(generated, m.images, unseen, seed, m.source)
@@ -851,19 +873,27 @@ def sample(args):
     """More images of a finished run. They, too, say what the GAN has seen."""
     run = Path(args.run)
     saved, config = jobs.load_run(run, GANS)
-    entry, source = GANS[config["model"]], None
+    entry, classes, source = GANS[config["model"]], drawn_classes(config), None
+    jobs.check_memory(args.n, config["size"])
     with jobs.used(run / "model.pt"):
         generator = entry.generator(config).eval()
         generator.load_state_dict(saved["average"])
+    labels = in_turn(config, args.n)
+    if args.of_class:
+        if args.of_class not in classes:
+            raise UserError(f"--class {args.of_class}: {run} draws {', '.join(classes)}")
+        labels[:] = classes.index(args.of_class)
     if entry.translates:
         if not args.source:
             raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
         source = training_part(args.source, config["source_class"], config["size"])
+        if args.n > len(source):
+            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
     seen = data.what_was_seen(data.load(run / "samples.npy"), source)
     generated = sample_set(
-        f"{run.name}/{args.seed}", config, generator, source, args.n, args.seed, **seen)
+        f"{run.name}/{args.seed}", config, generator, source, labels, args.seed, **seen)
     generated.save(args.out)
-    print(f"{args.out}: {generated.counts()}")
+    print(f"{args.out}: {len(generated)} images, {generated.counts()}")
 
 
 def layer_table(net, shape):
@@ -873,7 +903,9 @@ def layer_table(net, shape):
         sides = []
         if isinstance(net, nn.Sequential):          # LAPGAN's levels stand side by side
             x = layer(x)
-            sides = list(x[-1].shape)               # of the one image
+            if isinstance(x, tuple):                # ACGAN's two heads
+                x = x[-1]
+            sides = list(x.shape)[1:]
         rows.append([type(layer).__name__, sides, sum(p.numel() for p in layer.parameters())])
     return [*rows, ["total", [], sum(count for _, _, count in rows)]]
 
@@ -904,7 +936,7 @@ def add_train_options(add, entry):
     add("--class", dest="of_class", help="train on this class alone")
     add("--samples", default="64",
         help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
-             "to translate, of which there are no more; balance: as many as --class lacks")
+             "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
     add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
     if entry.translates:
@@ -934,6 +966,7 @@ def main():
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
     p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default 64)")
+    p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
     p.add_argument("--source", help="for a CycleGAN: the set whose training part it translates")
     p.add_argument("--out", required=True, help="a file ending in .npy, or a folder for PNG files")

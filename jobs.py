@@ -6,7 +6,6 @@ A job's folder holds config.json (what was asked), checkpoint.pt (how far it is)
 import argparse
 import collections
 import contextlib
-import ctypes
 import fcntl
 import io
 import json
@@ -21,7 +20,6 @@ import sys
 import threading
 import time
 import zipfile
-from datetime import timedelta
 from fractions import Fraction
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -94,6 +92,13 @@ def at_least(low, kind=int, below=1e12):
 fraction = at_least(1e-12, Fraction, below=1 + 1e-12)       # 1/4, 0.25 or 2000/24000, exactly
 
 
+def readable_time(seconds):
+    """40 s, 12 min, 2.5 h."""
+    if seconds < 6000:
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 class Progress:
     """A line on standard error every few seconds: how far, the last losses, time left."""
     def __init__(self, name, total, start=0):
@@ -104,7 +109,7 @@ class Progress:
         now = time.time()
         if now - self.spoke > 5:                    # short work says nothing
             self.spoke, done = now, max(step - self.first, 1)
-            left = timedelta(seconds=round((now - self.begun) / done * (self.total - step)))
+            left = readable_time((now - self.begun) / done * (self.total - step))
             print(f"{self.name}  {step}/{self.total}  {self.note}  {left} left", file=sys.stderr)
 
 
@@ -368,45 +373,71 @@ def load_run(run, known):
 Job = collections.namedtuple("Job", "study stage name words folder")    # words: after "python"
 
 
+def is_done(job):
+    return (job.folder / "result.json").exists()
+
+
 def in_child(job):
     """What `python gan.py train ...` does, in a process forked from one that has torch already."""
-    LOCKS.clear()                                       # the runner's, inherited
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C ends the runner; when that is dead,
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)          # Linux (PR_SET_PDEATHSIG) says "save, end"
-    sys.stdout = sys.stderr = open(job.folder / "log.txt", "a", buffering=1)
+    parent = multiprocessing.parent_process().sentinel
+
+    def die_with_parent():                          # a killed run leaves no job behind
+        wait([parent])
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    log = os.open(job.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout.reconfigure(line_buffering=True)
     sys.argv = job.words
     runpy.run_path(str(HERE / job.words[0]), run_name="__main__")
 
 
 def run_jobs(jobs, slots):
     """Do the jobs, `slots` at once, a study's stages in turn. Returns how many are left undone."""
-    undone = [job for job in jobs if not (job.folder / "result.json").exists()]
-    progress = Progress("jobs", len(jobs), start=len(jobs) - len(undone))
-    import classify     # noqa: F401    here, and so once for all jobs
-    todo, running = list(undone), {}
-    while True:
-        stages = {job.study: job.stage for job in reversed(undone)}         # a study's earliest
-        ready = [job for job in todo if job.stage == stages[job.study]]
-        for job in ready[:slots - len(running)]:
-            todo.remove(job)
-            job.folder.mkdir(parents=True, exist_ok=True)
-            child = multiprocessing.get_context("fork").Process(target=in_child, args=(job,))
-            child.start()
-            running[child.sentinel] = child, job
-        if not running:                             # done, or what is left needs a job that failed
-            print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done")
-            return len(undone)
-        for sentinel in wait(list(running)):
-            child, job = running.pop(sentinel)
+    os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
+    multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
+    signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
+    took, running = [], {}
+    todo = [job for job in jobs if not is_done(job)]
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
+    try:
+        while True:
+            undone = [job for job in jobs if not is_done(job)]
+            stages = {job.study: job.stage for job in reversed(undone)}     # a study's earliest
+            ready = [job for job in todo if job.stage == stages[job.study]]
+            for job in ready[:slots - len(running)]:
+                todo.remove(job)
+                job.folder.mkdir(parents=True, exist_ok=True)
+                child = context.Process(target=in_child, args=(job,))
+                child.start()
+                running[child.sentinel] = child, job, time.time()
+            if not running:                         # done, or what is left needs a job that failed
+                break
+            for sentinel in wait(list(running)):
+                child, job, started = running.pop(sentinel)
+                child.join()
+                took.append(time.time() - started)
+                left = len(todo) + len(running)
+                left_time = readable_time(sum(took) / len(took) * left / slots)
+                print(f"[{len(jobs) - left}/{len(jobs)}] {job.study}/{job.name:32}"
+                      f"{readable_time(took[-1]):>7}, about {left_time} left", flush=True)
+                if not is_done(job):
+                    log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
+                    print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
+                          f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
+    finally:                                        # Ctrl-C: what runs saves and ends
+        for child in multiprocessing.active_children():
+            child.terminate()
+        for child in multiprocessing.active_children():
             child.join()
-            progress.note = f"{job.study}/{job.name}"
-            progress(len(jobs) - len(todo) - len(running))
-            if (job.folder / "result.json").exists():
-                undone.remove(job)
-            else:
-                log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
-                print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
-                      f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
+    work = readable_time(sum(took))
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {work} of work")
+    return len(undone)
 
 
 def dry_run(jobs, slots):
@@ -420,7 +451,7 @@ def dry_run(jobs, slots):
 
     all_hours = all_disk = 0
     for kind, job in last.items():
-        if (job.folder / "result.json").exists():
+        if is_done(job):
             result, number = read_json(job.folder / "result.json"), kinds.count(kind)
             seconds = result.get("cost", {}).get("step_seconds", 0)
             hours = result["config"].get("dry_run_of", 0) * seconds / 3600

@@ -196,9 +196,12 @@ def gain(arms, before, after):
 
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, within 0 and 1, of that
-    n which gives combine's variance, but of no more than the images, once for each seed."""
+    n which gives combine's variance, but of no more than the images, once for each seed. What can
+    be negative is no share, such as Cohen's kappa: its interval is difference()'s."""
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
+    if np.nanmin(arm.boot) < 0:
+        return difference(dict(arm=arm), dict(arm=1.0))[:3]
     value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
     if variance == 0:                               # all right or all wrong
         return wilson(value, arm.lesions)
@@ -334,6 +337,8 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
     n = min(len(x) // 2, len(y))
     if n < 2:
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
+    if not np.isfinite(x.sum() + y.sum()) or x.std(0).max() < 1e-9:
+        raise UserError("these features are constant or infinite: take or train another network")
     rng = np.random.default_rng(seed)
     gaps, floors = [], []
     for _ in range(draws):

@@ -4,6 +4,7 @@ One rule: what decides classes, lesions and parts is said; what looks as if it s
 understood is an error that shows the header. Folders give classes only where no table does.
 """
 import collections
+import contextlib
 import csv
 import functools
 import hashlib
@@ -27,6 +28,7 @@ csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab")
 TEXTS = ("", ".txt")                    # tables too, if a known column names images
+DEEP = ("I", "F")                       # Pillow's modes of grey of 16 or 32 bits, or float
 SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
 NO_ID = EMPTY | {"none", "unknown"}
@@ -159,16 +161,26 @@ def photograph(read, size):
 
 def decode(raw, size):
     """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop; any
-    mode, EXIF rotation."""
+    mode, EXIF rotation, transparency on white."""
     with Image.open(io.BytesIO(raw)) as image:
         image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):       # grey of 16 or 32 bits, or float
+        if image.mode.startswith(DEEP):
             grey = np.asarray(image, np.float64)
             bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
             white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
             image = Image.fromarray((grey * 255 / white).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
+
+
+def is_deep(read):
+    """Is it grey of more than 8 bits? What is no image is told later."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(read())) as image:
+        return image.mode.startswith(DEEP)
+    return False
 
 
 # ---- Folders
@@ -428,6 +440,7 @@ class Row(NamedTuple):
     label: str
     lesion: str
     part: str           # train, val, test or ""
+    patient: str
     picture: Callable   # size -> uint8 (size, size, 3)
 
 
@@ -446,7 +459,7 @@ def rows_of(labels, files, values):
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(files[name]())
         picture = functools.partial(photograph, files[name])
-        row = Row(name, label, lesion or name, part, picture)
+        row = Row(name, label, lesion or name, part, patient, picture)
         rows.setdefault((file_name, label, part, content), row)
     return list(rows.values())
 
@@ -519,6 +532,10 @@ def read_rows(folder, zeros=None, columns=()):
 
     rows = rows_of(labels, files, values)
     notes = notes_on(tables, rows, labels, pictures)
+    may_be = [row.name for row in rows if kind_of(row.name) in (".png", ".tif", ".tiff")]
+    deep = sum(is_deep(files[name]) for name in may_be)
+    if deep:
+        notes.append(f"grey of more than 8 bits: {deep} images, each scaled by its own range")
     if others:
         notes.append(f"left out, no photographs: {counted(others)}")
     return rows, notes

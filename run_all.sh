@@ -14,7 +14,8 @@
 #   --jobs N                    jobs at once (default 2; in a dry run 1; on a GPU 1, but see README on MPS)
 #   --dry-run                   two steps of one job of each kind, at full size: hours, memory and disk of the whole
 #   --weights none              networks that a paper takes pretrained start from random weights (quick: always)
-# What is done is skipped. Studies: wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception (papers), controls (ours).
+# Jobs that are done are skipped, jobs that were cut off go on. Studies: wgan_gp dcgan_cls acgan_cyclegan
+# dermagan dcgan_inception (one per paper), controls (what is one GAN image worth?).
 set -u
 STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 
@@ -281,6 +282,7 @@ find_python() { # .venv if it is there; else the current Python if it has the pa
 
 COMMAND=run SCALE=quick DATA="" SYNTHETIC="" OUT="" ASKED="" JOBS="" WEIGHTS="" CHOSEN="" DRY="" BF16="" status=0
 while [ $# -gt 0 ]; do
+  case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
   case $1 in
     --scale|--data|--synthetic|--out|--seeds|--jobs|--weights) [ "${2:-}" ] || stop "$1 needs a value (see --help)"
       case $1 in
@@ -322,9 +324,7 @@ if [ "$COMMAND" = list ]; then list; exit; fi
 find_python
 case $COMMAND in
   test) exec $PYTHON -m pytest -q tests ;;
-  run) threads=$(($(getconf _NPROCESSORS_ONLN) / JOBS))         # a job's share of the cores
-       experiments | OMP_NUM_THREADS=$((threads ? threads : 1)) $PYTHON jobs.py --out "$OUT" --jobs $JOBS \
-         --scale $SCALE ${DATA:+--data "$DATA"} $DRY; status=$?
+  run) experiments | $PYTHON jobs.py --out "$OUT" --jobs $JOBS --scale $SCALE ${DATA:+--data "$DATA"} $DRY; status=$?
        if [ "$DRY" ] || [ $status = 130 ]; then exit $status; fi ;;
 esac
 $PYTHON report.py "$OUT" && exit $status
