@@ -7,7 +7,7 @@
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
 its result on that test set, NAME@critic on that network. The other heads say what is shown; claims
-name jobs to compare, figures jobs and a kind (see `figure`):
+name jobs to compare, figures jobs and a kind (see `pictures_of`):
 
     accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
     precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
