@@ -58,6 +58,7 @@ class Study:
         self.name = folder.name
         self.jobs = {}      # "NAME-s0": what its result.json holds, its folder and tests
         self.seeds = {}     # "NAME": [the same of each seed, ...]
+        self.arm_names = {}     # (network, share of the images, generator or "", kind): NAME
         self.titles = {}    # generator, as the names of controls have it: its name for readers
         self.own = {}       # those that are not of gan.py: their lines in the table of GANs
         self.gans = {}      # NAME: {(collapsed, -diversity): that line of a seed, ...}
@@ -80,12 +81,12 @@ class Study:
             self.titles[config["model"]] = TITLES.get(config["model"], config["model"])
         for generator, measures in result["generators"].items():
             if measures:                            # {} of gan.py's own
-                mine = name.split("_")[2]                       # cnn_100_NAME, cnn_100_NAME_alone
-                self.own[mine] = gan_row(generator, measures)
-                self.titles[mine] = generator
+                self.own[generator] = gan_row(generator, measures)
+                self.titles[generator] = generator
         if "leaked" in result:                      # a classifier
             for test in found:
                 result["tests"][test] = metrics.read_predictions(folder, test)
+            self.arm_names[arm_of(config)] = name
         self.jobs[folder.name] = result
         self.seeds.setdefault(name, []).append(result)
 
@@ -134,6 +135,13 @@ class Study:
         sources = [self.jobs.get(Path(word).name) for word in words]
         collapsed = [source for source in sources if source and source["metrics"].get("collapsed")]
         return ", a GAN COLLAPSED" if collapsed else ""
+
+
+def arm_of(config):
+    """(network, share, generator, kind) of a classifier. kind: what was done with the generator's
+    images (shuffle, alone), else the augmentation (none, classical)."""
+    kinds = [option for option in ("shuffle", "alone") if config[option]] + [config["augment"]]
+    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kinds[0]
 
 
 # ---- One cell
@@ -405,16 +413,18 @@ NETS = {"cnn": "small CNN", "resnet18": "ResNet-18"}
 
 
 def sizes_of(controls, net):
-    """The per cent that were trained with and without as many further real images."""
-    real = {size for size in (25, 50, 100, 200) if f"{net}_{size}_real" in controls.seeds}
-    return sorted(size for size in real if 2 * size in real)
+    """The shares that were trained with and without as many further real images, rising."""
+    real = {arm[1] for arm in controls.arm_names if (arm[0], *arm[2:]) == (net, "", "none")}
+    return sorted(share for share in real if 2 * share in real)
 
 
 def worth_of(controls, generators):
     """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes."""
     arms, triples = {}, []
-    for size, generator in itertools.product(sizes_of(controls, "cnn"), generators):
-        triple = f"cnn_{size}_real", f"cnn_{size}_{generator}", f"cnn_{2 * size}_real"
+    for share, generator in itertools.product(sizes_of(controls, "cnn"), generators):
+        triple = []
+        for arm in ((share, ""), (share, generator), (2 * share, "")):
+            triple.append(controls.arm_names.get(("cnn", *arm, "none"), ""))
         found = [controls.arms(name) for name in triple]
         if all(found):
             triples.append(triple)
@@ -474,18 +484,19 @@ def controls_section(page, controls):
 
 def controls_of(controls, net):
     """A row for each way to double the training set, a column for each size."""
-    arms = {"as many further real images": "real", "classical augmentation": "classical"}
+    arms = {"as many further real images": (2, "", "none"),
+            "classical augmentation": (1, "", "classical")}
     for generator, title in controls.titles.items():
-        arms[f"{title} images"] = generator
-        arms[f"{title}, labels shuffled"] = f"{generator}_shuffled"
-        arms[f"{title} alone"] = f"{generator}_alone"
+        arms[f"{title} images"] = 1, generator, "none"
+        arms[f"{title}, labels shuffled"] = 1, generator, "shuffle"
+        arms[f"{title} alone"] = 1, generator, "alone"
     rows = [{"added": words} for words in ("nothing: accuracy in %", *arms)]
-    for size in sizes_of(controls, net):
-        real = f"{net}_{size}_real"
+    for share in sizes_of(controls, net):
+        real = controls.arm_names[net, share, "", "none"]
         column = f"{sum(controls.of(real)[0]['counts'].values())} real images"
         rows[0][column] = value(controls, real, "accuracy %", "")
-        for row, arm in zip(rows[1:], arms.values()):
-            other = f"{net}_{2 * size if arm == 'real' else size}_{arm}"
+        for row, (times, generator, kind) in zip(rows[1:], arms.values()):
+            other = controls.arm_names.get((net, times * share, generator, kind), "")
             row[column] = points(controls.gain(real, other)) + controls.after_collapse(other)
     return rows
 
