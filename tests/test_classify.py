@@ -1,6 +1,7 @@
 """Classifiers are built, trained, tested and used as their papers, or plain textbooks, have it."""
 import copy
 import csv
+import functools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +24,6 @@ STATED = dict(re.findall(r"^(\w.*)\n((?:  .*\n)+)", TEXT, re.MULTILINE))
 CLASSES = ["red", "blue", "green"]      # not by alphabet
 TINY = ["cnn", "--steps", 4, "--batch", 8, "--size", 16]
 
-
-# ---- Recipes and networks
 
 def convolutions(name):
     net = models.get_model(name, weights=None)
@@ -87,8 +86,6 @@ def test_what_the_layers_do_not_show():
     assert torch.equal(spread(small, (x,)), F.adaptive_avg_pool2d(x, 17))
     assert not full._forward_pre_hooks
 
-
-# ---- Training, beside a textbook's
 
 def painted(labels, name, part="", side=32, seed=0, **info):
     """Noisy pictures in the colour of their class, two of a lesion."""
@@ -219,8 +216,6 @@ def test_one_cycle_is_fastais_and_the_lr_finder_takes_the_lowest_smoothed_loss(m
         classify.learning_rates(m)
 
 
-# ---- Sets whose answer is known
-
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
     """(image set whose classes anyone can tell, its file); its first image is of the last class."""
@@ -249,9 +244,7 @@ def train(monkeypatch, tmp_path, done, colours):
 
 
 def at(images, *sizes):
-    for size in sizes:
-        images = data.resized(images, size)
-    return images
+    return functools.reduce(data.resized, sizes, images)
 
 
 def by_hand(state, images):
@@ -263,10 +256,6 @@ def by_hand(state, images):
     hidden = F.linear(x.flatten(1), state["10.weight"], state["10.bias"]).relu()
     logits = F.linear(hidden, state["12.weight"], state["12.bias"])
     return [hidden.numpy(), logits.softmax(1).numpy()]
-
-
-def probabilities_of(rows, columns):
-    return np.array([row[columns:] for row in rows[1:]], float)
 
 
 def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
@@ -281,8 +270,8 @@ def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
     assert "accuracy 1.000, of the larger class 0.417" in job.said
     assert [row[:4] for row in job.rows] == [["test", "image", "lesion", "label"], *rows]
     assert job.rows[0][4:] == CLASSES
-    values = by_hand(job.state, at(test, 8, 16))[1]
-    assert probabilities_of(job.rows, 4) == pytest.approx(values, abs=1e-5)
+    printed = np.array([row[4:] for row in job.rows[1:]], float)
+    assert printed == pytest.approx(by_hand(job.state, at(test, 8, 16))[1], abs=1e-5)
 
     deep, table = tmp_path / "deep", tmp_path / "out.csv"
     files = [tmp_path / "red.webp", deep / "blue.PNG", deep / "er/green.jpg"]
@@ -295,7 +284,8 @@ def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
     assert [row[:2] for row in rows[1:]] == [[str(path), path.stem] for path in files]
     images = np.stack([data.decode(path.read_bytes(), 8) for path in files])
     values = by_hand(job.state, at(data.replace(test, images=images), 16))[1]
-    assert probabilities_of(rows, 2) == pytest.approx(values, abs=1e-5)
+    printed = np.array([row[2:] for row in rows[1:]], float)
+    assert printed == pytest.approx(values, abs=1e-5)
     assert all("  ".join(row) in said for row in rows) and "not a diagnosis" in said
     refused(["unreadable", __file__], "classify", "predict", job.folder, __file__)
 
@@ -324,8 +314,6 @@ def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
         assert np.sort(found, 0) == pytest.approx(np.sort(expected, 0), abs=1e-5)
 
 
-# ---- What a training may see
-
 def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(
         tmp_path, train, refused, colours):
     real, test = [colours[0].part(name) for name in ("train", "test")]
@@ -350,7 +338,7 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(
     blue = data.replace(c, classes=["blue"], labels=c.labels * 0)
     judged = metrics.judge_generated(blue, at(real.share(0.5), 16), at(test, 16))
     assert job.generators == {"dcgan_cls": {}, "acgan": {}, "flow.npz": judged}
-    called = probabilities_of(job.rows, 4).argmax(1)[12:]       # it has hardly learned anything
+    called = np.array([row[4:] for row in job.rows[13:]], float).argmax(1)
     recall = (called[held.labels == 0] == 0).mean()
     assert job.metrics["mixed"]["recall red"][0] == pytest.approx(recall)
 
@@ -389,10 +377,9 @@ def test_leaks_are_told_by_pixels_by_ids_of_the_same_set_and_of_the_start(
     data.mix([turned, lesions.part("test")]).save(tmp_path / "turned.npy")
     leaked = lesions.part("train").counts()["benign"]
     refused([str(made["benign"]), f"{leaked} validation"], "classify", "train", "trunk",
-            "--width", 4, "--data", tmp_path / "turned.npy", "--from", made["benign"], "--out", tmp_path / "no")
+            "--width", 4, "--data", tmp_path / "turned.npy", "--from", made["benign"],
+            "--out", tmp_path / "no")
 
-
-# ---- Jobs
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -412,8 +399,7 @@ def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(
     half = ["--epochs", 4, "--frozen-epochs", 2, "--steps", 4]
     nets = dict(
         start=[*start, *half, "--schedule", "1cycle"],
-        resnet=["resnet50", "--weights", "none", *half, "--batch", 8, "--size", 32, "--width", 8,
-                "--lr", 0.01, "--data", prepared],
+        adamw=[*TINY, "--optimizer", "adamw", "--frozen-epochs", 2, "--data", prepared],
         finder=[*TINY, "--lr", 0, "--augment", "classical", "--data", prepared])
     for name, net in nets.items():
         done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)

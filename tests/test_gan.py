@@ -70,8 +70,6 @@ def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_s
     assert penalty.item() == pytest.approx(7, abs=1e-4) and flat.grad.isfinite().all()
 
 
-# ---- A step of each, beside the textbook's
-
 @torch.no_grad()
 def training(name, device="cpu", **changes):
     """A tiny Training, 12 images, away from every symmetric point: no logit near 0, no bias 0."""
@@ -113,6 +111,8 @@ class Textbook:
 
     def noise(self):
         z, labels = self.m.noise(self.batch)
+        uniform = self.model == "dcgan_inception"               # in [-1, 1]
+        assert uniform == (z.abs().max() <= 1) and z.min() < -0.9
         return z.double(), labels
 
     def descend(self, loss, *nets):
@@ -236,8 +236,6 @@ def test_three_steps_are_the_textbooks(name, monkeypatch):
         assert {value.device.type for value in step(m).values()} == {"meta"}
 
 
-# ---- Samples and jobs
-
 @pytest.fixture
 def command(tmp_path, prepared):
     """command("acgan --size 32", "run"): the words of a tiny training on DATA, into that folder."""
@@ -282,6 +280,7 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         samples = data.load(file)
         assert drawn(net, torch.from_numpy(z)[:, :, None, None], samples.images)
         assert samples.classes == data.TWO and samples.labels.tolist() == turns[:n]
+    assert set(train.digests()) <= set(samples.info["digests"])
     z = gan.inputs_of(recipe("dcgan_inception"), None, np.zeros(9, int), 7)[:, :, 0, 0]
     assert np.allclose(z, 2 * np.random.default_rng(7).random((9, 100), np.float32) - 1)
     m = training("cyclegan")
