@@ -23,6 +23,7 @@ import itertools
 import re
 import time
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -585,6 +586,11 @@ def last_screen(page, studies, config):
     command = f"bash run_all.sh --scale {config['scale']}"
     if config["data"] != DRAWN:
         command += " --data DIR"
+    if studies["controls"].own:
+        command += " --synthetic MINE"
+    weights = [one["config"].get("weights") for study in studies.values() for one in study.of("*")]
+    if "none" in weights and config["scale"] != "quick":
+        command += " --weights none"
     page.add("## How this was made")
     page.add(f"`{command}`; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "
              "in its result.json. To try what decides such numbers: EXERCISES.md, ten experiments.")
