@@ -284,7 +284,7 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
     z = gan.inputs_of(recipe("dcgan_inception"), None, np.zeros(9, int), 7)[:, :, 0, 0]
     assert np.allclose(z, 2 * np.random.default_rng(7).random((9, 100), np.float32) - 1)
     m = training("cyclegan")
-    samples = gan.sample_set("name", m.config, m.average, m.source, 99, 0)
+    samples = gan.sample_set("name", m.config, m.average, m.source, np.zeros(99, int), 0)
     pixels = torch.from_numpy(m.source.images).permute(0, 3, 1, 2) / 127.5 - 1
     assert drawn(m.average, pixels, samples.images)
 

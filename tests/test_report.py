@@ -12,6 +12,8 @@ import page
 import report
 
 CLASSES = ["benign", "malignant"]
+CONFIG = dict(model="cnn", classes=CLASSES, steps=9, share="1/2", synthetic=[], shuffle=False,
+              alone=False, augment="none")
 GAN = dict(diversity=.9, distinctness=.8, collapsed=False, fd_8x8_distance=.5, fd_8x8_floor=.25)
 MINE = GAN | dict(closer_to_train=[.9, .61, .95])
 
@@ -29,7 +31,7 @@ def without_intervals(words):
 def finished(out, job, config={}, **result):
     """A result.json, and the pictures of a job: each of one colour."""
     seed = job.rpartition("-s")[2]
-    config = dict(model="cnn", classes=CLASSES, steps=9, seed=seed) | config
+    config = CONFIG | dict(seed=seed) | config
     empty = dict(seconds=1.5, command="python x", commit="abc1234", device="a GPU", metrics={})
     jobs.write_json(out / job / "result.json", empty | dict(config=config) | result)
     for name, colour in (("grid", "red"), ("grid_000001", "black"), ("grid_000009", "blue")):
@@ -76,13 +78,15 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
         gan(tmp_path, f"controls/dcgan_cls_50-s{seed}", diversity=diversity, collapsed=seed == 0)
         far = dict(fd_8x8_distance=.8, closer_to_train=[.7, .59, .8])
         gan(tmp_path, f"controls/far-s{seed}", diversity=diversity, **far)
-    for name, right in (("50_real", .70), ("100_real", .80), ("50_classical", .78)):
-        classifier(tmp_path, f"controls/cnn_{name}", right)
+    for name, right, config in (
+            ("a", .70, {}), ("b", .80, dict(share="1")), ("c", .78, dict(augment="classical"))):
+        classifier(tmp_path, f"controls/{name}", right, config=config)      # names say nothing
     learned = dict(command="python x --synthetic y/dcgan_cls_50-s0")
     mine = dict(generators={"my-vae": MINE})
-    for name, right, result in (("dcgan_cls", .75, learned), ("mine", .65, mine)):
-        for arm, less in (("", 0), ("_shuffled", .1), ("_alone", .2)):
-            classifier(tmp_path, f"controls/cnn_50_{name}{arm}", right - less, **result)
+    for name, right, result in (("dcgan_cls", .75, learned), ("my-vae", .65, mine)):
+        for less, kind in ((0, {}), (.1, dict(shuffle=True)), (.2, dict(alone=True))):
+            config = kind | dict(synthetic=[name])
+            classifier(tmp_path, f"controls/{name}{less}", right - less, config=config, **result)
     markdown, _, said = page_of(tmp_path)
     assert without_intervals(said) == part("answer").replace("\n", " ")
     assert "each arm's 2 seeds." in markdown
