@@ -64,9 +64,7 @@ def test_options_and_config_of_a_training():
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
     jobs.start_device(SimpleNamespace(seed=7))
-    drawn = torch.rand(1)
-    torch.manual_seed(7)
-    assert drawn == torch.rand(1) and torch.backends.cudnn.deterministic
+    assert torch.initial_seed() == 7 and torch.backends.cudnn.deterministic
     clock = iter([0, 6, 7, 12, 0, 10, 20, 23])
     fake = SimpleNamespace(time=clock.__next__, perf_counter=clock.__next__)
     monkeypatch.setattr(jobs, "time", fake)
@@ -111,7 +109,7 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
         with pytest.raises(UserError, match=": " + words):
             begin(out, other)
     with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(held, fcntl.LOCK_SH)
         begin(out, config)
 
     (out / "snapshots").mkdir()
@@ -156,8 +154,8 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
         jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
     with pytest.raises(UserError, match="not a finite number at step 6"):
         jobs.add_point(parts["record"], tmp_path, 6, dict(loss=float("inf")))
-    assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=.5, new=2)) == "loss 0.50  new 2.00"
-    assert parts["record"] == dict(curves=dict(loss=[1.0, 0.5], new=[2]), recent=[])
+    assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=.5)) == "loss 0.50"
+    assert parts["record"] == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
     other = parts_of(2)
     assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
     assert other["net"].weight.tolist() == weights and torch.equal(torch.get_rng_state(), drawn)
@@ -197,12 +195,14 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path,
 LESIONS = "data.py prepare --built-in 120 --size 16 --binary"
 JOB = """import pathlib, sys, time
 out = pathlib.Path(sys.argv[-1])
-with open(out.parent.parent / "order", "a") as order:
-    order.write(out.parent.name + "/" + out.name + " ")
+order = open(out.parent.parent / "order", "a+", buffering=1)
+order.write(f"{out.parent.name}/{out.name}\\n")
+while order.seek(0) or len(order.readlines()) < 2:          # until another one is at work
+    time.sleep(0.1)
+time.sleep(1 + (out.parent.name == "b"))
+order.write("end\\n")
 if out.name == "bad" and "--good" not in sys.argv:
     sys.exit("it is broken")
-while len((out.parent.parent / "order").read_text().split()) < 2:      # the other one too
-    time.sleep(0.1)
 (out / "result.json").write_text("{}")
 """
 
@@ -225,13 +225,15 @@ def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp
     process = start_runner(tmp_path, [(*name, tmp_path / "job.py") for name in names])
     said, errors = process.communicate()
     order = (tmp_path / "order").read_text().split()
-    assert sorted(order[:2]) == ["a/data", "b/data"], said + errors
-    assert sorted(order[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
+    at_work = [k - 2 * order[:k].count("end") for k in range(len(order))]
+    begun = [job for job in order if job != "end"]
+    assert max(at_work) == 2 and sorted(begun[:2]) == ["a/data", "b/data"], said + errors
+    assert sorted(begun[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
     assert process.returncode == 1 and "4 of 6 jobs are done" in said and said.count("FAILED") == 1
     assert "it is broken" in said and f"alone: python {tmp_path}/job.py --out" in said
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
     assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
-    assert (tmp_path / "order").read_text().split()[5:] == ["a/bad", "a/late"]
+    assert (tmp_path / "order").read_text().split()[10:] == ["a/bad", "end", "a/late", "end"]
 
 
 def test_killing_the_run_leaves_no_job_behind_but_what_it_had_done(tmp_path, prepared):
