@@ -469,7 +469,7 @@ def sentence(controls, generators, images):
 def controls_section(page, controls):
     page.add("## The controls: what is one GAN image worth?")
     sizes = [f"{part} {sum(of.values())}" for part, of in controls.jobs["data"]["counts"].items()]
-    seeds = {len(seeds) for name, seeds in controls.seeds.items() if name.startswith(tuple(NETS))}
+    seeds = {len(controls.seeds[name]) for name in controls.arm_names.values()}
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
              "of a classifier make equally many steps, are tested on the same real images, and add "

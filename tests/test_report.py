@@ -101,8 +101,9 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     (.705, .80, "Here GAN images did not help: one was worth 0.05")])
 def test_no_worth_without_a_gain_from_real_images(tmp_path, with_gan, more, said):
     gan(tmp_path, "controls/dcgan_cls_50-s0")
-    for name, right in (("50_real", .70), ("50_dcgan_cls", with_gan), ("100_real", more)):
-        classifier(tmp_path, f"controls/cnn_{name}", right)
+    arms = (.70, {}), (with_gan, dict(synthetic=["dcgan_cls"])), (more, dict(share="1"))
+    for k, (right, config) in enumerate(arms):
+        classifier(tmp_path, f"controls/{k}", right, config=config)
     assert said in page_of(tmp_path)[2]
 
 
