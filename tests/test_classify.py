@@ -97,7 +97,7 @@ def painted(labels, name, part="", side=32, seed=0, **info):
     return data.ImageSet(images, labels, CLASSES, ids, ids[np.arange(len(ids)) // 2], split, info)
 
 
-def tiny_training(monkeypatch, norm_learns=False, device="cpu", **options):
+def tiny_training(monkeypatch, norm_learns=False, **options):
     """A Training of a small network in which train and eval mode differ."""
     def make(config):
         net = nn.Sequential()
@@ -115,7 +115,26 @@ def tiny_training(monkeypatch, norm_learns=False, device="cpu", **options):
     images = painted([0, 1, 2, 2, 1, 0, 0, 2, 1, 1], "tiny", side=8)
     images.images[:] = np.random.default_rng(1).integers(0, 256, images.images.shape)
     torch.manual_seed(7)
-    return classify.build(config, images, None, torch.device(device))
+    return classify.build(config, images, None, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", classify.NETWORKS)
+def test_a_step_of_every_network_mixes_no_devices(monkeypatch, name):
+    """All tensors on a foreign device, at the paper's size: what can be proven without a GPU."""
+    kinds, meta = [], torch.device("meta")
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *_, **__: kinds.append(kind) or torch.enable_grad())
+    config = recipe(name, batch=4, weights="none", precision="bf16")
+    images = painted([0, 1, 2, 0], "meta", side=config["size"])
+    with torch.device("cpu") if name == "cnn" else meta:            # build carries the cnn there
+        m = classify.build(config, images, None, meta)
+    m.optimizer.step = lambda: None                     # torch's fused ones know real devices alone
+    classify.freeze(m, False)
+    values = classify.train_step(m, 0.1, 0.9)
+    assert values.shape == (2,) and {values.device.type, *kinds} == {"meta"}
+    assert all(weight.grad.is_meta for weight in m.net.parameters())
+    with pytest.raises(NotImplementedError, match="out of meta"):   # the last line alone fetches
+        classify.class_probabilities(m.net, images.images, meta)
 
 
 def fastai(steps, top):
@@ -185,13 +204,6 @@ def test_a_training_is_the_textbooks(monkeypatch, tmp_path, norm_learns, options
     logits = plain.eval()(torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1)
     loss = F.cross_entropy(logits, torch.tensor(val.labels)).item()
     assert curves["val_loss"][2:] == [pytest.approx(loss, abs=1e-5)] and m.batches.seed == 3
-
-    # On meta tensors mixing devices fails as on a GPU; they have no autocast, no fused Adam
-    m = tiny_training(monkeypatch, norm_learns, "meta", **options | dict(optimizer="adagrad"))
-    monkeypatch.setattr(torch, "autocast", lambda kind, *_, **__: torch.device(kind))
-    assert classify.train_step(m, 0.1, 0.9).is_meta
-    with pytest.raises(NotImplementedError, match="out of meta"):   # its last line alone fetches
-        classify.class_probabilities(m.net, val.images, m.device)
 
 
 def test_one_cycle_is_fastais_and_the_lr_finder_takes_the_lowest_smoothed_loss(monkeypatch):

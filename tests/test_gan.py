@@ -272,14 +272,15 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         assert not weight.is_floating_point() or torch.allclose(weight, average[key], 1e-5, 1e-6)
     net.load_state_dict(average)
 
-    done("gan", "sample", run, "--n", 4, "--seed", 9, "--out", tmp_path / "more.npy")
-    for file, seed, n in ((run / "samples.npy", 4, 67), (run / "snapshots/000005.npy", 5, 3),
-                          (tmp_path / "more.npy", 9, 4)):
-        z = np.random.default_rng(seed).standard_normal((n, 110), np.float32)
-        z[:, :2] = np.eye(2)[turns[:n]]
+    more = tmp_path / "more.npy"
+    done("gan", "sample", run, "--n", 4, "--seed", 9, "--class", "malignant", "--out", more)
+    for file, seed, labels in ((run / "samples.npy", 4, turns[:67]),
+                               (run / "snapshots/000005.npy", 5, turns[:3]), (more, 9, [1] * 4)):
+        z = np.random.default_rng(seed).standard_normal((len(labels), 110), np.float32)
+        z[:, :2] = np.eye(2)[labels]
         samples = data.load(file)
         assert drawn(net, torch.from_numpy(z)[:, :, None, None], samples.images)
-        assert samples.classes == data.TWO and samples.labels.tolist() == turns[:n]
+        assert samples.classes == data.TWO and samples.labels.tolist() == labels
     assert set(train.digests()) <= set(samples.info["digests"])
     z = gan.inputs_of(recipe("dcgan_inception"), None, np.zeros(9, int), 7)[:, :, 0, 0]
     assert np.allclose(z, 2 * np.random.default_rng(7).random((9, 100), np.float32) - 1)
@@ -299,13 +300,16 @@ def test_what_a_gan_learns_from_how_long_and_how_much_it_draws(
     tiny = ["--width", 4, "--batch", 8, "--epochs", 9]
     cases = {
         "wgan_gp --samples 5": (train, None, len(train) / 5, 5),
+        "acgan --size 32 --samples balance": (
+            data.resized(train, 32), None, len(train), abs(np.diff([*train.counts().values()])[0])),
         "dcgan_cls --leak --samples 3/2": (lesions, None, len(lesions), round(len(lesions) * 1.5)),
         f"dcgan_cls --class {few} --share 1/2 --samples balance": (
             half.of_class(few), None, len(half.of_class(few)), lacking),
         f"cyclegan --size 64 --class {few} --top 1/4 --source DATA --source-class {many} "
         "--samples 1/2": (top, other, len(other), round(len(other) / 2))}
-    for options in ("dcgan_cls --samples many", "dcgan_cls --samples balance", "acgan --z-dim 1"):
-        refused([options[options.index("--"):]], *command(options, "no"))
+    for options in ("dcgan_cls --samples many", "dcgan_cls --samples balance", "acgan --z-dim 1",
+                    "cyclegan --source DATA --size 32 --samples 999"):
+        refused([options[options.rindex("--"):]], *command(options, "no"))
     for options, (learned, source, passes, number) in cases.items():
         run = tmp_path / options
         done(*command(options + " --dry-run --forget", run, tiny))

@@ -86,7 +86,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     for name, right, result in (("dcgan_cls", .75, learned), ("my-vae", .65, mine)):
         for less, kind in ((0, {}), (.1, dict(shuffle=True)), (.2, dict(alone=True))):
             config = kind | dict(synthetic=[name])
-            classifier(tmp_path, f"controls/{name}{less}", right - less, config=config, **result)
+            classifier(tmp_path, f"controls/arm_{name}{less}", right - less, config=config, **result)
     markdown, _, said = page_of(tmp_path)
     assert without_intervals(said) == part("answer").replace("\n", " ")
     assert "each arm's 2 seeds." in markdown
