@@ -789,7 +789,8 @@ def export(args):
     """A part of a prepared set as class folders of PNG, for any other generator to learn from."""
     images = load(args.run).part(args.part).share(args.share)
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
-    replace(images, info=info | what_was_seen(images)).save(args.out)
+    info |= what_was_seen(images)
+    replace(images, info=info).save(args.out)
     classes = " and MINE/".join(images.classes)
     print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a "
           f"copy of its info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
