@@ -257,6 +257,7 @@ def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or images.images.shape[1] == size:
         return images
+    jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     for picture, image in zip(pictures, images.images):
         picture[:] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
@@ -575,8 +576,9 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n, seed):
+def lesion_rows(n, seed, size=8):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
+    jobs.check_memory(n, size)
     rows = []
     for lesion in itertools.count():
         for view in range(lesion % 3 + 1):
@@ -589,7 +591,8 @@ def lesion_rows(n, seed):
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    return decoded(lesion_rows(n, seed), size, dict(source=f"drawn lesions (seed {seed})"))
+    rows = lesion_rows(n, seed, size)
+    return decoded(rows, size, dict(source=f"drawn lesions (seed {seed})"))
 
 
 # ---- Batches on the device
@@ -693,7 +696,7 @@ def gather(args, size):
     if args.study:
         classes, _ = STUDIES[args.study]
     if args.built_in:
-        rows = lesion_rows(args.built_in, args.seed)
+        rows = lesion_rows(args.built_in, args.seed, size)
         source = f"drawn lesions (seed {args.seed})"
     else:
         folder = Path(args.source)
