@@ -259,6 +259,7 @@ def resized(images, size):
     """The set with images `size` px wide, bicubic."""
     if size is None or images.images.shape[1] == size:
         return images
+    jobs.check_memory(len(images), size)
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     for picture, image in zip(pictures, images.images):
         picture[:] = Image.fromarray(image).resize((size, size), Image.BICUBIC)
@@ -582,8 +583,9 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n, seed):
+def lesion_rows(n, seed, size=8):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
+    jobs.check_memory(n, size)
     rows = []
     for lesion in itertools.count():
         for view in range(lesion % 3 + 1):
@@ -596,7 +598,8 @@ def lesion_rows(n, seed):
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    return decoded(lesion_rows(n, seed), size, dict(source=f"drawn lesions (seed {seed})"))
+    rows = lesion_rows(n, seed, size)
+    return decoded(rows, size, dict(source=f"drawn lesions (seed {seed})"))
 
 
 # ---- Batches on the device
@@ -700,7 +703,7 @@ def gather(args, size):
     if args.study:
         classes, _ = STUDIES[args.study]
     if args.built_in:
-        rows = lesion_rows(args.built_in, args.seed)
+        rows = lesion_rows(args.built_in, args.seed, size)
         source = f"drawn lesions (seed {args.seed})"
     else:
         folder = Path(args.source)
@@ -796,7 +799,8 @@ def export(args):
     """A part of a prepared set as class folders of PNG, for any other generator to learn from."""
     images = load(args.run).part(args.part).share(args.share)
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
-    replace(images, info=info | what_was_seen(images)).save(args.out)
+    info |= what_was_seen(images)
+    replace(images, info=info).save(args.out)
     classes = " and MINE/".join(images.classes)
     print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a "
           f"copy of its info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
