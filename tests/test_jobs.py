@@ -1,6 +1,7 @@
 """A job's folder tells the truth, whatever cut it off; the runner does each job once."""
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, ca
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     for step in (4, 5, 6):
         progress(step)
-    assert capsys.readouterr().err == "job  4/10    0:00:18 left\njob  6/10    0:00:12 left\n"
+    assert capsys.readouterr().err == "job  4/10    18 s left\njob  6/10    12 s left\n"
+    assert [jobs.readable_time(s) for s in (99, 720, 9000)] == ["99 s", "12 min", "2.5 h"]
     step, cost = jobs.timed(lambda a, b: a + b, SimpleNamespace(dry_run=True))
     assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
 
@@ -212,6 +214,7 @@ def start_runner(out, rows, *words):
     process = subprocess.Popen(
         [sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], text=True, cwd=ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env=dict(os.environ, OMP_NUM_THREADS="1"))
     for study, stage, name, command in rows:
         process.stdin.write(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n")
@@ -230,13 +233,19 @@ def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp
     assert max(at_work) == 2 and sorted(begun[:2]) == ["a/data", "b/data"], said + errors
     assert sorted(begun[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
     assert process.returncode == 1 and "4 of 6 jobs are done" in said and said.count("FAILED") == 1
+    left = re.findall(r"\[(\d)/6\] ./\w+ +(\d+) s, about (\d+) s left", said)
+    seconds = [int(took) for _, took, _ in left]
+    for done, (number, _, about) in enumerate(left, 1):
+        mean, rest = sum(seconds[:done]) / done, 6 - done
+        assert int(number) == done and abs(int(about) - mean * rest / 2) <= 1 + rest / 4
     assert "it is broken" in said and f"alone: python {tmp_path}/job.py --out" in said
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
     assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
     assert (tmp_path / "order").read_text().split()[10:] == ["a/bad", "end", "a/late", "end"]
 
 
-def test_killing_the_run_leaves_no_job_behind_but_what_it_had_done(tmp_path, prepared):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_stopping_the_run_leaves_no_job_behind_and_saves_if_it_can(tmp_path, prepared, kind):
     job = tmp_path / "a" / "gan"
     train = f"gan.py train dcgan_cls --data {prepared} --width 4 --batch 8 --steps 4000"
     process = start_runner(tmp_path, [("a", 1, "gan", train), ("a", 2, "late", LESIONS)])
@@ -244,11 +253,13 @@ def test_killing_the_run_leaves_no_job_behind_but_what_it_had_done(tmp_path, pre
     while not (job / "log.txt").exists() or "/4000" not in (job / "log.txt").read_text():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    process.kill()
+    process.send_signal(kind)
+    process.wait()
     with open(job / ".lock") as lock:                   # free as soon as nobody works there
         fcntl.flock(lock, fcntl.LOCK_EX)
     assert not (job / "result.json").exists() and not (tmp_path / "a" / "late").exists()
-    assert 0 < torch.load(job / "checkpoint.pt")["step"] < 4000
+    if kind == signal.SIGINT:
+        assert process.returncode == 130 and 0 < torch.load(job / "checkpoint.pt")["step"] < 4000
 
 
 def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
