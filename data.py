@@ -383,7 +383,9 @@ def check(args):
     parts = images.split
     labels = np.array(images.classes)[images.labels]
     print("\n".join(notes + warnings_of(images)))
-    print(f"{len(images)} images of {len(set(images.groups))} lesions: {counts_of_parts(images)}")
+    print(f"images: {len(images)} of {len(set(images.groups))} lesions")
+    for part, counts in counts_of_parts(images).items():
+        print(f"{part}: {counts}")
 
     a, b = near_pairs(images)
     across = parts[a] != parts[b]

@@ -2,6 +2,8 @@
 
     python metrics.py compare runs/real runs/hybrid        two classifiers on the same test images
     python metrics.py fid real_photos/ gan_images/         FID, KID and noise floor of two sets
+
+Every interval of the report is made by `combine` below; start there.
 """
 import csv
 import functools
@@ -225,7 +227,9 @@ def evaluate(labels, probabilities, groups, classes):
     k = len(classes)
     matrix = np.zeros((k, k), int)                  # [true class, called class]
     np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
-    values = dict(n=len(labels), confusion=matrix.tolist(), loss=log_loss(labels, probabilities))
+    values = dict(n=len(labels))
+    values["confusion"] = matrix.tolist()
+    values["loss"] = log_loss(labels, probabilities)
     values["majority"] = np.bincount(labels).max() / len(labels)
     for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
         values[name] = level(arm)

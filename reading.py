@@ -449,10 +449,13 @@ def rows_of(labels, files, values):
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
+    patients = collections.defaultdict(set)         # of each lesion
+    for name in labels:
+        patients[values["lesion", name][0]].add(values["patient", name][0])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient:                                             # lesions may be numbered in each
+        if patient and (not lesion or len(patients[lesion] - {""}) > 1):    # numbered anew in each
             lesion = f"patient {patient} {lesion}".strip()
         in_folder = part_of(name.split("/")[:-1])
         part = values["part", name][0] or in_folder or values["table", name][0]
