@@ -261,6 +261,7 @@ def base_of(net):
 
 
 def freeze(m, frozen):
+    """frozen: only the head learns, and a body's BatchNorm, if this network's learns."""
     norm_learns = NETWORKS[m.config["model"]].norm_learns
     m.base_rests = frozen and not norm_learns
     base = base_of(m.net).requires_grad_(not frozen)
@@ -305,14 +306,17 @@ def load_images(args):
     for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
         name = whole.info["generator"]
-        generators[name] = {}           # gan.py has measured its own
-        if name not in gan.GANS:
-            pair = [data.resized(real, whole.images.shape[1]) for real in (training, test)]
+        path = whole.info.get("path")   # of gan.py's sets none: their jobs have measured them
+        if path and (name in gan.GANS or name in generators):
+            name = path                 # its last folder's name is taken
+        generators[name] = {}
+        if path:
+            pair = [data.resized(one, whole.images.shape[1]) for one in (training, test)]
             generators[name] = metrics.judge_generated(whole, *pair)
         most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
-        if not 0 <= n <= most:
-            raise UserError(f"{source} holds {len(whole)} images, not {n} + {last}")
+        if most < 0:
+            raise UserError(f"{source} holds {len(whole)} images: --mixed-test {last} is too many")
         added.append(at_size(whole.take(slice(n)), args))
         held_back.append(at_size(whole.take(slice(most, None)), args))
 
@@ -408,7 +412,8 @@ def build(config, training, start, device):
         net = NETWORKS[config["model"]].build(config)
     except (OSError, ValueError, LookupError, RuntimeError) as problem:     # none, or other --width
         raise UserError(f"--weights {config.get('weights')}: {problem!s:.200}. Put the file into "
-                        f"{torch.hub.get_dir()}/checkpoints, or give --weights none") from None
+                        f"{torch.hub.get_dir()}/checkpoints, or give --weights none, or a larger "
+                        "--size") from None
     if start:                           # all but the last layer
         saved, _ = jobs.load_run(start, gan.GANS)
         state = saved.get("discriminator", {})
@@ -468,7 +473,7 @@ def train_step(m, rate, momentum):
 
 
 def make_optimizer(net, config):
-    """Rates and momentum come with each step, from learning_rates."""
+    """The rate comes with each step from learning_rates, and Adam's momentum."""
     if config["optimizer"] == "adagrad":
         return torch.optim.Adagrad(net.parameters())
     if config["optimizer"] != "adamw":  # adam or sgd; its momentum, beta1, is not stated
@@ -639,7 +644,8 @@ def score(args):
         y, probabilities = features(made.take(rng.permutation(len(made))[:n]))
         row = metrics.distances(x, y, probabilities, args.seed)
         rows.append(row | dict(set=label))
-        print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})")
+        print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
+              f"KID {row['kid']:.4f}")
     jobs.finish_job(out, config, time.time() - begun, device, net=name, size=side, rows=rows)
 
 
@@ -704,7 +710,7 @@ def main():
     judge.add_argument("sets", nargs="*", help="GAN jobs or image sets")
     judge.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
     for p in (command(rank), judge):
-        p.add_argument("--class", dest="of_class", help="of this class alone")
+        p.add_argument("--class", dest="of_class", required=p is not judge, help="of this alone")
         p.add_argument("--data", required=True, help="split image set: its training part")
         p.add_argument("--out", required=True, help="folder of this job")
         jobs.add_common_options(p)

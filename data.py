@@ -226,8 +226,10 @@ def load_synthetic(source, size=None, folder_size=None):
         images = replace(images, classes=[label], labels=images.labels * 0)
     if images.classes == ["unlabelled"]:
         raise UserError(f"{source}: of which class? Say CLASS={source}, as benign={source}")
-    of_path = dict(generator=Path(path).name, source=source)
-    return replace(images, info=of_path | images.info)
+    if "generator" in images.info:
+        return images
+    of_path = dict(generator=Path(path).name, source=source, path=str(path))
+    return replace(images, info=images.info | of_path)
 
 
 def decoded(rows, size, info):
@@ -380,7 +382,7 @@ def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     rows, notes = read_rows(Path(args.source), args.zeros, args.columns)
     images = decoded(rows, 64, dict(source=args.source))
-    parts = images.split
+    split = images.split
     labels = np.array(images.classes)[images.labels]
     print("\n".join(notes + warnings_of(images)))
     print(f"images: {len(images)} of {len(set(images.groups))} lesions")
@@ -388,7 +390,7 @@ def check(args):
         print(f"{part}: {counts}")
 
     a, b = near_pairs(images)
-    across = parts[a] != parts[b]
+    across = split[a] != split[b]
     digests = images.digests()
     equal = digests[a] == digests[b]
     conflict = equal & (labels[a] != labels[b])

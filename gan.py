@@ -60,7 +60,7 @@ class Training:
     def noise(self, n):
         """New (z (n, z_dim, 1, 1), labels (n,) or None where no class is told)."""
         entry, labels = GANS[self.config["model"]], None
-        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
+        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]  # as_inputs: [-1, 1]
         z = draw_z(n, self.config["z_dim"], device=self.device)
         if entry.labels:
             labels = torch.randint(len(self.config["classes"]), (n,), device=self.device)
@@ -528,6 +528,7 @@ class GAN:
     labels: bool = False        # the generator is told the class
     translates: bool = False    # images of a second set, instead of starting from noise
     sizes: tuple = (64,)        # what --size can be
+    z_dims: tuple = None        # what --z-dim can be; None: any
 
 
 DCGAN = dict(
@@ -579,7 +580,7 @@ GANS = {
             width=(64, "not stated; LAPGAN paper, CIFAR-10: maps of each convolution")),
         generator=lambda c: LaplacianGenerator(c["width"]),
         discriminator=lambda c: laplacian_discriminators(c["width"]),
-        step=lapgan_step),
+        step=lapgan_step, z_dims=(5504,)),
     "acgan": GAN(       # paper 002: Fossen-Romsaas et al.
         recipe=DCGAN | dict(
             size=(128, "Data and data preparation"),
@@ -722,14 +723,16 @@ def load_images(args):
         whole = whole.of_class(args.of_class)
     images = whole if args.leak else whole.part("train")
     images = images.share(args.share)
-    unseen = whole.take((whole.split == "test") & (not args.leak))
+    unseen = whole.take(whole.split == "test")
+    if args.leak:
+        unseen = unseen.take(slice(0))
     if "top" in args:
         images = images.take(slice(round(args.top * len(images))))
     return data.resized(images, args.size), data.resized(unseen, args.size)
 
 
-def labels_to_draw(args, config, whole):
-    """(n,) class numbers of what --samples asks for; 1/1: as many as are in the set `whole`."""
+def labels_to_draw(args, config, like):
+    """(n,) class numbers of what --samples asks for; 1/1: as many as are in the set `like`."""
     classes = drawn_classes(config)
     if args.samples == "balance":         # in turn, until each has as many as the largest class
         counts = training_part(args.data, size=args.size).share(args.share).counts()
@@ -744,7 +747,7 @@ def labels_to_draw(args, config, whole):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
-        number = number * len(whole)
+        number = number * len(like)
     jobs.check_memory(round(number), args.size)
     return in_turn(config, max(1, round(number)))
 
@@ -864,7 +867,8 @@ def finish(m, args, unseen, labels, begun, cost):
                     metrics=values, curves=m.record["curves"], cost=cost)
     print(f"{out}: {config['steps']} steps, {len(generated)} samples, see {out}/grid.png")
     if values["collapsed"]:
-        print(f"COLLAPSED: diversity {values['diversity']:.2f}")
+        how = "COLLAPSED: diversity {diversity:.2f}, distinctness {distinctness:.2f}"
+        print(how.format(**values))
 
 
 # ---- More samples, layer tables
@@ -955,7 +959,8 @@ def main():
         p = models.add_parser(name)
         p.set_defaults(function=train)
         add_train_options(p.add_argument, entry)
-        jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes)
+        jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes,
+                                  z_dim=entry.z_dims)
 
     p = commands.add_parser("describe", help="print layer tables", description=describe.__doc__)
     p.set_defaults(function=describe)

@@ -409,7 +409,7 @@ def run_jobs(jobs, slots):
         while True:
             undone = [job for job in jobs if not is_done(job)]
             stages = {job.study: job.stage for job in reversed(undone)}     # a study's earliest
-            ready = [job for job in todo if job.stage == stages[job.study]]
+            ready = [job for job in todo if job.stage == stages.get(job.study)]
             for job in ready[:slots - len(running)]:
                 todo.remove(job)
                 job.folder.mkdir(parents=True, exist_ok=True)

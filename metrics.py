@@ -433,7 +433,7 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
         "distinctness": min(distinctness)}
     values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
 
-    if source is not None:
+    if source is not None and len(generated) > 1:
         after = generated.images[:128]              # 1: nothing is changed; 0: as another original
         before = source.images[:len(after)].astype(np.float32)
         moved = np.linalg.norm((after - before).reshape(len(after), -1), axis=1)

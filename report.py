@@ -172,14 +172,16 @@ def value(study, job, measure, row):
         return f"{np.mean([one['metrics'][test]['loss'] for one in seeds]):.3f}"
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
-    if kind in ("precision", "recall", "f1"):
-        kind = f"{kind} {label or row}"
-    arm = study.arms(job).get(kind)
+    name = measure.removesuffix(" %")
+    if name in ("precision", "recall", "f1"):
+        label = row
+        name = f"{kind} {row}"
+    arm = study.arms(job).get(name)
     if arm is None:
         return f"no {measure} here"
     level = metrics.level(arm)
     if level is None:
-        return f"no {label} here" if measure.startswith("recall") else "never predicted"
+        return f"no {label} here" if kind == "recall" else "never predicted"
     if measure.endswith("%"):
         return "{:.1f} [{:.1f}, {:.1f}]".format(*np.multiply(level, 100))
     return "{:.3f} [{:.3f}, {:.3f}]".format(*level)
@@ -197,7 +199,8 @@ def verdict(printed, gain, p):
     """What became of a claim. printed: its cell; gain: [value, low, high, p]; p: corrected by Holm.
 
     Zero excluded in the claimed direction, and the printed effect in the interval: reproduced. The
-    first alone: same direction. Neither: not reproduced. The second alone: too few images or seeds.
+    first alone, or without a printed number: same direction. Neither: not reproduced. The second
+    alone: too few images or seeds. "level" claims an accuracy, "no effect" less than NO_EFFECT.
     """
     if gain is None or gain[1] is None:
         return "cannot be tested here: not run"

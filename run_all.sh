@@ -88,22 +88,22 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
 }
 
 acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleGANs from nevus to melanoma
-  local acgan="--size 128 $BF16" resnet="--size 256 $BF16" limit="" px=256 nv2mel="" class n alpha
+  local acgan="--size 128 $BF16" fit="--size 256 $BF16" limit="" px=256 nv2mel="" class n alpha resnet
   local classes="AK BCC BKL DF MEL NV SCC VASC" counts="2000 4000 8000 16000 24000"
   local cyclegan="--size 256 --steps 30000 $BF16"       # 200 epochs of each class would be 15 million steps
   if [ "$DATA" ] && [ ! -d "$DATA/isic2019" ]; then classes="AK BCC BKL DF MEL NV VASC"; fi
   case $SCALE in
     quick) px=32 nv2mel="--steps 100" acgan="--size 32 --width 16 --batch 24 --beta1 0 --lr 1.5e-3 --steps 350 $BF16"
            cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
-           resnet="--size 32 --width 8 --batch 8 --steps 5"
+           fit="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
     small) px=64 acgan="--size 64 --width 16 --batch 24 --beta1 0 --lr 1e-3 --steps 800 $BF16"
            cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 400"
-           resnet="--size 64 --width 16 --batch 64 --epochs 8 --weights none $BF16"
+           fit="--size 64 --width 16 --batch 64 --epochs 8 --weights none $BF16"
            limit="--limit NV=600 MEL=300 BCC=250 BKL=250" ;;
   esac
   acgan+=" --forget $DRY" cyclegan+=" --forget $DRY"
-  resnet="classify.py train resnet50 --data @data $resnet $WEIGHTS $DRY"
+  resnet="classify.py train resnet50 --data @data $fit $WEIGHTS $DRY"
   local made="@cycle_${classes// / @cycle_}" few="500 1000 2000 3000 4000 5000 6000 7000"
   stage
   job data data.py prepare $(data 720) --for acgan_cyclegan --size $px --resplit --val 0.1111 --test 0.1 $limit
@@ -162,7 +162,7 @@ dermagan() {    # paper 003: a DCGAN per class; as printed the GANs see the test
 }
 
 dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the smaller class; Inception V3
-  local n=600 limit="" full=299 gan="" fit="" net=inception inception
+  local n=600 limit="" full=299 gan="" fit="" net=inception train
   case $SCALE in
     quick) full=80 gan="--width 12 --batch 16 --steps 300 --lr 1e-3 --snapshots 48 $BF16"
            fit="--size 80 --batch 8 --steps 8" ;;
@@ -172,22 +172,22 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
   esac
   if [ ! "$DATA" ]; then limit="--limit malignant=250"; fi      # the paper's ratio of malignant to benign: 0.83
   if [ "$WEIGHTS" ]; then net=@judge; fi         # without the FID's weights: a small network of ours
-  inception="classify.py train inception --data @data --forget $fit $WEIGHTS $DRY"
+  train="classify.py train inception --data @data --forget $fit $WEIGHTS $DRY"
   stage
   job data data.py prepare $(data $n) $limit --for dcgan_inception --resplit --val 0.1111 --test 0.1 --size $full
   stage
   job dcgan gan.py train dcgan_inception --data @data --class malignant --samples balance --forget $gan $DRY
-  each_seed original    $inception
-  each_seed original_64 $inception --through 64
+  each_seed original    $train
+  each_seed original_64 $train --through 64
   if [ "$WEIGHTS" ]; then job judge classify.py train cnn --data @data --steps 150 --batch 16 $DRY; fi
   stage
-  each_seed augmented    $inception --synthetic @dcgan
-  each_seed augmented_64 $inception --synthetic @dcgan --through 64
+  each_seed augmented    $train --synthetic @dcgan
+  each_seed augmented_64 $train --synthetic @dcgan --through 64
   job fid_curve classify.py score $net --data @data --class malignant --over-steps @dcgan $DRY
 }
 
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
-  # The training part is the 200 %: 100 and as many further real ones. An eighth of a small set is no 128 images.
+  # The training part is the 200 %: 100 and as many further real ones. 25 % only at paper scale: elsewhere too few.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
   local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 alive="" net size gan train
   case $SCALE in
@@ -195,7 +195,7 @@ controls() {    # ours: what is one GAN image worth? All arms make the same step
            gan_steps="--width 16 --batch 16 --lr 1e-3 --steps 250 $BF16"
            if [ "$DATA" ]; then limit="--limit benign=1000 malignant=1000"; fi ;;
     small) limit="--limit benign=1954 malignant=1954" fit="--steps 1500 --batch 32 $BF16" nets="cnn" sizes="50 100"
-           gan_steps="--width 32 --batch 16 --steps 1500 $BF16" test=0.5 gans=${gans#wgan_gp }   # ten times a DCGAN
+           gan_steps="--width 32 --batch 16 --steps 1500 $BF16" test=0.5 gans=${gans#wgan_gp }   # takes ten times as long
            alive="--lr 1e-3" ;;         # at its own 2e-4 paper 003's DCGAN collapsed for 2 of 3 seeds
   esac
   fit+=" --schedule 1cycle --forget $DRY" gan_steps+=" --forget $DRY"
@@ -309,13 +309,13 @@ case $SCALE in
 esac
 GPU=$(nvidia-smi -L 2>/dev/null | grep -c GPU)
 if [ "$GPU" -gt 0 ] || [ "$DRY" ]; then : "${JOBS:=1}"; else : "${JOBS:=2}"; fi
-[[ $SEEDS$JOBS =~ ^[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
+[[ $SEEDS,$JOBS =~ ^[1-9][0-9]*,[1-9][0-9]*$ ]] || stop "--seeds and --jobs: whole numbers from 1"
 MINE=${SYNTHETIC##*/}           # names the arms, if it is a plain word that is no other arm's
 case $MINE in *[!A-Za-z0-9]*|real|classical|shuffled|alone|dermagan) MINE=mine ;; esac
 # With a CPU's bfloat16 units a DCGAN of width 16 is 1.5 times as fast, a WGAN-GP not; on an H200 it was 0.9 times.
 if [ "$GPU" -eq 0 ] && grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null; then BF16="--precision bf16"; fi
 cd "$(dirname "$0")" || exit
-: "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}${DRY:+-dry}}"
+: "${OUT:=results/$SCALE${DATA:+-$(basename "$DATA")}}"; OUT+=${DRY:+-dry}
 if [ -z "$CHOSEN" ] && [ "$DATA" ] && [ ! -d "$DATA/isic2019" ] && [ ! -d "$DATA/ham10000" ]; then
   CHOSEN=${STUDIES//acgan_cyclegan dermagan /}
   echo "$DATA has no isic2019 or ham10000: without the eight classes that acgan_cyclegan and dermagan need" >&2
