@@ -727,8 +727,11 @@ def prepare(args):
     """Decode a set once, split it by lesion, and write it as images.npy, the folder of a job."""
     begun = time.time()
     out = Path(args.out)
-    images = gather(args, 2 * args.size if args.enhance else args.size)
+    size = args.size
     if args.enhance:                                # filtered first, then reduced
+        size = 2 * args.size
+    images = gather(args, size)
+    if args.enhance:
         filtered = replace(images, images=enhance(images.images))
         before_after = np.concatenate([images.images[:8], filtered.images[:8]])
         images = resized(filtered, args.size)

@@ -317,9 +317,10 @@ def read_table(place, name, raw, find, named, strict):
             why = f"line {line} has more cells than the header: quote those that hold {comma!r}"
             raise not_understood(place, why, header)
         row += [""] * (len(header) - len(row))
-    for meaning in ("lesion", "patient", "part"):               # an empty column is none
-        told = [k for k in columns[meaning] if {row[k].lower() for _, row in lines} - NO_ID]
-        columns[meaning] = told
+    for meaning in ("lesion", "patient", "part"):
+        for k in list(columns[meaning]):
+            if {row[k].lower() for _, row in lines} <= NO_ID:   # an empty column is none
+                columns[meaning].remove(k)
     image, beside = columns["image"][0], name[:name.rfind("/") + 1]
     rows = []
     for line, row in lines:
@@ -342,7 +343,7 @@ def read_tables(folder, files, find, named):
             raise UserError(f"{folder / name} cannot be read as a table ({problem})") from None
         if kind_of(name) in TABLES or table.columns["image"]:
             tables.append(table)
-    titles = {plain(title) for table in tables for title in table.header}
+    titles = set(map(plain, itertools.chain(*[table.header for table in tables])))
     for title in " ".join(named.values()).split():
         if title not in titles:
             headers = {table.name: first_of(table.header) for table in tables}

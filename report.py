@@ -294,7 +294,9 @@ def table_of(study, kind, name):
 
 def figure(page, study, number, title, kind, patterns):
     names, shown = study.names(patterns), []
-    page.add(f"**{title}**" if number == "ours" else f"**Figure {number}. {title}**")
+    if number != "ours":
+        title = f"Figure {number}. {title}"
+    page.add(f"**{title}**")
     if not names:
         page.add(f"not run: {patterns}")
     elif kind == "dose":
@@ -591,7 +593,8 @@ def last_screen(page, studies, config):
         command += " --data DIR"
     if studies["controls"].own:
         command += " --synthetic MINE"
-    weights = [one["config"].get("weights") for study in studies.values() for one in study.of("*")]
+    finished = sum([study.of("*") for study in studies.values()], [])
+    weights = {one["config"].get("weights") for one in finished}
     if "none" in weights and config["scale"] != "quick":
         command += " --weights none"
     page.add("## How this was made")
