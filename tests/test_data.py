@@ -104,7 +104,7 @@ def test_sets_are_read_as_they_are_meant_and_aloud_or_refused_with_their_remedy(
     columns = [word.split("=") for word in case["columns"].split()]
     try:
         rows, notes = reading.read_rows(tmp_path, case["zeros"], columns)
-        labels, lesions, parts, _ = [*zip(*rows)][1:]
+        _, labels, lesions, parts, *_ = zip(*rows)
         parts = reading.counted(part or "in no part" for part in parts)
         found = f"{reading.counted(labels)}; {len(set(lesions))} lesions; {parts}"
         assert found == case["reads"] and not case["refused"]
