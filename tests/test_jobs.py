@@ -16,8 +16,6 @@ import jobs
 from jobs import UserError
 
 
-# ---- Errors and options
-
 @pytest.mark.parametrize("problem, status, said", [
     (UserError("mend\n  it"), 2, "x.py: mend it\n"),
     (BrokenPipeError(), 0, ""),
@@ -58,7 +56,6 @@ def test_options_and_config_of_a_training():
         config = jobs.config_of(args, ["share", "top"], recipe, 2.2)
         assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | expected
     assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
-    jobs.check_memory(1000, 64)
     with pytest.raises(UserError, match="memory"):
         jobs.check_memory(10 ** 9, 64)
 
@@ -106,10 +103,8 @@ def begin(out, config):
 def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
     out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
     assert begin(out, config) is None and begin(out, config) is None
-    for other, words in ((config | dict(lr=2), "lr 1 -> 2."), (config | dict(n=5), "n None -> 5"),
-                         (dict(lr=1), r"sizes \[2, 3\] -> None")):
-        with pytest.raises(UserError, match=": " + words):
-            begin(out, other)
+    with pytest.raises(UserError, match=r": lr 1 -> 2; n None -> 5; sizes \[2, 3\] -> None\."):
+        begin(out, dict(lr=2, n=5))
     with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
         fcntl.flock(held, fcntl.LOCK_SH)
         begin(out, config)
@@ -263,15 +258,13 @@ def test_stopping_the_run_leaves_no_job_behind_and_saves_if_it_can(tmp_path, pre
 
 
 def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
-    """With two steps; they are what the same command alone makes, byte for byte."""
     train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
     rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS),
             ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
     said, errors = start_runner(tmp_path, rows, "--dry-run").communicate()
     assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, errors
     job, alone = tmp_path / "study" / "b", tmp_path / "alone"
-    result = jobs.read_json(job / "result.json")
-    seconds = result["cost"]["step_seconds"]
+    seconds = jobs.read_json(job / "result.json")["cost"]["step_seconds"]
     hours = 720000 * seconds / 3600
     disk = sum(file.stat().st_size for file in job.iterdir()) / 1e9
     assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h; GB: RAM" in said
