@@ -220,7 +220,7 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
 # ---- Files of image sets
 
 def test_a_set_comes_back_from_its_file_whole_or_is_refused(tmp_path, lesions, monkeypatch):
-    file = tmp_path / "set.npy"
+    file, tree, val = tmp_path / "set.npy", tmp_path / "tree", lesions.part("val")
     lesions.save(file)
     again = data.load(file)
     assert again.fingerprint() == lesions.fingerprint() and list(again.ids) == list(lesions.ids)
@@ -238,7 +238,6 @@ def test_a_set_comes_back_from_its_file_whole_or_is_refused(tmp_path, lesions, m
             file.write_bytes(b"nothing")
         with pytest.raises(UserError, match="set.npy is not an image set"):
             data.load(file)
-    tree, val = tmp_path / "tree", lesions.part("val")
     for path in (file, tree):
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             patch.setattr(data.jobs, "write_json", lambda *_: 1 / 0)        # cut off here
@@ -332,7 +331,8 @@ def test_near_copies_of_test_images_are_found_and_dropped_if_asked(lesions, tmp_
     for sets, order in (([copy, test, test], 1), ([test, test, copy], -1)):
         near = data.near_test(data.mix(sets))[::order]
         assert near[:len(copy)].mean() > 0.9 and not near[len(copy):].any(), order
-    assert data.near_test(lesions).mean() < 0.1
+    alone = data.mix([copy, copy])                      # near each other, but no test image
+    assert data.near_test(lesions).mean() < 0.1 and not data.near_test(alone).any()
     files = {"test/x/a.png": test.images[0], "train/x/b.png": darker[0],
              "train/y/c.png": lesions.images[1], "train/y/d.png": lesions.images[2]}
     files = {name: png(Image.fromarray(image)) for name, image in files.items()}
