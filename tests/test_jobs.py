@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -26,13 +27,10 @@ from jobs import UserError
     (RuntimeError("Storage size calculation overflowed"), 2, "too little memory"),
     (RuntimeError("CUDA error: an illegal memory access"), None, "")])
 def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, status, said):
-    def main():
-        raise problem
-
     monkeypatch.setattr(sys, "argv", ["/a/x.py"])
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(RuntimeError if status is None else SystemExit) as end:
-        jobs.run_cli(main)
+        jobs.run_cli(Mock(side_effect=problem))
     assert status is None or end.value.code == status
     assert said in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))
@@ -63,9 +61,8 @@ def test_options_and_config_of_a_training():
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
     jobs.start_device(SimpleNamespace(seed=7))
     assert torch.initial_seed() == 7 and torch.backends.cudnn.deterministic
-    clock = iter([0, 6, 7, 12, 0, 10, 20, 23])
-    fake = SimpleNamespace(time=clock.__next__, perf_counter=clock.__next__)
-    monkeypatch.setattr(jobs, "time", fake)
+    tick = iter([0, 6, 7, 12, 0, 10, 20, 23]).__next__
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=tick, perf_counter=tick))
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     for step in (4, 5, 6):
         progress(step)
@@ -92,29 +89,21 @@ def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp
             jobs.read_json(file)
 
 
-def begin(out, config):
-    """As a process that ends at once: the result of start_job."""
-    try:
-        return jobs.start_job(out, config)
-    finally:
-        jobs.LOCKS.pop(out).close()
-
-
 def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
     out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
-    assert begin(out, config) is None and begin(out, config) is None
+    assert [jobs.start_job(out, config) for _ in range(2)] == [None, None]
     with pytest.raises(UserError, match=r": lr 1 -> 2; n None -> 5; sizes \[2, 3\] -> None\."):
-        begin(out, dict(lr=2, n=5))
+        jobs.start_job(out, dict(lr=2, n=5))
+    jobs.LOCKS.clear()                                  # as if the process had ended
     with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
         fcntl.flock(held, fcntl.LOCK_SH)
-        begin(out, config)
-
+        jobs.start_job(out, config)
     (out / "snapshots").mkdir()
     monkeypatch.setattr(sys, "argv", ["/a/gan.py", "train", "a b"])
     jobs.finish_job(out, config, 1.23, "cpu", n=4)
     for file in (".images.npy.77.tmp", "snapshots/.a.tmp", "checkpoint.pt"):
         (out / file).write_text("left by a kill")
-    result = begin(out, config)
+    result = jobs.start_job(out, config)
     files = sorted(file.name for file in out.rglob("*") if file.is_file())
     assert files == [".lock", "config.json", "result.json"]
     assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
