@@ -34,11 +34,10 @@ def recipe(name, **changes):
 @pytest.mark.parametrize("key", [key for key in STATED if "layers" in key])
 def test_networks_have_the_papers_recipe_and_layers_and_take_named_weights(monkeypatch, key):
     name, _, classes, count, *keras = key.split()
-    entry = classify.NETWORKS[name]
+    entry, asked = classify.NETWORKS[name], []
     ours = {f"{key}={value}" for key, (value, source) in entry.recipe.items() if source}
     assert ours == set(STATED[name + " recipe"].split())
     assert entry.norm_learns == (name == "resnet50")
-    asked = []
 
     def published(name, weights, **options):
         asked.append(weights)
@@ -62,11 +61,9 @@ def test_networks_have_the_papers_recipe_and_layers_and_take_named_weights(monke
         image, normal = torch.rand(1, 3, 2, 2), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         assert torch.allclose(net.colours(2 * image - 1), Normalize(*normal)(image), atol=1e-5)
         papers = [net.colours, *papers]
-    assert leaves(net) == leaves(nn.ModuleList(papers))
-
-
-def leaves(net):
-    return [str(layer) for layer in net.modules() if not list(layer.children())]
+    ours, theirs = ([str(layer) for layer in whole.modules() if not list(layer.children())]
+                    for whole in (net, nn.ModuleList(papers)))
+    assert ours == theirs
 
 
 def test_what_the_layers_do_not_show():
@@ -187,8 +184,8 @@ def test_a_training_is_the_textbooks(monkeypatch, tmp_path, norm_learns, options
     curves = m.record["curves"]
     means = np.array([values[:2].mean(0), values[2:4].mean(0), values[4]])
     assert np.array([curves["loss"], curves["accuracy"]]).T == pytest.approx(means, abs=1e-5)
-    logits = plain.eval()(torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1)
-    loss = F.cross_entropy(logits, torch.tensor(val.labels)).item()
+    x = torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1
+    loss = F.cross_entropy(plain.eval()(x), torch.tensor(val.labels)).item()
     assert curves["val_loss"][2:] == [pytest.approx(loss, abs=1e-5)] and m.batches.seed == 3
 
 
@@ -247,8 +244,7 @@ def by_hand(job, images):
     return [hidden.numpy(), net[-1](hidden).softmax(1).numpy()]
 
 
-def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
-        monkeypatch, tmp_path, train, done, refused, colours):
+def test_a_known_set_is_learned_and_used(monkeypatch, tmp_path, train, done, refused, colours):
     whole, file = colours
     test = whole.part("test")
     job = train("job", *TINY, "--lr", 2e-4, "--steps", 150, "--batch", 20, "--through", 8)
@@ -272,9 +268,8 @@ def test_a_known_set_is_learned_tested_predicted_ranked_and_scored(
     assert rows[0] == ["image", "called", *CLASSES]
     assert [row[:2] for row in rows[1:]] == [[str(path), path.stem] for path in files]
     images = np.stack([data.decode(path.read_bytes(), 8) for path in files])
-    values = by_hand(job, data.replace(test, images=images))[1]
     printed = np.array([row[2:] for row in rows[1:]], float)
-    assert printed == pytest.approx(values, abs=1e-5)
+    assert printed == pytest.approx(by_hand(job, data.replace(test, images=images))[1], abs=1e-5)
     assert all("  ".join(row) in said for row in rows) and "not a diagnosis" in said
     refused(["unreadable", __file__], "classify", "predict", job.folder, __file__)
 
@@ -333,8 +328,7 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     train("no", *add, "--mixed-test", 5, refusal=["--mixed-test needs"])
 
 
-def test_leaks_are_told_by_pixels_by_ids_of_the_same_set_and_of_the_start(
-        tmp_path, train, colours, made, lesions):
+def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesions):
     whole, fakes = data.resized(colours[0], 8), painted([1] * 8, "fakes", side=8)   # a GAN's 8 px
     own, held = whole.part("train"), whole.take(whole.split != "train")
     seen, ids = held.digests().tolist(), held.ids.tolist()          # 9 to validate, 12 to test
@@ -360,8 +354,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(
-        tmp_path, train, done, made, prepared):
+def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, made, prepared):
     saved = torch.load(made["benign"] / "model.pt", weights_only=True)["discriminator"]
     start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"]]
     rested = train("rested", *start, "--epochs", 1, "--frozen-epochs", 2)
@@ -370,11 +363,9 @@ def test_a_start_rests_or_learns_and_two_and_two_steps_are_four(
     assert all(torch.equal(value, saved[key]) for key, value in body.items())
     train("no", *start, "--width", 8, refusal=["--width"])
 
-    nets = dict(
-        start=[*start, "--epochs", 4, "--frozen-epochs", 2, "--steps", 4, "--schedule", "1cycle",
-               "--optimizer", "adamw"],
-        finder=[*TINY, "--lr", 0, "--augment", "classical", "--frozen-epochs", 2,
-                "--data", prepared])
+    start += ["--epochs", 4, "--frozen-epochs", 2, "--steps", 4, "--optimizer", "adamw"]
+    finder = [*TINY, "--data", prepared, "--lr", 0, "--augment", "classical", "--frozen-epochs", 2]
+    nets = dict(start=[*start, "--schedule", "1cycle"], finder=finder)
     for name, net in nets.items():
         done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)
         a, b = [train(folder + name, *net) for folder in ("", "cut/")]
