@@ -364,7 +364,7 @@ def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, mad
     train("no", *start, "--width", 8, refusal=["--width"])
 
     start += ["--epochs", 4, "--frozen-epochs", 2, "--steps", 4, "--optimizer", "adamw"]
-    finder = [*TINY, "--data", prepared, "--lr", 0, "--augment", "classical", "--frozen-epochs", 2]
+    finder = [*TINY, "--data", prepared, "--lr", 0, "--augment", "classical", "--frozen-epochs", 25]
     nets = dict(start=[*start, "--schedule", "1cycle"], finder=finder)
     for name, net in nets.items():
         done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)

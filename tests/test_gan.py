@@ -244,6 +244,7 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         for key, weight in m.generator.state_dict().items():
             average[key] = keep * average[key] + (1 - keep) * weight
     assert result["curves"]["D loss"] == pytest.approx(curve)
+    assert torch.allclose(torch.load(run / "model.pt")["average"]["1.weight"], average["1.weight"])
     m.generator.eval().load_state_dict(average)
     done("gan", "sample", run, "--n", 4, "--seed", 9, "--class", "malignant", "--out", more)
     for file, seed, labels in ((run / "samples.npy", 4, turns[:67]),
