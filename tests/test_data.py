@@ -186,7 +186,7 @@ def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path,
               "m.csv": "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\n"
                        "train/nevus/2,M,Q\ndeep.png,N,Q"}
     out = done("data", "check", folder_of(tmp_path, files))
-    for words in ("11 images of 10 lesions", "1 of them under two labels, 1 across parts",
+    for words in ("images: 11 of 10 lesions", "1 of them under two labels, 1 across parts",
                   "test/nevus/copy.png (nevus) = train/melanoma/0.png (melanoma)",
                   "grey of more than 8 bits: 2 images", "1 .heic", "test has no image of melanoma",
                   "more than one part: 1 lesions", "more than one part: 2 patients"):
