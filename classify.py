@@ -33,6 +33,7 @@ import gan
 import jobs
 import metrics
 from jobs import UserError
+from reading import SUFFIXES, photograph
 
 AUGMENT = {                 # arguments of data.augment
     "none": None,
@@ -571,11 +572,11 @@ def predict(args):
     net, config = load_net(args.run)
     rows = []
     for path in map(Path, args.images):
-        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in data.SUFFIXES]
+        below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
         if path.is_dir() and not below:
-            raise UserError(f"{path} holds no images ({', '.join(data.SUFFIXES)})")
+            raise UserError(f"{path} holds no images ({', '.join(SUFFIXES)})")
         for file in below or [path]:
-            picture = functools.partial(data.photograph, file.read_bytes)
+            picture = functools.partial(photograph, file.read_bytes)
             rows.append(data.Row(str(file), "", "", "", "", picture))
     images = data.decoded(rows, config.through or config.size, dict(source="photographs"))
     lines = [["image", "called", *config.classes]]

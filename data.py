@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 import jobs
 from jobs import UserError
-from reading import (COLUMN_NAMES, SUFFIXES, Row, class_name, counted, decode, first_of, hash_of,
-                     photograph, plain, plain_name, read_rows)
+from reading import (COLUMN_NAMES, Row, class_name, counted, first_of, hash_of, plain, plain_name,
+                     read_rows)
 
 TWO = ["benign", "malignant"]
 EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()

@@ -18,6 +18,7 @@ import classify
 import data
 import jobs
 import metrics
+import reading
 
 TEXT = (ROOT / "tests/networks.txt").read_text()        # what the papers state
 STATED = dict(re.findall(r"^(\w.*)\n((?:  .*\n)+)", TEXT, re.MULTILINE))
@@ -267,7 +268,7 @@ def test_a_known_set_is_learned_and_used(monkeypatch, tmp_path, train, done, ref
     rows = list(csv.reader(open(table)))
     assert rows[0] == ["image", "called", *CLASSES]
     assert [row[:2] for row in rows[1:]] == [[str(path), path.stem] for path in files]
-    images = np.stack([data.decode(path.read_bytes(), 8) for path in files])
+    images = np.stack([reading.decode(path.read_bytes(), 8) for path in files])
     printed = np.array([row[2:] for row in rows[1:]], float)
     assert printed == pytest.approx(by_hand(job, data.replace(test, images=images))[1], abs=1e-5)
     assert all("  ".join(row) in said for row in rows) and "not a diagnosis" in said
@@ -326,6 +327,12 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     assert alone.config["train"] == whole.take(slice(40, None)).fingerprint()
     assert list(alone.metrics) == ["real"]
     train("no", *add, "--mixed-test", 5, refusal=["--mixed-test needs"])
+    train("no", *add, "--mixed-test", 0, 17, 0, refusal=["16 images", "17 is too many"])
+    train("no", *TINY, "--alone", refusal=["--alone", "--synthetic"])
+    c.save(tmp_path / "acgan")          # somebody else's, but called as one of ours
+    job = train("clash", *TINY, "--synthetic", tmp_path / "b.npy", f"blue={tmp_path}/acgan")
+    assert job.generators.keys() == {"acgan", f"{tmp_path}/acgan"}
+    assert job.generators["acgan"] == {} and job.generators[f"{tmp_path}/acgan"]
 
 
 def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesions):

@@ -198,23 +198,23 @@ def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path,
 def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
     for mode in ("L", "1", "P", "CMYK", "I;16", "LA"):
         form = "JPEG" if mode == "CMYK" else "PNG"
-        made = data.decode(png(Image.new("RGB", (40, 30), "red").convert(mode), form), 16)
+        made = reading.decode(png(Image.new("RGB", (40, 30), "red").convert(mode), form), 16)
         assert made.shape == (16, 16, 3) and made.dtype == np.uint8, mode
     wide = Image.new("RGB", (90, 30), "red")
     wide.paste("blue", (30, 0, 60, 30))
-    assert (data.decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()    # not squeezed
+    assert (reading.decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()    # not squeezed
     glass = Image.new("RGBA", (9, 9), (200, 0, 0, 51))                  # a fifth of it, on white
-    assert (data.decode(png(glass), 8) == (244, 204, 204)).all()
+    assert (reading.decode(png(glass), 8) == (244, 204, 204)).all()
     half, exif = Image.new("RGB", (20, 20), "white"), Image.Exif()
     half.paste("black", (0, 0, 20, 10))
     exif[274] = 3                                       # upside down
-    assert data.decode(png(half, exif=exif), 8)[0].mean() > 200
+    assert reading.decode(png(half, exif=exif), 8)[0].mean() > 200
     for bits, grey in ((8, 200), (10, 256), (12, 1024), (12, 4095), (14, 9000), (16, 20000)):
-        made = data.decode(png(Image.fromarray(np.full((2, 2), grey, np.uint16))), 2)
+        made = reading.decode(png(Image.fromarray(np.full((2, 2), grey, np.uint16))), 2)
         assert abs(int(made[0, 0, 0]) - grey * 255 / (2 ** bits - 1)) <= 1
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError):
-        data.decode(png(wide), 8)
+        reading.decode(png(wide), 8)
 
 
 # ---- Files of image sets

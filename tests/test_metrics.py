@@ -160,6 +160,8 @@ def test_a_generator_is_judged_by_what_is_planted(lesions):
     for name, n in (("same", 30), ("five", 30 ** 2 / (60 * often.var(ddof=1)))):
         assert found[name]["closer_to_train"] == pytest.approx(metrics.wilson(1, n))
     assert "closer_to_train" not in metrics.judge_generated(made, train, unseen.take(order[:0]))
+    one = train.take(order[:1])                     # has no distance to another
+    assert "resemblance" not in metrics.judge_generated(one, train, unseen, source=one)
 
 
 def test_the_fids_inception_pools_as_tensorflows(monkeypatch):
