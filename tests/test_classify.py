@@ -283,6 +283,11 @@ def test_a_known_set_is_learned_and_used(monkeypatch, tmp_path, train, done, ref
     sure, result = by_hand(job, best)[1][:, 0], jobs.read_json(tmp_path / "ranked/result.json")
     assert (np.diff(sure) < -1e-4).all() and result["probability"] == pytest.approx(sure, abs=1e-5)
     assert data.load(tmp_path / "ranked").fingerprint() == best.fingerprint()
+    done("classify", "rank", job.folder, "--class", "blue", "--data", tmp_path / "shades.npy",
+         "--out", tmp_path / "blue")
+    sure = sorted(by_hand(job, shades.of_class("blue"))[1][:, 1], reverse=True)
+    result = jobs.read_json(tmp_path / "blue/result.json")
+    assert result["probability"] == pytest.approx(sure, abs=1e-5)
 
     drawn = painted([1] * 9, "drawn", side=24, seed=9)
     drawn.save(tmp_path / "gan/snapshots/000005.npy")
