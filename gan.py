@@ -766,6 +766,8 @@ def train(args):
     config |= dict(classes=images.classes, data=images.fingerprint())
     if entry.translates:
         config["source"] = source.fingerprint()
+    if entry.labels and args.of_class:
+        raise UserError(f"--class {args.of_class}: {args.model} learns every class")
     if entry.labels and args.z_dim < len(images.classes):
         raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
     labels = labels_to_draw(args, config, to_draw)

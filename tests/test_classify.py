@@ -334,10 +334,11 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     train("no", *add, "--mixed-test", 5, refusal=["--mixed-test needs"])
     train("no", *add, "--mixed-test", 0, 17, 0, refusal=["16 images", "17 is too many"])
     train("no", *TINY, "--alone", refusal=["--alone", "--synthetic"])
-    c.save(tmp_path / "acgan")          # somebody else's, but called as one of ours
-    job = train("clash", *TINY, "--synthetic", tmp_path / "b.npy", f"blue={tmp_path}/acgan")
-    assert job.generators.keys() == {"acgan", f"{tmp_path}/acgan"}
-    assert job.generators["acgan"] == {} and job.generators[f"{tmp_path}/acgan"]
+    names = ["lapgan", "x/out", "y/out"]            # called as one of ours, or as each other
+    for name in names:
+        c.save(tmp_path / name)
+    job = train("clash", *TINY, "--synthetic", *[f"blue={tmp_path}/{name}" for name in names])
+    assert job.generators.keys() == {f"{tmp_path}/lapgan", "out", f"{tmp_path}/y/out"}
 
 
 def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesions):

@@ -14,6 +14,7 @@ import report
 CLASSES = ["benign", "malignant"]
 CONFIG = dict(model="cnn", classes=CLASSES, steps=9, share="1/2", synthetic=[], shuffle=False,
               alone=False, augment="none")
+CLASSICAL = dict(augment="classical", weights="none")
 GAN = dict(diversity=.9, distinctness=.8, collapsed=False, fd_8x8_distance=.5, fd_8x8_floor=.25)
 MINE = GAN | dict(closer_to_train=[.9, .61, .95])
 
@@ -78,8 +79,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
         gan(tmp_path, f"controls/dcgan_cls_50-s{seed}", diversity=diversity, collapsed=seed == 0)
         far = dict(fd_8x8_distance=.8, closer_to_train=[.7, .59, .8])
         gan(tmp_path, f"controls/far-s{seed}", diversity=diversity, **far)
-    for name, right, config in (
-            ("a", .70, {}), ("b", .80, dict(share="1")), ("c", .78, dict(augment="classical"))):
+    for name, right, config in (("a", .7, {}), ("b", .8, dict(share="1")), ("c", .78, CLASSICAL)):
         classifier(tmp_path, f"controls/{name}", right, config=config)      # names say nothing
     learned = dict(command="python x --synthetic y/dcgan_cls_50-s0")
     mine = dict(generators={"my-vae": MINE})
@@ -90,6 +90,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     markdown, _, said = page_of(tmp_path)
     assert without_intervals(said) == part("answer").replace("\n", " ")
     assert "each arm's 2 seeds." in markdown
+    assert "--scale small --data DIR --synthetic MINE --weights none`" in markdown
     assert part("gains") in without_intervals(markdown) and part("gans") in markdown
     assert "![dcgan_cls_50: 9 steps, diversity 0.70, COLLAPSED]" in markdown
     chart = (tmp_path / "charts/001.svg").read_text()
