@@ -411,10 +411,11 @@ def build(config, training, start, device):
     batches = data.Batches(training, config["batch"], config["seed"], device)
     try:
         net = NETWORKS[config["model"]].build(config)
+        net.eval()(torch.zeros(1, 3, config["size"], config["size"]))       # too small for it?
     except (OSError, ValueError, LookupError, RuntimeError) as problem:     # none, or other --width
-        raise UserError(f"--weights {config.get('weights')}: {problem!s:.200}. Put the file into "
-                        f"{torch.hub.get_dir()}/checkpoints, or give --weights none, or a larger "
-                        "--size") from None
+        raise UserError(f"--size {config['size']}: {problem!s:.200}. Give a larger --size, or if "
+                        f"it is --weights, put the file into {torch.hub.get_dir()}/checkpoints, or "
+                        "give --weights none") from None
     if start:                           # all but the last layer
         saved, _ = jobs.load_run(start, gan.GANS)
         state = saved.get("discriminator", {})
@@ -423,7 +424,7 @@ def build(config, training, start, device):
             base.load_state_dict({name: state[name] for name in base.state_dict()})
         except (KeyError, RuntimeError):
             raise UserError(f"--from {start}: take a dcgan_cls of the same --width") from None
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.train().to(device, memory_format=torch.channels_last)
     record = jobs.Record(curves={}, lr_finder={}, recent=[])
     return Training(config, device, net, make_optimizer(net, config), batches, record)
 
@@ -452,7 +453,7 @@ def loop(m, out, train_step, val, first, steps_to_do):
 def train_step(m, rate, momentum):
     """One update. Returns (loss, accuracy) on the device."""
     for group in m.optimizer.param_groups:
-        group |= dict(lr=rate, betas=(momentum, m.config["beta2"]))
+        group |= dict(lr=rate, momentum=momentum, betas=(momentum, m.config["beta2"]))
     m.net.train()
     if m.base_rests:                    # its BatchNorm keeps its statistics
         base_of(m.net).eval()
@@ -474,7 +475,7 @@ def train_step(m, rate, momentum):
 
 
 def make_optimizer(net, config):
-    """The rate comes with each step from learning_rates, and Adam's momentum."""
+    """Rate and momentum come with each step from learning_rates."""
     if config["optimizer"] == "adagrad":
         return torch.optim.Adagrad(net.parameters())
     if config["optimizer"] != "adamw":  # adam or sgd; its momentum, beta1, is not stated

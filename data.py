@@ -182,7 +182,7 @@ def load(path, size=None, folder_size=None, columns=()):
     rows, notes = read_rows(path, columns=columns)
     size = size or info.get("size") or folder_size
     if size is None:
-        raise UserError(f"{path} holds image files: prepare it first, or give --size")
+        raise UserError(f"{path} holds image files: prepare it first (data.py prepare)")
     print("\n".join(notes), file=sys.stderr)
     return decoded(rows, size, dict(source=path.name, reading=notes) | info)
 

@@ -877,12 +877,12 @@ def finish(m, args, unseen, labels, begun, cost):
 
 def sample(args):
     """More images of a finished run. They, too, say what the GAN has seen."""
-    run = Path(args.run)
+    run, device = Path(args.run), jobs.start_device(args)
     saved, config = jobs.load_run(run, GANS)
     entry, classes, source = GANS[config["model"]], drawn_classes(config), None
     jobs.check_memory(args.n, config["size"])
     with jobs.used(run / "model.pt"):
-        generator = entry.generator(config).eval()
+        generator = entry.generator(config).eval().to(device)
         generator.load_state_dict(saved["average"])
     labels = in_turn(config, args.n)
     if args.of_class:

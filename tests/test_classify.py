@@ -97,7 +97,7 @@ def tiny_training(monkeypatch, norm_learns=False, **options):
 
     monkeypatch.setitem(classify.NETWORKS, "tiny", classify.Network({}, make, norm_learns))
     config = recipe("cnn", model="tiny", seed=3, batch=4, lr=0.004, beta1=0.7, beta2=0.97, steps=5,
-                    precision="float32", frozen_steps=0) | options
+                    precision="float32", frozen_steps=0, size=8) | options
     images = painted([0, 1, 2, 2, 1, 0, 0, 2, 1, 1], "tiny", side=8)
     torch.manual_seed(7)
     return classify.build(config, images, None, torch.device("cpu"))
@@ -149,7 +149,7 @@ def textbook(net, config, norm_learns, batches):
         for name, weight in net.named_parameters():
             weight.requires_grad_(step >= frozen or name.startswith(learn))
         for group in optimizer.param_groups:
-            group |= dict(lr=rate, betas=(momentum, betas[1]))
+            group |= dict(lr=rate, momentum=momentum, betas=(momentum, betas[1]))
         pixels, truth = batches.next()
         x = pixels / 127.5 - 1
         if config["augment"] != "none":
@@ -169,7 +169,7 @@ def textbook(net, config, norm_learns, batches):
 
 @pytest.mark.parametrize("norm_learns, options", [
     (False, dict(augment="classical")),
-    (False, dict(augment="paper001", optimizer="sgd", frozen_steps=2)),
+    (False, dict(augment="paper001", optimizer="sgd", schedule="1cycle", frozen_steps=2)),
     (True, dict(augment="fastai", optimizer="adamw", schedule="1cycle", frozen_steps=2)),
     (False, dict(augment="flips", optimizer="adagrad", schedule="1cycle", second=True)),
     (False, dict(precision="bf16", optimizer="sgd", lr=0.1))])
