@@ -302,13 +302,14 @@ def read_table(place, name, raw, find, named, strict):
     if not columns["image"] and any(map(find, header)):     # no header: numbers are the titles
         lines = itertools.chain([top], lines)
         header = [str(k + 1) for k in range(len(header))]
-        if len(header) == 2 and is_known(top[1][1]):        # as of ISIC 2016
-            header = ["image", "label"]
+        if len(header) == 1 or len(header) == 2 and is_known(top[1][1]):    # as of ISIC 2016
+            header = ["image", "label"][:len(header)]
         columns = understood(header, named)
     if not columns["image"]:
-        for title, cell in zip(header, next(lines, top)[1]):
-            if strict and find(cell) and not cell.isdigit():
-                raise not_understood(place, f"has images in column {title}", header)
+        for _, row in itertools.islice(lines, 20):      # below a title, say
+            for title, cell in zip(header, row):
+                if strict and find(cell) and not cell.isdigit():
+                    raise not_understood(place, f"has images in column {title}", header)
         return Table(name, header, columns, [], 0)
 
     lines = list(lines)
@@ -423,7 +424,7 @@ def doubts_of(table, told, named):
         seems = ""
         if cells <= set(PARTS) or re.sub("^(is|in)", "", plain(title)) in PARTS:    # or is_test
             seems = "part"
-        if re.search("(lesion|patient|subject)(id|nr|no|num|number|code)$", plain(title)):
+        if re.search("(lesion|patient|subject|case)(id|nr|no|num|number|code)$", plain(title)):
             seems = "lesion"
         if len(cells) > 1 and all(map(is_known, cells)):
             seems = "label"
