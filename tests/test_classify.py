@@ -67,12 +67,20 @@ def test_networks_have_the_papers_recipe_and_layers_and_take_named_weights(monke
     assert ours == theirs
 
 
-def test_what_the_layers_do_not_show():
+def test_what_the_layers_do_not_show(monkeypatch):
     x = torch.randn(2, 5, 3, 3)
     both = torch.cat([x.flatten(2).max(2)[0], x.flatten(2).mean(2)], 1)
     assert torch.allclose(classify.MaxAndMean()(x), both)
     net = classify.NETWORKS["derma_cnn"].build(recipe("derma_cnn", dropout=0.35))
     assert str(net).count("Dropout(p=0.35") == 2
+    with torch.device("meta"):
+        net = classify.NETWORKS["inception"].build(recipe("inception", size=75, weights="none"))
+    [spread] = net.AuxLogits._forward_pre_hooks.values()
+    assert spread(None, [torch.zeros(1, 768, 3, 3)]).shape == (1, 768, 17, 17)
+    images = painted([0], "sized")
+    monkeypatch.setattr(metrics, "inception_features", lambda device: lambda x: (x, device))
+    features, *names = classify.feature_extractor("inception", "cpu")
+    assert features(images) == (images.images, "cpu") and names == ["FID", "inception"]
 
 
 def painted(labels, name, part="", side=32, seed=0, **info):
@@ -186,8 +194,10 @@ def test_a_training_is_the_textbooks(monkeypatch, tmp_path, norm_learns, options
     means = np.array([values[:2].mean(0), values[2:4].mean(0), values[4]])
     assert np.array([curves["loss"], curves["accuracy"]]).T == pytest.approx(means, abs=1e-5)
     x = torch.tensor(val.images).permute(0, 3, 1, 2) / 127.5 - 1
-    loss = F.cross_entropy(plain.eval()(x), torch.tensor(val.labels)).item()
-    assert curves["val_loss"][2:] == [pytest.approx(loss, abs=1e-5)] and m.batches.seed == 3
+    logits, truth = plain.eval()(x), torch.tensor(val.labels)
+    last = F.cross_entropy(logits, truth).item(), (logits.argmax(1) == truth).float().mean().item()
+    assert [curves["val_loss"][2], curves["val_accuracy"][2]] == pytest.approx(last, abs=1e-5)
+    assert m.batches.seed == 3
 
 
 def test_the_lr_finder_takes_the_lowest_smoothed_loss(monkeypatch):
@@ -252,6 +262,8 @@ def test_a_known_set_is_learned_and_used(monkeypatch, tmp_path, train, done, ref
     names = np.array(CLASSES)[test.labels]
     rows = [["real", *row] for row in zip(test.ids, test.groups, names)]
     assert job.metrics["real"]["confusion"] == np.diag([5, 3, 4]).tolist()
+    val, loss = by_hand(job, whole.part("val"))[1], job.curves["val_loss"][-1]
+    assert loss == pytest.approx(metrics.log_loss(whole.part("val").labels, val), abs=1e-5)
     assert len(job.curves["loss"]) == 50 and job.counts == dict(red=12, blue=20, green=8)
     assert "accuracy 1.000, of the larger class 0.417" in job.said
     assert job.rows[0] == ["test", "image", "lesion", "label", *CLASSES]
@@ -283,24 +295,27 @@ def test_a_known_set_is_learned_and_used(monkeypatch, tmp_path, train, done, ref
     sure, result = by_hand(job, best)[1][:, 0], jobs.read_json(tmp_path / "ranked/result.json")
     assert (np.diff(sure) < -1e-4).all() and result["probability"] == pytest.approx(sure, abs=1e-5)
     assert data.load(tmp_path / "ranked").fingerprint() == best.fingerprint()
+    hashed = classify.weights_hash(job.folder)
+    assert jobs.read_json(tmp_path / "ranked/config.json")["weights"] == hashed
     done("classify", "rank", job.folder, "--class", "blue", "--data", tmp_path / "shades.npy",
          "--out", tmp_path / "blue")
     sure = sorted(by_hand(job, shades.of_class("blue"))[1][:, 1], reverse=True)
     result = jobs.read_json(tmp_path / "blue/result.json")
     assert result["probability"] == pytest.approx(sure, abs=1e-5)
 
-    drawn = painted([1] * 9, "drawn", side=24, seed=9)
+    drawn = painted([1] * 12, "drawn", side=24, seed=9)
     drawn.save(tmp_path / "gan/snapshots/000005.npy")
     calls, distances = [], metrics.distances
     monkeypatch.setattr(metrics, "distances", lambda *args: calls.append(args) or distances(*args))
     done("classify", "score", job.folder, file, "--over-steps", tmp_path / "gan", "--data", file,
          "--class", "blue", "--seed", 6, "--out", tmp_path / "score")
     score, (_, (*ours, seed)) = jobs.read_json(tmp_path / "score/result.json"), calls
-    assert [(row["set"], row["n"]) for row in score["rows"]] == [("images", 9), ("000005", 9)]
-    assert score["net"] == "FD-cnn" and seed == 6
-    blue = data.resized(whole.part("train").of_class("blue"), 24)
-    for found, expected in zip(ours, (by_hand(job, blue)[0], *by_hand(job, drawn))):
-        assert np.sort(found, 0) == pytest.approx(np.sort(expected, 0), abs=1e-5)
+    assert [(row["set"], row["n"]) for row in score["rows"]] == [("images", 10), ("000005", 10)]
+    assert score["net"] == "FD-cnn" and score["config"]["net"] == hashed and seed == 6
+    rng, blue = np.random.default_rng(6), data.resized(whole.part("train").of_class("blue"), 24)
+    real, _, some = [rng.permutation(n)[:20] for n in (20, 61, 12)]     # half of 20 are compared
+    expected = by_hand(job, blue.take(real))[0], *by_hand(job, drawn.take(some[:10]))
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(ours, expected, strict=True))
 
 
 def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path, train, colours):
@@ -317,6 +332,9 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     assert job.config["train"] == learned.fingerprint() and job.counts == learned.counts()
     assert job.config["tests"] == dict(real=test.fingerprint(), mixed=held.fingerprint())
     assert [row[1] for row in job.rows[1:]] == [*test.ids, *held.ids]
+    guesses = np.array([row[4:] for row in job.rows[1:13]], float)
+    known = metrics.evaluate(test.labels, guesses, test.groups, CLASSES)["accuracy"]
+    assert job.metrics["real"]["accuracy"] == pytest.approx(known)      # by lesions, not by images
     assert job.config["synthetic"] == ["acgan", "c.npy", "dcgan_cls"]
     blue = data.replace(c, classes=["blue"], labels=c.labels * 0)
     judged = metrics.judge_generated(blue, real.share(0.5), test)
@@ -333,7 +351,9 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     assert list(alone.metrics) == ["real"]
     train("no", *add, "--mixed-test", 5, refusal=["--mixed-test needs"])
     train("no", *add, "--mixed-test", 0, 17, 0, refusal=["16 images", "17 is too many"])
-    train("no", *TINY, "--alone", refusal=["--alone", "--synthetic"])
+    train("no", *TINY, "--share", "1/20", refusal=["two classes"])       # no green one is left
+    for words in (["--alone"], ["--shuffle"], ["--use", "1/2"]):
+        train("no", *TINY, *words, refusal=[words[0], "--synthetic"])
     names = ["lapgan", "x/out", "y/out"]            # called as one of ours, or as each other
     for name in names:
         c.save(tmp_path / name)
@@ -356,6 +376,8 @@ def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesion
             train("no", *options, refusal=[f"{leaked} validation and test"])
         assert train(f"job{k}", *options, *["--allow-leak"][:leaked]).leaked == leaked
 
+    both = [*TINY, "--synthetic", tmp_path / "1.npy", tmp_path / "2.npy", "--allow-leak"]
+    assert train("both", *both).leaked == 16
     turned = data.replace(lesions, split=np.where(lesions.split == "val", "train", "val"))
     data.mix([turned, lesions.part("test")]).save(tmp_path / "turned.npy")
     leaked = lesions.part("train").counts()["benign"]
@@ -372,11 +394,12 @@ def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, mad
     start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"]]
     rested = train("rested", *start, "--epochs", 1, "--frozen-epochs", 2)
     assert rested.config["frozen_steps"] == rested.config["steps"] == 9         # 78 images by 8
+    assert rested.config["start"] == classify.weights_hash(made["benign"])
     body = {key: value for key, value in rested.state.items() if not key.startswith("12.")}
     assert all(torch.equal(value, saved[key]) for key, value in body.items())
     train("no", *start, "--width", 8, refusal=["--width"])
 
-    start += ["--epochs", 4, "--frozen-epochs", 2, "--steps", 4, "--optimizer", "adamw"]
+    start += ["--epochs", 4, "--frozen-epochs", 1, "--steps", 4, "--optimizer", "adamw"]
     finder = [*TINY, "--data", prepared, "--lr", 0, "--augment", "classical", "--frozen-epochs", 25]
     nets = dict(start=[*start, "--schedule", "1cycle"], finder=finder)
     for name, net in nets.items():
@@ -384,7 +407,7 @@ def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, mad
         a, b = [train(folder + name, *net) for folder in ("", "cut/")]
         assert same(a.state, b.state)
         assert (a.rows, a.curves, a.lr_finder) == (b.rows, b.curves, b.lr_finder)
-        assert a.config["frozen_steps"] == 2 * (name == "start")
+        assert a.config["frozen_steps"] == (name == "start")     # cut after it, too
     b = train("taken", *net, "--lr-of", tmp_path / "finder")        # a finder changes nothing else
     assert a.config["lr"] == 0 and b.config["lr"] == a.lr_finder["chosen"]
     assert same(a.state, b.state)

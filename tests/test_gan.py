@@ -1,6 +1,7 @@
 """Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
 import copy
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def test_networks_are_the_papers_layer_by_layer(key):
 
 
 def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_slope(done):
+    assert "2,352,505" in done("gan", "describe", "acgan")
     words = done("gan", "describe", "wgan_gp")
     assert all(sum_ in words for sum_ in ("39,473,507", "33,767,777", "2,766,657", "1792 x 4 x 4"))
     lapgan, z, x = training("lapgan").generator, torch.randn(2, 5504, 1, 1), torch.randn(2, 4, 8, 8)
@@ -123,16 +125,23 @@ class Textbook:
             alpha = torch.rand(self.batch, 1, 1, 1).double()
             x = (alpha * real + (1 - alpha) * fake).requires_grad_()
             slope, = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-            penalty = squares((slope ** 2).sum((1, 2, 3)) ** 0.5, 1)
-            self.descend(D(fake).mean() - D(real).mean() + self.penalty * penalty, D)
+            penalty = self.penalty * squares((slope ** 2).sum((1, 2, 3)) ** 0.5, 1)
+            values = {"D(x)": D(real).mean(), "D(G(z))": D(fake).mean(), "penalty": penalty}
+            self.descend(values["D(G(z))"] - values["D(x)"] + penalty, D)
         self.descend(-D(G(self.noise()[0])).mean(), G)
+        return values
 
     def dcgan(self, G, D):
         """Goodfellow et al. 2014, algorithm 1, with the generator's non-saturating loss."""
         real, _ = self.real(self.batches)
         fake = G(self.noise()[0])
-        self.descend(bce(D(real), 1) + bce(D(fake.detach()), 0), D)
-        self.descend(bce(D(fake), 1), G)
+        on_real, on_fake = D(real), D(fake.detach())
+        self.descend(d_loss := bce(on_real, 1) + bce(on_fake, 0), D)
+        self.descend(g_loss := bce(D(fake), 1), G)
+        return self.chances(on_real, on_fake) | {"D loss": d_loss, "G loss": g_loss}
+
+    def chances(self, on_real, on_fake):
+        return {"D(x)": torch.sigmoid(on_real).mean(), "D(G(z))": torch.sigmoid(on_fake).mean()}
 
     def acgan(self, G, D):
         """Odena et al. 2017: D raises L_S + L_C of real and of fake, G raises L_C - L_S."""
@@ -141,9 +150,11 @@ class Textbook:
         fake = G(z)
         (on_real, real_class), (on_fake, fake_class) = D(real), D(fake.detach())
         of_class = class_loss(real_class, labels) + class_loss(fake_class, told)
-        self.descend(bce(on_real, 1) + bce(on_fake, 0) + of_class, D)
+        self.descend((d_loss := bce(on_real, 1) + bce(on_fake, 0)) + of_class, D)
         score, named = D(fake)
-        self.descend(bce(score, 1) + class_loss(named, told), G)
+        self.descend((g_loss := bce(score, 1)) + (fooled := class_loss(named, told)), G)
+        classes = {"class real": class_loss(real_class, labels), "class fake": fooled}
+        return self.chances(on_real, on_fake) | classes | {"D loss": d_loss, "G loss": g_loss}
 
     def lapgan(self, G, D):
         """Denton et al. 2015: a GAN a level; it adds detail to the real, enlarged smaller image."""
@@ -158,7 +169,8 @@ class Textbook:
         on_reals = sum(bce(D[k](reals[k]), 1) for k in range(4))
         on_fakes = sum(bce(D[k](fakes[k].detach()), 0) for k in range(4))
         self.descend(on_reals + on_fakes, D)
-        self.descend(sum(bce(D[k](fakes[k]), 1) for k in range(4)), G)
+        self.descend(g_loss := sum(bce(D[k](fakes[k]), 1) for k in range(4)), G)
+        return {"D loss": on_reals + on_fakes, "G loss": g_loss}
 
     def cyclegan(self, G, D, F, D_A):
         """Zhu et al. 2017, eq. 1 to 3 with least squares; the identity loss of section 5.2."""
@@ -171,9 +183,10 @@ class Textbook:
         identity = (F(a) - a).abs().mean() + (G(b) - b).abs().mean()
         self.descend(fooled + 3 * cycle + 3 * 0.7 * identity, G, F)
         old_a, old_b = map(self.old, (fake_a, fake_b), self.pools)
-        d_a = squares(D_A(a), 1) + squares(D_A(old_a), 0)
-        d_b = squares(D(b), 1) + squares(D(old_b), 0)
-        self.descend((d_a + d_b) / 2, D_A, D)
+        d_a = (squares(D_A(a), 1) + squares(D_A(old_a), 0)) / 2
+        d_b = (squares(D(b), 1) + squares(D(old_b), 0)) / 2
+        self.descend(d_a + d_b, D_A, D)
+        return dict(D_A=d_a, D_B=d_b, adversarial=fooled, cycle=cycle, identity=identity)
 
     def jittered(self, real):
         """Its code: 286 / 256 times as large (32: 36), a random window of it, perhaps mirrored."""
@@ -206,15 +219,23 @@ def test_three_steps_are_the_textbooks(name, monkeypatch):
     m.discriminator[0].register_forward_pre_hook(lambda _, x: asked.append(str(x[0].requires_grad)))
     for m.step in (2, 6, 7):
         torch.manual_seed(m.step)
-        step(m)
+        values = step(m)
         torch.manual_seed(m.step)
-        getattr(textbook, algorithm)(*textbook.nets)
+        theirs = getattr(textbook, algorithm)(*textbook.nets)
+        for key, value in theirs.items():
+            assert values.pop(key).item() == pytest.approx(value.item(), rel=1e-4), key
+        assert not values
     assert asked == 3 * expected
     ours, theirs = (nn.ModuleList(nets).double() for nets in (m.nets, textbook.nets))
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-5)
 
-    values = step(training(name, precision="bf16")).values()
-    assert {value.dtype for value in values} == {torch.float32}
+    half = training(name, precision="bf16")
+    with half.autocast:
+        assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+    kinds, loss = [], nn.functional.cross_entropy
+    monkeypatch.setattr(gan.F, "cross_entropy", lambda x, y: kinds.append(x.dtype) or loss(x, y))
+    values = step(half).values()
+    assert {*kinds, *[value.dtype for value in values]} == {torch.float32}
     # On meta tensors mixing devices fails as on a GPU. Its autocast and fused Adam do not exist.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.enable_grad())
     values = step(training(name, "meta", optimizer="sgd", pool=2)).values()
@@ -264,13 +285,15 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
     assert (samples.images == gan.draw(m.average, pixels)).all()
 
 
-def test_what_a_gan_learns_from_and_draws(tmp_path, command, done, refused, lesions):
+def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, refused, lesions):
+    asked, judge = [], metrics.judge_generated
+    monkeypatch.setattr(metrics, "judge_generated", lambda *x: asked.append(x) or judge(*x))
     train = lesions.part("train")               # 40 benign, 38 malignant
     benign, malignant = map(train.of_class, data.TWO)
     cases = {                   # learns from, translates, steps in 9 epochs by 8, draws
         "wgan_gp --samples 5": (train, None, 18, 5),
         "acgan --size 32 --samples balance": (data.resized(train, 32), None, 88, 2),
-        "dcgan_cls --leak --samples 3/2": (lesions, None, 135, 180),
+        "dcgan_cls --leak --class benign --samples 3/2": (lesions.of_class("benign"), None, 70, 93),
         "dcgan_cls --class malignant --share 1/2 --samples balance": (
             malignant.share(0.5), None, 22, 1),
         "cyclegan --size 64 --class malignant --top 1/4 --source DATA --source-class benign "
@@ -279,15 +302,49 @@ def test_what_a_gan_learns_from_and_draws(tmp_path, command, done, refused, lesi
                     "acgan --class benign", "cyclegan --source DATA --size 32 --samples 999"):
         refused([options[options.rindex("--"):]], *command(options, "no"))
     tiny = ["--width", 4, "--batch", 8, "--epochs", 9, "--dry-run", "--forget"]
-    for options, (learned, source, steps, number) in cases.items():
+    for options, (learned, translated, steps, number) in cases.items():
         run = tmp_path / options
         done(*command(options, run, tiny))
         config, samples = result_of(run)["config"], data.load(run)
         assert config["data"] == learned.fingerprint() and not (run / "model.pt").exists()
         assert (config["dry_run_of"], len(samples)) == (steps, number)
-        assert samples.info | data.what_was_seen(learned, source) == samples.info
-        assert ("closer_to_train" in result_of(run)["metrics"]) == ("--leak" not in options)
+        seen = data.what_was_seen(learned, translated) | dict(generator=options.split()[0])
+        assert samples.info | seen == samples.info and result_of(run)["counts"] == learned.counts()
+        _, known, unseen, _, source = asked.pop()
+        test = data.resized(lesions.part("test"), unseen.images.shape[1]).digests()
+        assert known.fingerprint() == learned.fingerprint() and {*unseen.digests()} <= {*test}
+        assert (len(unseen) > 0) == ("--leak" not in options)
+        assert config.get("source") == (source and source.fingerprint())
+        assert config.get("source") == (translated and translated.fingerprint())
     assert config.keys() >= {"leak", "share", "source_class", "top", "samples"}
+    data.built_in(15, 8).save(tmp_path / "uneven.npy")      # of eight classes 1 2 3 1 2 3 1 2
+    args = SimpleNamespace(samples="balance", data=tmp_path / "uneven.npy", size=8, share=1)
+    turns = gan.labels_to_draw(args, recipe("acgan"), None).tolist()
+    assert turns == [0, 1, 3, 4, 6, 7, 0, 3, 6]
+
+
+def test_a_loop_keeps_means_ten_snapshots_and_pictures_of_the_average(tmp_path, monkeypatch):
+    monkeypatch.setattr(gan, "update_average", lambda *_: None)
+    m = training("cyclegan", steps=451, snapshots=2)
+    gan.loop(m, tmp_path, lambda m: dict(x=torch.tensor(float(m.step))), range(451),
+             gan.jobs.Progress("", 451, 0))
+    assert m.record["curves"] == dict(window=2, x=[*np.arange(0.5, 450, 2), 450])
+    assert len([*tmp_path.glob("snapshots/*.npy")]) == len([*tmp_path.glob("grid_*.png")]) == 10
+    made = gan.draw(m.average, data.to_tensor(m.source.images[:16]))[:8]
+    data.save_grid(tmp_path / "expected.png", np.concatenate([m.source.images[:8], made]))
+    assert (tmp_path / "grid.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_finished_cyclegan_translates_the_class_that_it_learned(tmp_path, command, done, lesions):
+    other = data.resized(lesions.part("test"), 32)      # not those that it learned from
+    data.replace(other, split=np.full(len(other), "train")).save(tmp_path / "other.npy")
+    made = tmp_path / "made.npy"
+    done(*command("cyclegan --size 32 --blocks 1 --source DATA --source-class benign", "run"))
+    done("gan", "sample", tmp_path / "run", "--source", tmp_path / "other.npy", "--n", 3,
+         "--out", made)
+    seen = data.what_was_seen(data.load(tmp_path / "run"), other.of_class("benign"))
+    assert data.load(made).info | seen == data.load(made).info
+    assert data.load(made).ids[0] == "run/1000/00000"       # no --seed: not that of a training
 
 
 @pytest.mark.parametrize("options", [

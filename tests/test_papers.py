@@ -92,6 +92,23 @@ def test_every_mark_has_a_reason_and_every_sum_and_share_holds(study):
         assert eval(terms.replace(",", "").replace("x", "*")) == int(total.replace(",", "")), terms
     for k, n, share in re.findall(r"(\d+) of (\d+)(?: is|,| =|) \(?(\.\d+)", text):
         assert int(k) in counts(share, int(n)), (k, n, share)
+    gains = r"(\d+) against [^\d(]*(\d+) of (\d+)\D*z = ([\d.]+), p = (\.\d+)"
+    for *ks, z, p in re.findall(gains, re.sub(r"(\d),(\d{3})", r"\1\2", text)):
+        a, b, n = map(int, ks)
+        exact = (a - b) / math.sqrt((a + b) * (1 - (a + b) / (2 * n)))
+        assert f"{exact:.2f}" == z and short(math.erfc(exact / 2 ** 0.5), len(p) - 1) == p
+    cells = " ".join(cell for row in rows_of(study) for cell in row.values())
+    claimed = text.partition("| further claim")[2].partition("\n\n")[0]
+    assert all(number in cells.split() for number in re.findall(r"(?<!\d)\.\d{3,}", claimed))
+
+
+@pytest.mark.parametrize("study", report.PAPERS)
+def test_what_we_found_is_in_the_report_of_the_small_run(study):
+    docs, paper = [re.sub(r" points|\+", "", file.read_text(encoding="utf-8"))
+                   for file in (ROOT / "docs/small.md", report.PAPERS[study])]
+    found = r" (-?[\d.]+ \[.+?\])( below)?"
+    for gain, below in re.findall(found, paper.partition("## What we found")[2]):
+        assert f" {'-' * bool(below)}{gain}" in docs, gain
 
 
 # ---- Which counts are printed like this?
@@ -161,6 +178,11 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
         if counts(printed["sensitivity"], p) and counts(printed["specificity"], 864 - p):
             found += matrices(printed, (p, 864 - p))
     assert found == [matrix.T.ravel().tolist()]
+    text, right = report.PAPERS["wgan_gp"].read_text(encoding="utf-8"), matrix.trace() - 204
+    assert f"{short(right / 660, 4)} ({row['report']})" in text     # had all GAN images been right
+    ours = re.findall(r"WGAN-GP paper's (\S+), \((\S+), (\S+)\), (\S+) and (\d+)\)", text)
+    names, recipe = "lr beta1 beta2 penalty n_critic".split(), gan.GANS["wgan_gp"].recipe
+    assert [[recipe[name][0] for name in names]] == [[*map(float, row)] for row in ours]
 
 
 @pytest.mark.parametrize("table, build, shape", [
@@ -237,6 +259,9 @@ def test_the_impossible_cells_of_table_3_of_paper_002_are_marked():
         possible = hits(*cells, 452) or hits(*cells, 452, True)
         assert bool(possible) == (marks_of(cells[0]) + marks_of(cells[1]) == ""), row
     assert len(rows) == 32
+    gains = [100 * float(row["accuracy"]) - 85.6 for row in rows + tables["Table 2"][:-1]]
+    words = f"The paper's effects lie between {min(gains):.1f} and {max(gains):+.1f}: "
+    assert words in report.PAPERS["acgan_cyclegan"].read_text(encoding="utf-8")
 
 
 # ---- 003: DermaGAN

@@ -57,7 +57,7 @@ def test_each_arm_is_what_it_should_be(tmp_path, scale):
     own = tmp_path / "my own"
     for name in ("benign", "malignant"):
         (own / name).mkdir(parents=True)
-    jobs = listed("--scale", scale, "--weights", "none", "--out", "/out", "--synthetic", own)
+    jobs = listed(f"--scale={scale}", "--weights", "none", "--out", "/out", "--synthetic", own)
     arms = {name: words for _, name, words in jobs}
     assert len(arms) == len(jobs)
     for pattern, number, command in expected(scale):
@@ -85,7 +85,8 @@ def test_stages_and_protocols_that_a_table_does_not_show():
             folder, options = f"/out/{name}", options_of(words)
             stages[folder] = stage
             for word in words:
-                assert word == folder or stages.get(word, 0) < stage, (name, word)
+                earlier = stages.get(word, stage if word.startswith("/out/") else 0)
+                assert word == folder or earlier < stage, (name, word)
             samples[folder] = options.get("--samples")
             for held, made, share in zip(options.get("--mixed-test", []),
                                          options.get("--synthetic", []), (100 / 879, 104 / 888)):
@@ -105,19 +106,48 @@ def test_weights_are_kept_where_they_are_needed_and_published_ones_taken_if_allo
         if command[:2] == ["classify.py", "train"]:
             pretrained = "weights" in classify.NETWORKS[command[2]].recipe
             assert ("--weights" in command) == (pretrained and words != "paper"), command
-    assert ("inception" in needed) == (words == "paper")
+    judges = [command[2] for command in commands if command[1] == "score"]
+    assert judges.count("inception") == 2 * (words == "paper")
+    assert (ROOT / "run_all.sh").read_text().count("--precision") == 1      # only in $BF16
 
 
 def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
-    for name in ("vae/benign", "vae/malignant", "dermagan/benign", "dermagan/malignant"):
-        (tmp_path / name).mkdir(parents=True)
+    taken = "dermagan", "real", "classical", "shuffled", "alone"        # names of arms
+    for name in ("vae", *taken):
+        (tmp_path / name / "benign").mkdir(parents=True)
+        (tmp_path / name / "malignant").mkdir()
     found = listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)
     for _, name, command in found:
         assert ("--dry-run" in command) == (command[1] in ("train", "rank", "score")), name
-    arms = [f"controls/cnn_100_vae{arm}-s" for arm in ("", "_shuffled", "_alone")]
-    assert {name for _, name, _ in found if "vae" in name} == {arm + seed for arm in arms for seed in "01"}
-    taken = listed("controls", "--synthetic", tmp_path / "dermagan")    # a name of an arm's
-    assert "controls/cnn_100_mine-s0" in [name for _, name, _ in taken]
+        assert "results/quick-dry/" in command[-1]          # no result of the same name is lost
+    arms = [f"controls/cnn_100_vae{arm}-s{k}" for arm in ("", "_shuffled", "_alone") for k in "01"]
+    assert [name for _, name, _ in found if "vae" in name] == arms
+    for name in taken:
+        found = listed("controls", "--synthetic", tmp_path / name)
+        assert "controls/cnn_100_mine-s0" in [name for _, name, _ in found]
+    for scale in ("small", "paper"):
+        names = [name for _, name, _ in listed("--scale", scale, "--seeds", 2)]
+        assert {re.sub(".*-s", "", name) for name in names if "-s" in name} == {"0", "1"}
+
+
+def test_a_run_hands_its_words_on_and_ends_as_its_jobs_do(tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    done = tmp_path / "results/quick/wgan_gp/data/result.json"
+    for file in (python, done):
+        file.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "run_all.sh", tmp_path)
+    (tmp_path / ".venv/ready").touch()
+    done.touch()
+    python.write_text('#!/bin/sh\necho $* >> said; [ $1 = report.py ] || [ $(wc -l) = 10 ] && exit 3')
+    python.chmod(0o755)
+    script = ["bash", tmp_path / "run_all.sh", "wgan_gp"]
+    shown = subprocess.run([*script, "list"], capture_output=True, text=True).stdout
+    assert re.findall(r"(?m)^done\t(.*?)\tpython", shown) == ["1\twgan_gp/data"]
+    for words in ([], ["--dry-run"]):
+        assert subprocess.run([*script, *words, "--jobs", "4"]).returncode == 3
+    jobs = "jobs.py --out results/quick{} --jobs 4 --scale quick{}"
+    said = [jobs.format("", ""), "report.py results/quick", jobs.format("-dry", " --dry-run")]
+    assert (tmp_path / "said").read_text().splitlines() == said
 
 
 @pytest.mark.parametrize("words, said", [
