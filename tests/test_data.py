@@ -173,20 +173,29 @@ def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understoo
     for words in ("train has no image of rare", "rare has only 6 images", "names of folders"):
         assert words in out and words in "\n".join(result["source"]["reading"])
     assert "done before" in done(*job)
-    done(*prepare, tmp_path / "again", "--resplit", "--test", 0.5, "--limit", "benign=7")
-    again = data.load(tmp_path / "again")
+    shown = np.array(Image.open(tmp_path / "job" / "grid.png"))[8::17, 8::17, 0].ravel()
+    assert len(shown) == 16 and (shown % 3 < 2).all()           # of the training part
+    for seed in (0, 1):
+        options = ["--resplit", "--test", 0.5, "--limit", "benign=7", "--seed", seed]
+        done(*prepare, tmp_path / str(seed), *options)
+    again, other = data.load(tmp_path / "0"), data.load(tmp_path / "1")
     assert again.counts()["benign"] == 7 and [*again.part("test").counts().values()] == [3, 15, 3]
+    for a, b in zip(*[(one.of_class("benign"), one.of_class("malignant").part("test"))
+                      for one in (again, other)]):
+        assert set(a.ids) != set(b.ids)                 # --seed decides limits and parts
 
 
 def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path, done, refused):
     files = pictures([f"train/{name}/{k}.png" for name in ("nevus", "melanoma") for k in range(4)])
+    files |= {"train/melanoma/3.png": files["train/nevus/3.png"],       # of one name, two labels
+              "val/melanoma/1.png": files["train/melanoma/1.png"]}      # two parts
     deep = Image.fromarray(np.full((9, 9), 999, np.uint16))
     files |= {"test/nevus/copy.png": files["train/melanoma/0.png"], "x.heic": b"?",
               "test/nevus/deep.png": png(deep), "test/nevus/deep.tif": png(deep, "TIFF"),
               "m.csv": "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\n"
                        "train/nevus/2,M,Q\ndeep.png,N,Q"}
     out = done("data", "check", folder_of(tmp_path, files))
-    for words in ("images: 11 of 10 lesions", "1 of them under two labels, 1 across parts",
+    for words in ("images: 12 of 11 lesions", "2 of them under two labels, 2 across parts",
                   "test/nevus/copy.png (nevus) = train/melanoma/0.png (melanoma)",
                   "grey of more than 8 bits: 2 images", "1 .heic", "test has no image of melanoma",
                   "more than one part: 1 lesions", "more than one part: 2 patients"):
@@ -205,6 +214,7 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
     assert (reading.decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()    # not squeezed
     glass = Image.new("RGBA", (9, 9), (200, 0, 0, 51))                  # a fifth of it, on white
     assert (reading.decode(png(glass), 8) == (244, 204, 204)).all()
+    assert abs(reading.decode(png(glass.convert("LA")), 8) - 216.0).max() <= 1
     half, exif = Image.new("RGB", (20, 20), "white"), Image.Exif()
     half.paste("black", (0, 0, 20, 10))
     exif[274] = 3                                       # upside down
@@ -212,6 +222,12 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
     for bits, grey in ((8, 200), (10, 256), (12, 1024), (12, 4095), (14, 9000), (16, 20000)):
         made = reading.decode(png(Image.fromarray(np.full((2, 2), grey, np.uint16))), 2)
         assert abs(int(made[0, 0, 0]) - grey * 255 / (2 ** bits - 1)) <= 1
+    half = png(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF")
+    assert reading.decode(half, 2)[0, 0, 0] == 127
+    fine, bars = [Image.fromarray(np.tile(np.uint8(np.arange(64) // wide % 2 * 255), (64, 1)))
+                  for wide in (1, 4)]
+    assert abs(reading.decode(png(fine), 16).mean() - 127) < 20         # means, not every fourth
+    assert reading.decode(png(bars, "JPEG"), 16).std() > 80             # nor blurred
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError):
         reading.decode(png(wide), 8)
@@ -226,8 +242,8 @@ def test_a_set_comes_back_from_its_file_whole_or_is_refused(tmp_path, lesions, m
     assert again.fingerprint() == lesions.fingerprint() and list(again.ids) == list(lesions.ids)
     assert isinstance(again.images.base, np.memmap) and again.info == lesions.info
     with pytest.raises(UserError, match="marked val"):
-        lesions.part("train").part("val")
-    for name in ("images", "labels", "groups", "split"):
+        data.built_in(3, 8).part("val")
+    for name in ("images", "labels", "classes", "groups", "split"):
         other = data.replace(lesions, **{name: getattr(lesions, name)[::-1]})
         assert other.fingerprint() != lesions.fingerprint(), name
     for change in (dict(images=lesions.images[:, :32]), dict(images=lesions.images / 2),
@@ -270,11 +286,13 @@ def test_export_gives_a_generator_its_share_and_tells_all_that_was_seen(tmp_path
     data.replace(lesions, info=info).save(tmp_path / "set.npy")
     export = ["data", "export", tmp_path / "set.npy", "--share", "1/2", "--out", tmp_path / "out"]
     assert "run_all.sh controls --data ... --synthetic MINE" in cli(*export)[1]
-    half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out")
+    half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out", None, 32)
     assert sorted(again.digests()) == sorted(half.digests()) and again.counts() == half.counts()
     assert again.info["digests"] == sorted(["x", *half.digests()])
     assert again.info["seen_ids"] == dict(that=sorted(half.ids), two=["q"])
     assert "new folder" in cli(*export)[2]
+    assert cli(*export[:3], "--part", "val", "--out", tmp_path / "val")[0] == 0
+    assert sorted(data.load(tmp_path / "val").digests()) == sorted(lesions.part("val").digests())
     val = data.replace(lesions.part("val"), info=dict(dataset="two"))
     seen = dict(unknown=[*again.ids], that=sorted(half.ids), two=sorted(["q", *val.ids]))
     digests = sorted(["x", *half.digests(), *val.digests()])
@@ -333,6 +351,10 @@ def test_near_copies_of_test_images_are_found_and_dropped_if_asked(lesions, tmp_
         assert near[:len(copy)].mean() > 0.9 and not near[len(copy):].any(), order
     alone = data.mix([copy, copy])                      # near each other, but no test image
     assert data.near_test(lesions).mean() < 0.1 and not data.near_test(alone).any()
+    grey = np.tile(np.arange(9, dtype=np.uint8) * 20, (4, 8, 1))
+    grey[np.tri(4, 8, -1, bool), 8] = 0                 # its dHash changes in 0, 1, 2, 3 bits
+    steps = data.replace(test, images=grey.repeat(9, 1).repeat(8, 2)[..., None].repeat(3, 3))
+    assert len(data.near_pairs(steps)[0]) == 5          # all but the first and the last
     files = {"test/x/a.png": test.images[0], "train/x/b.png": darker[0],
              "train/y/c.png": lesions.images[1], "train/y/d.png": lesions.images[2]}
     files = {name: png(Image.fromarray(image)) for name, image in files.items()}
@@ -356,16 +378,20 @@ def test_bilateral_and_gamma_follow_their_formulas_and_come_before_reduction(tmp
     image = np.random.default_rng(0).integers(0, 255, (1, 12, 12, 3)).astype(np.uint8)
     y, x = np.mgrid[-4:5, -4:5]
     space = (y ** 2 + x ** 2).ravel()
-    there = image[0, 1:10, 2:11].reshape(-1, 3).astype(float)       # the square around (5, 6)
-    colour = np.abs(there - image[0, 5, 6]).sum(1)
+    framed = np.pad(image[0], ((4, 4), (4, 4), (0, 0)), "reflect")
+    there = framed[1:10, 6:15].reshape(-1, 3).astype(float)         # the square around (1, 6)
+    colour = np.abs(there - image[0, 1, 6]).sum(1)
     weights = np.exp(-0.5 * (colour ** 2 + space) / 75 ** 2) * (space <= 16)
     expected = weights @ there / weights.sum()
-    assert np.abs(data.bilateral(image)[0, 5, 6] - expected).max() <= 0.51
+    assert np.abs(data.bilateral(image)[0, 1, 6] - expected).max() <= 0.51
     flat = np.full((1, 16, 16, 3), 64, np.uint8)
     assert (data.enhance(flat) == round(255 * (64 / 255) ** (1 / 1.5))).all()
     done("data", "prepare", "--built-in", 24, "--size", 16, "--enhance", "--out", tmp_path)
-    filtered = map(Image.fromarray, data.enhance(data.built_in(24, 32).images))
-    reduced = [image.resize((16, 16), Image.BICUBIC).tobytes() for image in filtered]
+    filtered = data.enhance(data.built_in(24, 32).images)
+    shown = np.array(Image.open(tmp_path / "before_after.png"))
+    assert shown.shape == (66, 264, 3) and (shown[33:65, 33:65] == filtered[1]).all()
+    reduced = [Image.fromarray(image).resize((16, 16), Image.BICUBIC).tobytes()
+               for image in filtered]
     assert sorted(map(reading.hash_of, reduced)) == sorted(data.load(tmp_path).digests())
 
 
@@ -386,15 +412,16 @@ def test_augmentation_turns_zooms_shifts_shears_mirrors_and_lights_each_image_by
     slant = np.arctan((b * np.cos(angle) + d * np.sin(angle)) / scale)
     stretch = (d * np.cos(angle) - b * np.sin(angle)) / scale
     assert stretch == pytest.approx(1, abs=1e-3) and 120 < (mirror > 0).sum() < 180
-    lit = data.augment(torch.full((300, 3, 8, 8), -0.5), brightness=0.1).mean((1, 2, 3)).numpy()
+    lit = data.augment(torch.zeros(300, 3, 8, 8), brightness=0.1).mean((1, 2, 3)).numpy()
     drawn = {"rotate": (np.degrees(angle), 20), "zoom": (scale - 1, 0.2), "right": (right, 0.2),
-             "down": (down, 0.2), "shear": (np.degrees(slant), 10), "light": (2 * lit + 1, 0.1)}
+             "down": (down, 0.2), "shear": (np.degrees(slant), 10), "light": (lit, 0.1)}
     for name, (values, limit) in drawn.items():             # uniform from -limit to limit
         assert abs(values).max() <= limit * 1.002, name
         assert np.std(values) == pytest.approx(limit / 3 ** 0.5, rel=0.1), name
     together = np.corrcoef([mirror, *[values for values, _ in drawn.values()]])
     assert abs(together - np.eye(7)).max() < 0.2
     assert data.augment(torch.full((300, 3, 8, 8), 0.99), brightness=0.1).max() == 1
+    assert 0.01 < np.mean(np.abs(seen[:, 0].numpy()) > 0.98) < 0.04     # mirrored at the edges
 
 
 def test_batches_are_the_images_with_their_labels_shuffled_anew_by_epoch_and_seed(lesions):

@@ -11,6 +11,7 @@ from torch import nn
 
 import data
 import gan
+import metrics
 
 TEXT = (ROOT / "tests/gans.txt").read_text()        # what the papers state
 STATED = dict(re.findall(r"^(\w.*)\n((?:  .*\n)+)", TEXT, re.MULTILINE))
@@ -339,10 +340,10 @@ def test_a_finished_cyclegan_translates_the_class_that_it_learned(tmp_path, comm
     other = data.resized(lesions.part("test"), 32)      # not those that it learned from
     data.replace(other, split=np.full(len(other), "train")).save(tmp_path / "other.npy")
     made = tmp_path / "made.npy"
-    done(*command("cyclegan --size 32 --blocks 1 --source DATA --source-class benign", "run"))
-    done("gan", "sample", tmp_path / "run", "--source", tmp_path / "other.npy", "--n", 3,
-         "--out", made)
-    seen = data.what_was_seen(data.load(tmp_path / "run"), other.of_class("benign"))
+    run, options = tmp_path / "run", "--size 32 --blocks 1 --source-class benign --samples 9"
+    done(*command(f"cyclegan {options} --source DATA", run))
+    done("gan", "sample", run, "--source", tmp_path / "other.npy", "--n", 3, "--out", made)
+    seen = data.what_was_seen(data.load(run), other.of_class("benign"))
     assert data.load(made).info | seen == data.load(made).info
     assert data.load(made).ids[0] == "run/1000/00000"       # no --seed: not that of a training
 

@@ -94,6 +94,8 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     assert [jobs.start_job(out, config) for _ in range(2)] == [None, None]
     with pytest.raises(UserError, match=r": lr 1 -> 2; n None -> 5; sizes \[2, 3\] -> None\."):
         jobs.start_job(out, dict(lr=2, n=5))
+    with open(out / ".lock") as ours, pytest.raises(BlockingIOError):     # held until the end
+        fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
     jobs.LOCKS.clear()                                  # as if the process had ended
     with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
         fcntl.flock(held, fcntl.LOCK_SH)
@@ -119,9 +121,10 @@ def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared,
 
     there, tiny = [], ["--data", prepared, "--steps", 2, "--batch", 8, "--out"]
     monkeypatch.setattr(jobs, "write_json", write_json)
+    monkeypatch.setattr(jobs, "SAVE_EVERY", -1)
     done("gan", "train", "plain_gan", "--width", 5, *tiny, tmp_path / "gan")
     done("classify", "train", "cnn", "--forget", *tiny, tmp_path / "cnn")
-    assert there[0] >= {"model.pt", "samples.npy", "samples.json", "grid.png"}
+    assert there[0] >= {"checkpoint.pt", "model.pt", "samples.npy", "samples.json", "grid.png"}
     assert "predictions.csv" in there[1] and "model.pt" not in there[1]
 
 
@@ -170,10 +173,15 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path,
     for every in (1e9, -1):
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
         assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2]
+    ticks = iter([0, 50, 70, 71, 100, 110]).__next__            # a minute after the last one
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "SAVE_EVERY", 60)
+        patch.setattr(jobs, "time", SimpleNamespace(time=ticks))
+        list(jobs.steps_to_do(tmp_path, parts, 0, 10, 13, None))
     parts["net"].weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="not a finite number at step 9"):
         list(jobs.steps_to_do(tmp_path, parts, 0, 9, 9, None))
-    assert saved == [1, 2, 3]
+    assert saved == [1, 2, 3, 12]
 
 
 # ---- The runner
@@ -226,6 +234,7 @@ def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
     assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
     assert (tmp_path / "order").read_text().split()[10:] == ["a/bad", "end", "a/late", "end"]
+    assert "it is broken" in (tmp_path / "a/bad/log.txt").read_text()       # a log only grows
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
@@ -255,9 +264,14 @@ def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done,
     job, alone = tmp_path / "study" / "b", tmp_path / "alone"
     seconds = jobs.read_json(job / "result.json")["cost"]["step_seconds"]
     hours = 720000 * seconds / 3600
-    disk = sum(file.stat().st_size for file in job.iterdir()) / 1e9
+    disk, of_data = [sum(file.stat().st_size for file in folder.iterdir()) / 1e9
+                     for folder in (job, job.with_name("other"))]
     assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h; GB: RAM" in said
+    threads = f"OMP_NUM_THREADS={max(1, os.cpu_count() // 2)} python"
+    assert jobs.read_json(job / "result.json")["command"].startswith(threads)
     assert f"disk {disk:.3g}" in said and f"one after another: {2 * hours:.3g} h" in said
+    assert f"{2 * disk + 2 * of_data:.3g} GB of disk" in said
     done(*f"{train} 720000".replace(".py", "").split(), "--out", alone)
     assert (alone / "predictions.csv").read_bytes() == (job / "predictions.csv").read_bytes()
-    refused(["scale 'quick' -> 'small'"], "jobs", "--out", tmp_path, "--scale", "small")
+    refused(["data 'drawn lesions' -> 'x'; scale 'quick' -> 'small'"], "jobs", "--out", tmp_path,
+            "--scale", "small", "--data", "x")

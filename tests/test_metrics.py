@@ -28,6 +28,8 @@ def test_measures_by_hand_and_weights_as_repeated_images():
     again = np.repeat(np.arange(10), often)
     repeated = metrics.measures(labels[again], pairs[again], data.TWO, np.ones((1, len(again))))
     assert values == {name: pytest.approx([by_hand[name], *repeated[name]]) for name in by_hand}
+    alone = metrics.measures(labels, pairs, data.TWO, (labels == 0)[None])      # of one class
+    assert alone["balanced accuracy"] == pytest.approx([4 / 6])
     false_positive, true_positive = metrics.roc_curve(labels, scores)
     assert np.trapezoid(true_positive, false_positive) == pytest.approx(area)
 
@@ -41,6 +43,14 @@ def test_a_result_of_one_test():
     none = metrics.evaluate(labels, np.tile([.9, .1], (50, 1)), lesions, data.TWO)
     assert none["confusion"] == [[26, 0], [24, 0]] and none["n"] == 50
     assert none["precision malignant"] is None and none["recall malignant"][0] == 0
+    called = np.eye(2)[np.repeat([1, 0, 1, 0], [12, 12, 4, 2])]     # of 24 and 6 lesions
+    kinds = ["accuracy", "balanced accuracy", "precision malignant", "recall malignant",
+             "f1 malignant"]
+    runs = [(labels[:30], of, lesions[:30], data.TWO) for of in (np.eye(2)[labels[:30]], called)]
+    assert [metrics.lesions_of(kind, *runs[1]) for kind in kinds] == [30, 19, 16, 24, 28]
+    assert metrics.arms_of(runs)["precision malignant"].lesions == 16       # the least of them
+    again = metrics.lesion_weights.__wrapped__(tuple("aab"))        # the same draws each time
+    assert (again == metrics.lesion_weights(tuple("aab"))).all()
 
 
 def steady(values, lesions=10 ** 6):
@@ -64,6 +74,8 @@ def test_the_worked_example_in_the_docstring_and_welchs_test():
     _, variance, df = metrics.combine(arms | dict(gan=gan), dict(real=-1.0, gan=1.0))
     for number in (f"{value:.2f}", f"{variance:.6f}", f"{df:.1f}", f"+- {high - value:.3f}"):
         assert number.replace("0.", ".") in metrics.combine.__doc__, number
+    alike = gan._replace(values=np.full(3, .86))    # what they get wrong on their own is counted
+    assert metrics.combine(dict(alike=alike), dict(alike=1.0))[1] == pytest.approx(.012 ** 2)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
@@ -89,9 +101,12 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
             held[name] += low <= truth <= high
         _, low, high, _ = metrics.gain(arms, "a", "b")
         held["gain"] += low <= 0 <= high
+    assert measured["accuracy"].views == 2 and measured["accuracy"].lesions == 120
     assert len(held) == 10 and all(0.92 <= count / 200 <= 0.99 for count in held.values()), held
-    half = 0.5 / 120 * scipy.stats.t(119).ppf(0.975)            # half a lesion: the least of chance
-    assert metrics.gain(arms, "a", "a") == pytest.approx([0, -half, half, 1])
+    half = 0.5 / 50 * scipy.stats.t(49).ppf(0.975)              # half a lesion: the least of chance
+    arms = dict(a=steady([.7, .7], 50), b=steady([.7, .7]), one=steady([.7]))
+    assert metrics.gain(arms, "a", "b") == pytest.approx([0, -half, half, 1])
+    assert metrics.gain(arms, "a", ["one"])[3] is None          # one seed of either arm
 
 
 def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interval():
@@ -103,6 +118,9 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
     for views, n in ((1.0, 120), (2.0, 240)):       # 2 views of 120 lesions: as sure as 240 images
         level = metrics.level(metrics.Arm(np.array([0.7]), boot, 120, "t", views))
         assert level == pytest.approx(metrics.wilson(0.7, n), abs=1e-4)
+    two = metrics.Arm(np.array([0.7, 0.7]), boot.repeat(2, 0), 120, "t")    # as many, of t
+    z = scipy.stats.t(119).ppf(0.975)
+    assert metrics.level(two) == pytest.approx(metrics.wilson(0.7, 240, z), abs=1e-4)
     kappa = metrics.Arm(np.array([0.1]), boot - 0.7, 120, "t")      # no share: can be negative
     low, high = scipy.stats.norm(0.1, boot.max() - 0.7).interval(0.95)
     assert metrics.level(kappa) == pytest.approx([0.1, low, high])
@@ -116,7 +134,9 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
     for end in (low, high):             # there the gain of GAN images just differs from that share
         weights = dict(gan=1.0, more=-end, real=end - 1)
         assert metrics.difference(arms, weights)[3] == pytest.approx(0.05, abs=1e-4)
-    assert metrics.worth(arms | dict(more=arms["real"]), triples)[1:] == [-np.inf, np.inf]
+    for right in (.70, .701, .60):              # real images help neither clearly nor at all
+        worth = metrics.worth(arms | dict(more=steady(right + luck)), triples)
+        assert worth[1:] == [-np.inf, np.inf]
 
 
 # ---- Generated images
@@ -144,22 +164,34 @@ def test_a_generator_is_judged_by_what_is_planted(lesions):
     train, unseen = (lesions.part(part).take(np.arange(30)) for part in ("train", "test"))
     order, light = np.arange(30), np.random.default_rng(0).integers(0, 100, (30, 1, 1, 3))
     pictures = dict(same=train.images, pale=train.images // 2 + light,
-                    five=train.images[order % 5], next=train.images[order - 1])
+                    five=train.images[order % 5], next=train.images[order - 1],
+                    dim=train.images * .3)
     found = {}
     for name, images in pictures.items():
         made = data.replace(
             train, images=images.astype(np.uint8), classes=["all"], labels=order * 0)
         found[name] = metrics.judge_generated(made, train, unseen, source=train)
-    for name, share in (("same", 1), ("pale", .5), ("next", 1)):
+    for name, share in (("same", 1), ("pale", .5), ("next", 1), ("dim", .3)):
         for measure in ("diversity", "distinctness"):
             assert found[name][measure] == pytest.approx(share, abs=.02), (name, measure)
-    assert [name for name in found if found[name]["collapsed"]] == ["five"]
+    assert [name for name in found if found[name]["collapsed"]] == ["five", "dim"]
     assert found["same"]["resemblance"] == 1 and abs(found["next"]["resemblance"]) < .15
     assert found["same"]["fd_8x8_n"] == 15 and found["same"]["fd_8x8_distance"] < 1
     often = np.array([6] * 5 + [0] * 55)            # few that are nearest of many make it less sure
     for name, n in (("same", 30), ("five", 30 ** 2 / (60 * often.var(ddof=1)))):
         assert found[name]["closer_to_train"] == pytest.approx(metrics.wilson(1, n))
     assert "closer_to_train" not in metrics.judge_generated(made, train, unseen.take(order[:0]))
+    first = train.images[np.flatnonzero(train.labels)[0]]       # of one class always this
+    some = np.where(train.labels[:, None, None, None], first, train.images)
+    values = metrics.judge_generated(data.replace(train, images=some), train, unseen)
+    assert values["diversity"] == pytest.approx(.5, abs=1e-3) and values["distinctness"] == 0
+    twice = metrics.judge_generated(data.mix([train, train]), train.take(order[:10]), unseen)
+    assert not twice["collapsed"]                   # measured on as many as there are real ones
+    assert metrics.to_nearest(train.images[np.maximum(order, 16)]) == 0     # as most of them
+    assert metrics.DISTINCT == .2 and metrics.COLLAPSED == .4
+    noise = np.random.default_rng(0).integers(0, 256, (320, 16, 16, 3), np.uint8)
+    copies = metrics.copying(noise[:100], noise[100:300], noise[300:])  # of 200 and 20 as many
+    assert .3 < copies["closer_to_train"][0] < .7
     one = train.take(order[:1])                     # has no distance to another
     assert "resemblance" not in metrics.judge_generated(one, train, unseen, source=one)
 
@@ -182,8 +214,9 @@ def test_the_fids_inception_pools_as_tensorflows(monkeypatch):
     assert probabilities == pytest.approx(expected.detach().numpy(), rel=1e-4)
 
 
-def test_commands(tmp_path, done, refused, prepared):
-    assert "noise floor" in done("metrics", "fid", prepared, prepared, "--net", "none")
+def test_commands(tmp_path, done, refused, prepared, monkeypatch):
+    np.savez(tmp_path / "b.npz", data.load(prepared).images[:24])
+    assert "n 24 a side" in done("metrics", "fid", prepared, tmp_path / "b.npz", "--net", "none")
     for name in ("a-s0", "a-s1", "b-s0", "b-s1"):
         done("classify", "train", "cnn", "--data", prepared, "--steps", 2, "--batch", 8,
              "--seed", name[-1], "--out", tmp_path / name)
@@ -195,3 +228,6 @@ def test_commands(tmp_path, done, refused, prepared):
         file = tmp_path / name / "predictions.csv"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
         refused(["same test images"], "metrics", "compare", tmp_path / "a", tmp_path / "b")
+    arms = dict(a=dict(accuracy=steady([.7])), b=dict(accuracy=steady([.8])))
+    monkeypatch.setattr(metrics, "arms_of_job", arms.get)
+    assert "0.700  0.800   +0.100 [" in done("metrics", "compare", "a", "b")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-import classify
 import data
 import gan
 import metrics
@@ -262,13 +261,3 @@ def test_the_impossible_cells_of_table_3_of_paper_002_are_marked():
     gains = [100 * float(row["accuracy"]) - 85.6 for row in rows + tables["Table 2"][:-1]]
     words = f"The paper's effects lie between {min(gains):.1f} and {max(gains):+.1f}: "
     assert words in report.PAPERS["acgan_cyclegan"].read_text(encoding="utf-8")
-
-
-# ---- 003: DermaGAN
-
-def test_the_networks_of_paper_003_have_as_many_weights_as_its_notebooks():
-    config, gans = dict(z_dim=512, width=64), gan.GANS["dermagan"]
-    with torch.device("meta"):
-        nets = gans.generator(config), gans.discriminator(config), classify.derma_cnn(4)
-    weights = [sum(weight.numel() for weight in net.parameters()) for net in nets]
-    assert weights == [6951808, 2765696, 521758]

@@ -15,7 +15,7 @@ CLASSES = ["benign", "malignant"]
 CONFIG = dict(model="cnn", classes=CLASSES, steps=9, share="1/2", synthetic=[], shuffle=False,
               alone=False, augment="none")
 CLASSICAL = dict(augment="classical", weights="none")
-GAN = dict(diversity=.9, distinctness=.8, collapsed=False, fd_8x8_distance=.5, fd_8x8_floor=.25)
+GAN = dict(diversity=.9, distinctness=.8, collapsed=False, fd_8x8_distance=.7, fd_8x8_floor=.25)
 MINE = GAN | dict(closer_to_train=[.9, .61, .95])
 
 
@@ -35,14 +35,15 @@ def finished(out, job, config={}, **result):
     config = CONFIG | dict(seed=seed) | config
     empty = dict(seconds=1.5, command="python x", commit="abc1234", device="a GPU", metrics={})
     jobs.write_json(out / job / "result.json", empty | dict(config=config) | result)
-    for name, colour in (("grid", "red"), ("grid_000001", "black"), ("grid_000009", "blue")):
+    for k in range(10):
+        name, colour = f"grid_{k:06d}" if k else "grid", {0: "red", 9: "blue"}.get(k, "black")
         Image.new("RGB", (16, 16), colour).save(out / job / f"{name}.png")
 
 
 def classifier(out, job, right, tests=("real",), config={}, **result):
     """Two seeds, right in that share of 200 images, 67 of them malignant; in .1 more if mixed."""
     truth = (np.arange(200) % 3 == 0).astype(int)
-    curves = dict(loss=[1, .5], accuracy=[.6, .7], val_loss=[1, .6], val_accuracy=[.5, .75])
+    curves = dict(loss=[1, .5], accuracy=[.6, .7], val_loss=[1, .6], val_accuracy=[.8, .75])
     result = dict(leaked=0, curves=curves, counts=dict(benign=50, malignant=50)) | result
     for seed in range(2):
         lines, found = ["test,image,lesion,label,benign,malignant"], {}
@@ -63,7 +64,8 @@ def gan(out, job, config={}, **measures):
 
 def source(out, study, name):
     counts = dict(train=dict(benign=30, malignant=45), test=dict(benign=7, malignant=8))
-    finished(out, f"{study}/data", source=dict(source="x", stand_in=name), counts=counts)
+    name = ["drawn lesions", name] if " for " in name else [name, None]
+    finished(out, f"{study}/data", source=dict(zip(["source", "stand_in"], name)), counts=counts)
 
 
 def page_of(out, scale="small", **options):
@@ -76,9 +78,9 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     """A DCGAN, of which one seed collapsed, one that is far, and one's own that copies."""
     source(tmp_path, "controls", "drawn lesions (seed 3)")
     for seed, diversity in enumerate((.7, .5, .6)):
-        gan(tmp_path, f"controls/dcgan_cls_50-s{seed}", diversity=diversity, collapsed=seed == 0)
-        far = dict(fd_8x8_distance=.8, closer_to_train=[.7, .59, .8])
-        gan(tmp_path, f"controls/far-s{seed}", diversity=diversity, **far)
+        far = dict(diversity=diversity, fd_8x8_distance=.8)
+        gan(tmp_path, f"controls/dcgan_cls_50-s{seed}", collapsed=seed == 0, **far)
+        gan(tmp_path, f"controls/far-s{seed}", closer_to_train=[.7, .59, .8], **far)
     for name, right, config in (("a", .7, {}), ("b", .8, dict(share="1")), ("c", .78, CLASSICAL)):
         classifier(tmp_path, f"controls/{name}", right, config=config)      # names say nothing
     learned = dict(command="python x --synthetic y/dcgan_cls_50-s0")
@@ -87,7 +89,11 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
         for less, kind in ((0, {}), (.1, dict(shuffle=True)), (.2, dict(alone=True))):
             config = kind | dict(synthetic=[name])
             classifier(tmp_path, f"controls/arm_{name}{less}", right - less, config=config, **result)
+    for share, right in (("1/2", .6), ("1", .65)):
+        config = dict(model="resnet18", share=share)
+        classifier(tmp_path, f"controls/r{right}", right, config=config)
     markdown, _, said = page_of(tmp_path)
+    assert "| as many further real images | +5.0 points |" in without_intervals(markdown)
     assert without_intervals(said) == part("answer").replace("\n", " ")
     assert "each arm's 2 seeds." in markdown
     assert "--scale small --data DIR --synthetic MINE --weights none`" in markdown
@@ -99,10 +105,11 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
 
 @pytest.mark.parametrize("with_gan, more, said", [
     (.75, .70, "cannot be told here: as many further real photographs"),
-    (.705, .80, "Here GAN images did not help: one was worth 0.05")])
+    (.705, .80, "Here GAN images did not help: one was worth 0.06")])
 def test_no_worth_without_a_gain_from_real_images(tmp_path, with_gan, more, said):
     gan(tmp_path, "controls/dcgan_cls_50-s0")
-    arms = (.70, {}), (with_gan, dict(synthetic=["dcgan_cls"])), (more, dict(share="1"))
+    arms = [(.70, {}), (with_gan, dict(synthetic=["dcgan_cls"])), (more, dict(share="1")),
+            (.72, dict(share="1/4")), (.72, dict(share="1/4", synthetic=["dcgan_cls"]))]
     for k, (right, config) in enumerate(arms):
         classifier(tmp_path, f"controls/{k}", right, config=config)
     assert said in page_of(tmp_path)[2]
@@ -190,7 +197,9 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
     assert '"50.0,180.0 344.0,30.0"' in chart and '"50.0,105.0 197.0,105.0"' in chart
     assert "&lt;title&gt;" in chart and re.findall(r'y="(\d+)"[^>]*>(\d+)<', chart) == [
         ("184", "0"), ("196", "1"), ("109", "5"), ("196", "2"), ("34", "10"), ("196", "3")]
-    assert 'd="M216 46H302"' in page.interval_chart("t", {"a": [.5, 0, 1]})
+    colours = [re.findall(f'(#\\w+)"{what}', chart) for what in (" stroke-width", ">(?:up|flat)<")]
+    assert colours == [page.COLOURS[:2]] * 2
+    assert 'd="M216 46H345"' in page.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
     shown = page.Page(tmp_path)
     shown.table([{"a|b": "<c>\nd"}])
     shown.pictures([("a [b]\n<c>", "<svg>"), ("lost", tmp_path / "lost.png")])
@@ -215,11 +224,12 @@ def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged)
 def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_page(tmp_path):
     evil = "<script>alert('`*|')</script>"
     classifier(tmp_path, "controls/cnn_100_mine", .7, generators={evil: MINE}, commit=evil)
-    classifier(tmp_path, "dcgan_cls/base", .7, command=3)
+    classifier(tmp_path, "dcgan_cls/base", .7, command=3, config=dict(weights="none"))
     finished(tmp_path, "controls/data", source=dict(source=evil), counts=dict(train=3))
     markdown, html, _ = page_of(tmp_path, "quick")
     assert "<script" not in html and "## How this was made" in markdown
     assert "damaged: controls: " in markdown and "rehearsal" in markdown
+    assert "--weights" not in markdown
     assert markdown.count("damaged: dcgan_cls: ") == 1      # no claims on the first screen
 
 
