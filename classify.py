@@ -8,10 +8,10 @@
 
 Test images are real, and a GAN that saw one is refused. Read NETWORKS first: one entry each.
 """
+import codecs
 import copy
 import csv
 import functools
-import io
 import sys
 import time
 from collections import OrderedDict
@@ -145,8 +145,6 @@ def mobilenet_v1_body(weights):
 def inception(classes, size, weights):
     """Paper 004: Inception V3, 24,348,900 parameters for 2 classes with the auxiliary head, which
     gives logits too in training. Its weights, too, were trained on [-1, 1]."""
-    if size < 75:
-        raise UserError(f"--size {size}: Inception V3 needs at least 75 px")
     net = published("inception_v3", weights, init_weights=True)
     net.transform_input = False
     net.fc = nn.Linear(2048, classes)
@@ -277,9 +275,9 @@ def weights_hash(run):
 
 # ---- The images of one training
 
-def at_size(images, args):
+def at_size(images, options):
     """The set at --size; with --through, first made that small, as blurred as a GAN's."""
-    return data.resized(data.resized(images, args.through), args.size)
+    return data.resized(data.resized(images, options.through), options.size)
 
 
 def thinned(images, args):
@@ -291,7 +289,7 @@ def thinned(images, args):
 def load_images(args):
     """(training images, validation images, {"real": test images, "mixed": and synthetic ones},
     what result.json keeps of the generators)."""
-    prepared = data.load(args.data, folder_size=args.through or args.size)
+    prepared = data.load(args.data, args.through or args.size)
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
     training = real.part("train").share(args.share)
@@ -307,12 +305,13 @@ def load_images(args):
     for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
         name = whole.info["generator"]
-        path = whole.info.get("path")   # of gan.py's sets none: their jobs have measured them
+        path = whole.info.get("path")   # None: a set of gan.py's, measured by its own job
         if path and (name in gan.GANS or name in generators):
-            name = path                 # its last folder's name is taken
+            name = path                 # two generators must not share a name
         generators[name] = {}
         if path:
-            pair = [data.resized(one, whole.images.shape[1]) for one in (training, test)]
+            pair = prepared.part("train").share(args.share), thinned(prepared.part("test"), args)
+            pair = [data.resized(one, whole.images.shape[1]) for one in pair]
             generators[name] = metrics.judge_generated(whole, *pair)
         most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
@@ -342,7 +341,7 @@ def load_synthetic(args):
     if len(held_back) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
     side = args.through or args.size
-    sets = [data.load_synthetic(source, folder_size=side) for source in args.synthetic]
+    sets = [data.load_synthetic(source, side) for source in args.synthetic]
     return zip(args.synthetic, sets, held_back)
 
 
@@ -593,10 +592,8 @@ def predict(args):
 
 
 def write_csv(path, lines):
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
     with jobs.replacing(path) as file:
-        file.write(text.getvalue().encode())
+        csv.writer(codecs.getwriter("utf-8")(file)).writerows(lines)
 
 
 def rank(args):
@@ -620,7 +617,7 @@ def rank(args):
 
 
 def score(args):
-    """FID (FD-<net> in another network), KID, IS of sets to as many images of the training part."""
+    """FID (FD-<net> in another network), KID, IS of sets, to at most half of the training part."""
     out, begun = Path(args.out), time.time()
     device = jobs.start_device(args)
     files = [Path(source) for source in args.sets]
@@ -629,8 +626,8 @@ def score(args):
     sets = {file.name.removesuffix(".npy"): thinned(data.load(file), args) for file in files}
     real = thinned(gan.training_part(args.data, args.of_class), args)
     n = min([len(real) // 2, *map(len, sets.values())])
-    if n < 4 or not sets:
-        raise UserError("score: give sets of 4 images or more, and --data with 8")
+    if n < 4 or not 0 < len(sets) == len(files):
+        raise UserError("score: give sets of 4 images or more, of unlike names, and --data with 8")
     features, name, weights = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),
@@ -647,7 +644,7 @@ def score(args):
         row = metrics.distances(x, y, probabilities, args.seed)
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
-              f"KID {row['kid']:.4f}")
+              f"KID {row['kid']:.4f}  IS {row['inception_score']:.2f}")
     jobs.finish_job(out, config, time.time() - begun, device, net=name, size=side, rows=rows)
 
 

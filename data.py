@@ -164,23 +164,22 @@ def what_was_seen(*sets):
 
 # ---- Reading
 
-def load(path, size=None, folder_size=None, columns=()):
+def load(path, size=None, columns=()):
     """The image set of an .npy or .npz file, a job's folder, a folder of images or a zip.
 
-    size: in pixels; None leaves a file as it is, and a tree of GAN images at their GAN's size; any
-    other folder needs one, or a folder_size of its own. columns: as in read_rows.
+    size: that of a folder's photographs; files and GAN images have one. columns: as in read_rows.
     """
     path = Path(path)
     for name in ("images.npy", "samples.npy"):      # the folder of a `prepare` or a GAN job
         if (path / name).is_file():
             path = path / name
     if path.suffix in (".npy", ".npz"):
-        return resized(load_file(path), size)
+        return load_file(path)
     info = {}
     if (path / "info.json").exists():               # whose they are, what their GAN has seen
         info = jobs.read_json(path / "info.json")
     rows, notes = read_rows(path, columns=columns)
-    size = size or info.get("size") or folder_size
+    size = info.get("size", size)
     if size is None:
         raise UserError(f"{path} holds image files: prepare it first (data.py prepare)")
     print("\n".join(notes), file=sys.stderr)
@@ -212,15 +211,15 @@ def load_file(path):
     return ImageSet(images, classes=classes, info=rest["info"], **columns)
 
 
-def load_synthetic(source, size=None, folder_size=None):
+def load_synthetic(source, size=None):
     """The images of a generator, as load() reads them; or CLASS=PATH: those of this class in PATH,
     or all, if they are of one class or none. info["generator"]: the GAN's model, else PATH's name.
     """
     label, _, path = str(source).partition("=")
     if Path(source).exists() or not path:
-        images, path = load(source, size, folder_size), source
+        images, path = load(source, size), source
     else:
-        images = load(path, size, folder_size, [("label", "folder")])   # tables tell nothing
+        images = load(path, size, [("label", "folder")])    # tables tell nothing
         if len(images.classes) > 1:
             images = images.of_class(label)
         images = replace(images, classes=[label], labels=images.labels * 0)
@@ -381,6 +380,8 @@ def near_test(images):
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     rows, notes = read_rows(Path(args.source), args.zeros, args.columns)
+    if any(row.part for row in rows):               # what has no part goes to train
+        rows = [row._replace(part=row.part or "train") for row in rows]
     images = decoded(rows, 64, dict(source=args.source))
     split = images.split
     labels = np.array(images.classes)[images.labels]
@@ -631,7 +632,7 @@ class Batches:
 
     def __init__(self, images, batch, seed, device, single=False):
         if batch == 1 and not single:
-            raise UserError("--batch 1: BatchNorm needs at least 2 images")
+            raise UserError("--batch 1: give 2 or more, since BatchNorm needs them")
         if len(images) < batch:
             raise UserError(f"{len(images)} images are too few for --batch {batch}")
         self.pixels = torch.from_numpy(images.images).to(device)    # (n, h, w, 3): no second copy
@@ -727,14 +728,7 @@ def prepare(args):
     """Decode a set once, split it by lesion, and write it as images.npy, the folder of a job."""
     begun = time.time()
     out = Path(args.out)
-    size = args.size
-    if args.enhance:                                # filtered first, then reduced
-        size = 2 * args.size
-    images = gather(args, size)
-    if args.enhance:
-        filtered = replace(images, images=enhance(images.images))
-        before_after = np.concatenate([images.images[:8], filtered.images[:8]])
-        images = resized(filtered, args.size)
+    images = gather(args, args.size * (1 + args.enhance))       # filtered first, then reduced
     images = with_split(images, args.val, args.test, args.seed)
     if "train" not in images.split:
         raise UserError("no image is left to train on: a smaller --val or --test, or --resplit")
@@ -752,7 +746,10 @@ def prepare(args):
     if jobs.start_job(out, config):
         return
     if args.enhance:
-        save_grid(out / "before_after.png", before_after)
+        filtered = enhance(images.images)
+        shown = np.concatenate([images.images[:8], filtered[:8]])
+        save_grid(out / "before_after.png", shown)
+        images = resized(replace(images, images=filtered), args.size)
     show_training_images(images, out, args.seed)
     images.save(out / "images.npy")
     counts = counts_of_parts(images)
@@ -834,8 +831,8 @@ def main():
         text = function.__doc__
         command = commands.add_parser(function.__name__, help=text, description=text)
         command.set_defaults(function=function)
-    d, p, c, e = commands.choices.values()
-    d.add_argument("--n", type=jobs.at_least(1), default=80, help="number of pictures (80)")
+    drawn, p, c, e = commands.choices.values()
+    drawn.add_argument("--n", type=jobs.at_least(1), default=80, help="number of pictures (80)")
 
     one = p.add_mutually_exclusive_group(required=True)
     one.add_argument("source", nargs="?", help="class folders, images with a csv, or a zip")
@@ -844,8 +841,9 @@ def main():
     p.add_argument("--binary", dest="classes", action="store_const", const=TWO,
                    help="two classes, benign and malignant")
     share = jobs.at_least(0, float)
-    p.add_argument("--val", type=share, default=0.1, help="share, or images per class (0.1)")
-    p.add_argument("--test", type=share, default=0.2, help="the same, unless the set has it (0.2)")
+    p.add_argument("--test", type=share, default=0.2, help="share, or images per class, unless the "
+                   "set has such a part (0.2)")
+    p.add_argument("--val", type=share, default=0.1, help="the same, of what --test leaves (0.1)")
     p.add_argument("--resplit", action="store_true", help="forget the set's own split")
     p.add_argument("--limit", type=class_limit, nargs="+", default=[], metavar="CLASS=N",
                    help="at most N images of this class, whole lesions")
@@ -862,10 +860,10 @@ def main():
     e.add_argument("run", help="folder of a `prepare` job")
     e.add_argument("--part", choices=("train", "val", "test"), default="train")
     e.add_argument("--share", type=jobs.fraction, default=1, help="of each class, such as 1/2 (1)")
-    for command in (d, p):
+    for command in (drawn, p):
         command.add_argument("--size", type=jobs.at_least(8), default=64, help="pixels (64)")
         command.add_argument("--seed", type=jobs.at_least(0), default=0)
-    for command in (d, p, e):
+    for command in (drawn, p, e):
         command.add_argument("--out", required=True, help="a new folder (lesions: or .npy file)")
     args = parser.parse_args()
     args.function(args)

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -60,7 +61,7 @@ class Training:
     def noise(self, n):
         """New (z (n, z_dim, 1, 1), labels (n,) or None where no class is told)."""
         entry, labels = GANS[self.config["model"]], None
-        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]  # as_inputs: [-1, 1]
+        draw_z = dict(normal=torch.randn, uniform=torch.rand)[entry.noise]
         z = draw_z(n, self.config["z_dim"], device=self.device)
         if entry.labels:
             labels = torch.randint(len(self.config["classes"]), (n,), device=self.device)
@@ -129,10 +130,7 @@ def conv4_discriminator(width, norm, bias):
 def wgan_gp_critic(width=224):
     """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64), whose first row lacks its
     bias: 2,766,657. InstanceNorm as there; the text's BatchNorm would tie a batch together."""
-    def norm(maps):
-        return nn.InstanceNorm2d(maps, affine=True)
-
-    return conv4_discriminator(width, norm, bias=True)
+    return conv4_discriminator(width, partial(nn.InstanceNorm2d, affine=True), bias=True)
 
 
 def gradient_penalty(critic, real, fake, weight=10.0):
@@ -289,7 +287,7 @@ class LaplacianGenerator(nn.Module):
         """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 256, 1024, 4096], 1)
         images = [self.base(first)]
-        below = smaller or images         # which grows, a level at a time
+        below = smaller or images         # without real ones the list that grows here
         for k, side in enumerate(LEVELS):
             blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)
@@ -366,7 +364,7 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-    A smaller image gets the last layers alone: at 1 x 1 BatchNorm makes all batches alike."""
+    A smaller image gets the last layers alone: at 1 x 1 px BatchNorm would hide fake batches."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -389,7 +387,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-    A judge that knows nothing has a class loss of log K."""
+    A discriminator that knows nothing has a class loss of log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -707,7 +705,7 @@ def sample_set(name, config, generator, source, labels, seed, **seen):
 
 def training_part(path, of_class=None, size=None):
     """The training images of a set, of one class if it is named, resized if a size is given."""
-    images = data.load(path, folder_size=size).part("train")
+    images = data.load(path, size).part("train")
     if of_class:
         images = images.of_class(of_class)
     return data.resized(images, size)
@@ -715,7 +713,7 @@ def training_part(path, of_class=None, size=None):
 
 def load_images(args):
     """(images to learn from, unseen test images), of --class alone if given. --leak: all, none."""
-    whole = data.load(args.data, folder_size=args.size)
+    whole = data.load(args.data, args.size)
     if not whole.split.any():
         print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
               "makes one)", file=sys.stderr)
@@ -723,9 +721,7 @@ def load_images(args):
         whole = whole.of_class(args.of_class)
     images = whole if args.leak else whole.part("train")
     images = images.share(args.share)
-    unseen = whole.take(whole.split == "test")
-    if args.leak:
-        unseen = unseen.take(slice(0))
+    unseen = whole.take((whole.split == "test") & (not args.leak))
     if "top" in args:
         images = images.take(slice(round(args.top * len(images))))
     return data.resized(images, args.size), data.resized(unseen, args.size)
@@ -739,10 +735,8 @@ def labels_to_draw(args, config, like):
         if not set(classes) <= set(counts):
             raise UserError("--samples balance: give --class, the one that lacks images")
         lacking = [max(counts.values()) - counts[name] for name in classes]
-        turn = np.concatenate([np.arange(number) for number in lacking])
-        labels = np.repeat(np.arange(len(classes)), lacking)
-        labels = labels[np.argsort(turn, kind="stable")]
-        return labels if len(labels) else in_turn(config, 1)
+        turns = [(k, label) for label, n in enumerate(lacking) for k in range(n)]
+        return np.array([label for _, label in sorted(turns)] or [0])
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
         raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
     number = Fraction(args.samples)

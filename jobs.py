@@ -226,7 +226,8 @@ def finish_job(out, config, seconds, device, **result):
 # ---- A training: options, device, checkpoints
 
 def add_training_options(parser, recipe, **choices):
-    """The options of every training. recipe: {name: (default, its source)}; choices: of a name."""
+    """The options of every training. recipe: {name: (default, its source)}; choices: of a name.
+    What an option takes goes by its name, else by its default's type."""
     kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8),
              "epochs": at_least(1e-6, float)}
     kinds |= dict.fromkeys(("beta1", "beta2", "average"), at_least(0, float, below=1))
@@ -258,7 +259,7 @@ def start_device(args):
 
 
 class Record(dict):
-    """A dictionary that travels with the checkpoint, as networks and optimisers do."""
+    """A dictionary with the two methods by which checkpoints know networks and optimisers."""
     state_dict, load_state_dict = dict.copy, dict.update
 
 
@@ -399,9 +400,9 @@ def run_jobs(jobs, slots):
     os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
-    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # its processes inherit this:
-    multiprocessing.forkserver.ensure_running()                 # Ctrl-C comes to us, and from us
-    signal.signal(signal.SIGINT, listening)                     # to them as "save and end"
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # forked processes inherit this:
+    multiprocessing.forkserver.ensure_running()                 # Ctrl-C reaches the runner alone,
+    signal.signal(signal.SIGINT, listening)                     # which has them save and end
     took, running = [], {}
     todo = [job for job in jobs if not is_done(job)]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)

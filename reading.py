@@ -190,7 +190,7 @@ def part_of(folders):
     longer name, as of ISIC-2017_Test_v2_Data but not of train_test_split; "" if none."""
     nearest = folders[::-1]
     longer = map(WORD.findall, nearest)
-    for words in [*zip(nearest), *longer]:
+    for words in [*([folder] for folder in nearest), *longer]:
         told = [PARTS[word.lower()] for word in words if word.lower() in PARTS]
         if len(told) == 1:
             return told[0]
@@ -220,7 +220,7 @@ def classes_of_folders(pictures):
         nearest = [*filter(is_known, own)] or own
         if nearest:
             labels[name] = nearest[-1]
-    only = [*filter(is_known, above)] or ["unlabelled"]         # where all share their folders
+    only = [*filter(is_known, above)] or ["unlabelled"]     # all share their folders: the last's
     return labels or dict.fromkeys(folders, only[-1])
 
 

@@ -62,7 +62,7 @@ class Study:
         self.arm_names = {}     # (network, share of the images, generator or "", kind): NAME
         self.titles = {}    # generator, as the names of controls have it: its name for readers
         self.own = {}       # those that are not of gan.py: their lines in the table of GANs
-        self.gans = {}      # NAME: {(collapsed, -diversity): that line of a seed, ...}
+        self.gans = {}      # NAME: {how bad, (collapsed, -diversity): its line in that table}
         self.source = "unknown images"
         for file in sorted(folder.glob("*/result.json")):
             with leaving_out(damaged.append, f"{self.name}/{file.parent.name}"):
@@ -241,7 +241,8 @@ def pictures_of(study, kind, name):
     if kind == "gan":                               # what its steps returned, means of windows
         for key, ys in curves.items():
             if key not in ("window", "penalty"):
-                series.append((key, curves["window"] * np.arange(1, len(ys) + 1), ys))
+                steps = curves["window"] * np.arange(1, len(ys) + 1)
+                series.append((key, np.minimum(steps, result["config"]["steps"]), ys))
         return [(caption, line_chart(name, "step", series))]
     if kind == "distance":                          # beside its noise floor, over a GAN's steps
         at = [int(row["set"]) for row in result["rows"]]

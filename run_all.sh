@@ -25,7 +25,7 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 # lesions; $BF16 and $DRY are options or nothing. Weights are forgotten but where a later job needs them.
 
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
-  local gan=$BF16 fit=$BF16 benign=879 malignant=888 mixed="100 104" net  # GAN images; those in the mixed test
+  local gan="" fit=$BF16 benign=879 malignant=888 mixed="100 104" net  # GAN images; those in the mixed test
   case $SCALE in
     quick) gan="--width 8 --batch 8 --lr 2e-3 --steps 80" fit="--size 32 --steps 40 --batch 16 $BF16"
            benign=118 malignant=142 mixed="13 16" ;;

@@ -188,14 +188,15 @@ def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understoo
 def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path, done, refused):
     files = pictures([f"train/{name}/{k}.png" for name in ("nevus", "melanoma") for k in range(4)])
     files |= {"train/melanoma/3.png": files["train/nevus/3.png"],       # of one name, two labels
-              "val/melanoma/1.png": files["train/melanoma/1.png"]}      # two parts
+              "val/melanoma/1.png": files["train/melanoma/1.png"],      # two parts
+              "nevus/loose.png": files["train/nevus/2.png"]}            # of no part: to train
     deep = Image.fromarray(np.full((9, 9), 999, np.uint16))
     files |= {"test/nevus/copy.png": files["train/melanoma/0.png"], "x.heic": b"?",
               "test/nevus/deep.png": png(deep), "test/nevus/deep.tif": png(deep, "TIFF"),
               "m.csv": "image,lesion_id,patient_id\ncopy,L,P\ntrain/nevus/1,L,P\n"
-                       "train/nevus/2,M,Q\ndeep.png,N,Q"}
+                       "train/nevus/2,M,Q\ndeep.png,N,Q\nloose,M,Q"}
     out = done("data", "check", folder_of(tmp_path, files))
-    for words in ("images: 12 of 11 lesions", "2 of them under two labels, 2 across parts",
+    for words in ("images: 13 of 11 lesions", "2 of them under two labels, 2 across parts",
                   "test/nevus/copy.png (nevus) = train/melanoma/0.png (melanoma)",
                   "grey of more than 8 bits: 2 images", "1 .heic", "test has no image of melanoma",
                   "more than one part: 1 lesions", "more than one part: 2 patients"):
@@ -272,7 +273,7 @@ def test_images_of_any_generator(tmp_path, lesions):
     ours = lesions.of_class("malignant")
     for path, n, generator in (("flat", 2, "flat"), ("mine", 3, "mine"),
                                ("set.npy", len(ours), "acgan"), ("samples.npz", 5, "samples.npz")):
-        one = data.load_synthetic(f"malignant={tmp_path / path}", folder_size=64)
+        one = data.load_synthetic(f"malignant={tmp_path / path}", 64)
         assert one.counts() == dict(malignant=n) and one.info["generator"] == generator
         if path == "set.npy":
             assert (one.images == ours.images).all()
@@ -286,7 +287,7 @@ def test_export_gives_a_generator_its_share_and_tells_all_that_was_seen(tmp_path
     data.replace(lesions, info=info).save(tmp_path / "set.npy")
     export = ["data", "export", tmp_path / "set.npy", "--share", "1/2", "--out", tmp_path / "out"]
     assert "run_all.sh controls --data ... --synthetic MINE" in cli(*export)[1]
-    half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out", None, 32)
+    half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out", 32)
     assert sorted(again.digests()) == sorted(half.digests()) and again.counts() == half.counts()
     assert again.info["digests"] == sorted(["x", *half.digests()])
     assert again.info["seen_ids"] == dict(that=sorted(half.ids), two=["q"])

@@ -91,11 +91,6 @@ def test_every_mark_has_a_reason_and_every_sum_and_share_holds(study):
         assert eval(terms.replace(",", "").replace("x", "*")) == int(total.replace(",", "")), terms
     for k, n, share in re.findall(r"(\d+) of (\d+)(?: is|,| =|) \(?(\.\d+)", text):
         assert int(k) in counts(share, int(n)), (k, n, share)
-    gains = r"(\d+) against [^\d(]*(\d+) of (\d+)\D*z = ([\d.]+), p = (\.\d+)"
-    for *ks, z, p in re.findall(gains, re.sub(r"(\d),(\d{3})", r"\1\2", text)):
-        a, b, n = map(int, ks)
-        exact = (a - b) / math.sqrt((a + b) * (1 - (a + b) / (2 * n)))
-        assert f"{exact:.2f}" == z and short(math.erfc(exact / 2 ** 0.5), len(p) - 1) == p
     cells = " ".join(cell for row in rows_of(study) for cell in row.values())
     claimed = text.partition("| further claim")[2].partition("\n\n")[0]
     assert all(number in cells.split() for number in re.findall(r"(?<!\d)\.\d{3,}", claimed))
@@ -179,9 +174,6 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
     assert found == [matrix.T.ravel().tolist()]
     text, right = report.PAPERS["wgan_gp"].read_text(encoding="utf-8"), matrix.trace() - 204
     assert f"{short(right / 660, 4)} ({row['report']})" in text     # had all GAN images been right
-    ours = re.findall(r"WGAN-GP paper's (\S+), \((\S+), (\S+)\), (\S+) and (\d+)\)", text)
-    names, recipe = "lr beta1 beta2 penalty n_critic".split(), gan.GANS["wgan_gp"].recipe
-    assert [[recipe[name][0] for name in names]] == [[*map(float, row)] for row in ours]
 
 
 @pytest.mark.parametrize("table, build, shape", [
