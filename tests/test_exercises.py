@@ -1,4 +1,4 @@
-"""EXERCISES.md: each change fits the code and runs; each test that it names is there."""
+"""EXERCISES.md and README.md: each change fits the code and runs; each test named is there."""
 import re
 import shutil
 import subprocess
@@ -7,12 +7,18 @@ import sys
 import pytest
 from conftest import ROOT
 
-TEXT = (ROOT / "EXERCISES.md").read_text()
+README, TEXT = [(ROOT / name).read_text() for name in ("README.md", "EXERCISES.md")]
 
 
 def changes():
-    """[(file, lines before, lines after, its command), ...] of the exercises that are a change."""
-    found = []
+    """[(file, lines before, lines after, its command), ...] of the README's two examples and of the
+    exercises that are a change."""
+    [lsgan] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    [efficientnet] = re.findall(r'`("efficientnet_b0": .*?)`', README)
+    below, above = "\n\n# ---- Noise, averages", "NETWORKS = {\n"
+    found = [("gan.py", below, f"\n\n{lsgan}{below}", "gan.py train lsgan --width 4"),
+             ("classify.py", above, f"{above}    {efficientnet}\n",
+              "classify.py train efficientnet_b0")]
     for text in TEXT.split("\n## "):
         for file, lines in re.findall(r"of (\w+\.py):\n```diff\n(.*?)```", text, re.DOTALL):
             before = "".join(re.findall(r"^-(.*\n)", lines, re.MULTILINE))
@@ -30,15 +36,16 @@ def test_a_change_fits_and_runs(tmp_path, prepared, file, before, after, command
     assert text.count(before) == 1
     (tmp_path / file).write_text(text.replace(before, after))
     [draw] = re.findall(r'^DRAW="(.*)"$', TEXT, re.MULTILINE)
-    words = command.replace("$DRAW", draw).split() + ["--out", tmp_path / "job"]    # counts, as last
-    tiny = ["--data", prepared, "--steps", "2", "--batch", "4", "--samples", "8"]
-    words += ["--built-in", "60"] if "prepare" in words else tiny
-    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+    words = command.replace("$DRAW", draw).split()
+    tiny = ["--data", prepared, "--steps", "2", "--batch", "4"]
+    tiny += ["--samples", "8"] * (words[0] == "gan.py")
+    words += ["--built-in", "60"] if "prepare" in words else tiny       # the last one counts
+    subprocess.run([sys.executable, *words, "--out", tmp_path / "job"], cwd=tmp_path, check=True)
     assert (tmp_path / "job" / "result.json").exists()
 
 
 def test_the_changes_are_found_and_the_tests_that_they_name_are_there():
     tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", TEXT)
-    assert len(changes()) == 5 and len(named) >= 5
+    assert len(changes()) == 7 and len(named) >= 5
     assert all(f"def {name}(" in tests for name in named)
