@@ -818,7 +818,7 @@ def loop(m, out, train_step, steps_to_do, progress):
     steps = m.config["steps"]
     window = max(1, steps // 200)         # steps between two points of the curves
     m.record["curves"]["window"] = window
-    for m.step in steps_to_do:
+    for m.step in steps_to_do:            # a field: the CycleGAN's rate falls with it
         values = train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["recent"].append(torch.stack(list(values.values())).detach())

@@ -382,7 +382,7 @@ def copying(generated, train, held_out, seed=0):
     often = np.bincount(nearest, minlength=2 * n)
     share = (nearest < n).mean()                    # the first n are training images
     spread_out = len(generated) ** 2 / max(2 * n * often.var(ddof=1), 1)
-    counted = min(len(generated), spread_out)       # fewer if a few are the nearest of many
+    counted = min(len(generated), spread_out)       # as many as count: a few nearest of many, once
     return {"closer_to_train": wilson(share, counted)}
 
 
@@ -529,8 +529,9 @@ def main():
     for function in (compare, fid):
         p = commands.add_parser(function.__name__, description=function.__doc__)
         p.set_defaults(function=function)
-        p.add_argument("a", metavar="A")
-        p.add_argument("b", metavar="B")
+        for name in "AB":
+            p.add_argument(name.lower(), metavar=name)
+    p = commands.choices["fid"]
     p.add_argument("--net", choices=("inception", "none"), default="inception", help="none: no FID")
     p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
     args = parser.parse_args()

@@ -351,7 +351,7 @@ def read_tables(folder, files, find, named):
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
     for meaning, table in itertools.product(DECISIVE, tables):
         if table.name not in own and any(one.columns[meaning] for one in tables if one.name in own):
-            table.columns["unused"] += table.columns.pop(meaning)
+            table.columns["unused"] += table.columns.pop(meaning)       # from now on []
     return tables
 
 
