@@ -50,7 +50,7 @@ MOBILENET_V1 = ("https://github.com/osmr/imgclsmob/releases/download/v0.0.155/"
 
 def cnn(classes, size):
     """Paper 000 does not describe its CNN. Ours: 1,142,210 parameters for 2 classes at 64 px.
-    Pooling comes before ReLU: the same result for a quarter of ReLU's work."""
+    Pooling before ReLU: the same result for a quarter of ReLU's work."""
     layers, maps = [], 3
     for wide in (32, 64, 128):                                  # size / 2, / 4, / 8
         layers += [nn.Conv2d(maps, wide, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
@@ -87,7 +87,7 @@ def for_imagenet(body, head):
 
 
 def published(name, weights, **options):
-    """A network of torchvision's with published weights, or "none"."""
+    """A network of torchvision's, with weights or "none"."""
     if weights == "none":
         weights = None
     return models.get_model(name, weights=weights, **options)
@@ -276,7 +276,7 @@ def weights_hash(run):
 # ---- The images of one training
 
 def at_size(images, options):
-    """The set at --size; with --through, first made that small, as blurred as a GAN's."""
+    """The set at --size; with --through first so small, as blurred as a GAN's."""
     return data.resized(data.resized(images, options.through), options.size)
 
 
@@ -305,13 +305,14 @@ def load_images(args):
     for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
         name = whole.info["generator"]
-        path = whole.info.get("path")   # None: a set of gan.py's, measured by its own job
+        path = whole.info.get("path")   # None: of gan.py, its job measured it
         if path and (name in gan.GANS or name in generators):
-            name = path                 # two generators must not share a name
+            name = path                 # two must not share one
         generators[name] = {}
         if path:
-            pair = prepared.part("train").share(args.share), thinned(prepared.part("test"), args)
-            pair = [data.resized(one, whole.images.shape[1]) for one in pair]
+            seen = prepared.part("train").share(args.share)
+            unseen = thinned(prepared.part("test"), args)
+            pair = [data.resized(one, whole.images.shape[1]) for one in (seen, unseen)]
             generators[name] = metrics.judge_generated(whole, *pair)
         most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
@@ -410,11 +411,11 @@ def build(config, training, start, device):
     batches = data.Batches(training, config["batch"], config["seed"], device)
     try:
         net = NETWORKS[config["model"]].build(config)
-        net.eval()(torch.zeros(1, 3, config["size"], config["size"]))       # too small for it?
+        net.eval()(torch.zeros(1, 3, config["size"], config["size"]))   # too small?
     except (OSError, ValueError, LookupError, RuntimeError) as problem:     # none, or other --width
+        place = f"{torch.hub.get_dir()}/checkpoints"
         raise UserError(f"--size {config['size']}: {problem!s:.200}. Give a larger --size, or if "
-                        f"it is --weights, put the file into {torch.hub.get_dir()}/checkpoints, or "
-                        "give --weights none") from None
+                        f"it is --weights, put the file into {place}, or --weights none") from None
     if start:                           # all but the last layer
         saved, _ = jobs.load_run(start, gan.GANS)
         state = saved.get("discriminator", {})
@@ -617,7 +618,7 @@ def rank(args):
 
 
 def score(args):
-    """FID (FD-<net> in another network), KID, IS of sets, to at most half of the training part."""
+    """FID (FD-<net> in another network), KID, IS of sets; at most half the training part."""
     out, begun = Path(args.out), time.time()
     device = jobs.start_device(args)
     files = [Path(source) for source in args.sets]
@@ -627,7 +628,7 @@ def score(args):
     real = thinned(gan.training_part(args.data, args.of_class), args)
     n = min([len(real) // 2, *map(len, sets.values())])
     if n < 4 or not 0 < len(sets) == len(files):
-        raise UserError("score: give sets of 4 images or more, of unlike names, and --data with 8")
+        raise UserError("score: sets of 4 images, of unlike names, and --data with 8")
     features, name, weights = feature_extractor(args.run, device)
     config = dict(
         command="score", net=weights, n=n, seed=args.seed, data=real.fingerprint(),

@@ -94,8 +94,8 @@ def chance(logit):
     return logit.float().sigmoid().mean()
 
 
-# ---- 4x4 kernels: paper 000's WGAN-GP and, without biases, paper 003's DCGAN, 64 px. Initial
-# weights are not stated: PyTorch's
+# ---- 4x4 kernels, 64 px: paper 000's WGAN-GP and, without biases, paper 003's DCGAN. Initial
+# weights: PyTorch's
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
@@ -287,7 +287,7 @@ class LaplacianGenerator(nn.Module):
         """Images of 8 to 64 px, each built on the one before, or on the real ones `smaller`."""
         first, *planes = z.flatten(1).split([128, 256, 1024, 4096], 1)
         images = [self.base(first)]
-        below = smaller or images         # without real ones the list that grows here
+        below = smaller or images         # without real ones: what grows here
         for k, side in enumerate(LEVELS):
             blurred = F.interpolate(below[k], scale_factor=2, mode="bilinear")
             plane = planes[k].view(-1, 1, side, side)
@@ -364,7 +364,7 @@ class TwoHeads(nn.Module):
 
 def acgan_discriminator(classes=8, width=64, size=128):
     """2,352,505 parameters for 8 classes at 128 px. Image -> (logit (n,), class logits).
-    A smaller image gets the last layers alone: at 1 x 1 px BatchNorm would hide fake batches."""
+    A smaller image gets the last layers alone: at 1 x 1 px BatchNorm would hide fakes."""
     rows = [                                    # maps, stride, padding
         (width // 4, 2, 1),                     # (n, width / 4, 64, 64) at 128 px
         (width // 2, 1, 0),                     # (n, width / 2, 62, 62)
@@ -387,7 +387,7 @@ def acgan_discriminator(classes=8, width=64, size=128):
 
 def acgan_step(m):
     """As dcgan_step, and the discriminator names the class too, of real and fake (eq. 2 and 3).
-    A discriminator that knows nothing has a class loss of log K."""
+    Without knowledge a class loss is log K."""
     pixels, labels = m.batches.next()
     z, fake_labels = m.noise(len(pixels))
     with m.autocast:
@@ -818,7 +818,7 @@ def loop(m, out, train_step, steps_to_do, progress):
     steps = m.config["steps"]
     window = max(1, steps // 200)         # steps between two points of the curves
     m.record["curves"]["window"] = window
-    for m.step in steps_to_do:            # a field: the CycleGAN's rate falls with it
+    for m.step in steps_to_do:
         values = train_step(m)
         update_average(m.average, m.generator, m.step, m.config["average"])
         m.record["recent"].append(torch.stack(list(values.values())).detach())

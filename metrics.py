@@ -225,8 +225,9 @@ def wilson(share, n, z=1.96):
 def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
     one = np.eye(len(classes), dtype=int)
+    called = one[probabilities.argmax(1)]
     values = dict(n=len(labels))
-    values["confusion"] = (one[labels].T @ one[probabilities.argmax(1)]).tolist()   # [true][called]
+    values["confusion"] = (one[labels].T @ called).tolist()     # [true class][called class]
     values["loss"] = log_loss(labels, probabilities)
     values["majority"] = np.bincount(labels).max() / len(labels)
     for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
@@ -270,7 +271,8 @@ def worth(arms, triples):
     of_real, _, _, p = at(0, 1)
     if p is None or p >= 0.05 or of_real <= 0:
         return [np.nan, -np.inf, np.inf]
-    x = at(1, 0)[0] / of_real
+    of_gan, *_ = at(1, 0)
+    x = of_gan / of_real
     return [x, end(-1), end(1)]
 
 
@@ -512,7 +514,9 @@ def compare(args):
 
 def fid(args):
     """Frechet distance, KID, noise floor of real images A and generated ones B."""
-    a, b = [data.resized(data.load(path, args.size), args.size).images for path in (args.a, args.b)]
+    a, b = data.load(args.a, args.size), data.load(args.b, args.size)
+    a = data.resized(a, args.size).images
+    b = data.resized(b, args.size).images
     if args.net == "none":
         name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
         row = distances(colour_features(a), colour_features(b))
@@ -529,8 +533,8 @@ def main():
     for function in (compare, fid):
         p = commands.add_parser(function.__name__, description=function.__doc__)
         p.set_defaults(function=function)
-        for name in "AB":
-            p.add_argument(name.lower(), metavar=name)
+        p.add_argument("a", metavar="A")
+        p.add_argument("b", metavar="B")
     p = commands.choices["fid"]
     p.add_argument("--net", choices=("inception", "none"), default="inception", help="none: no FID")
     p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
