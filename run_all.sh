@@ -97,7 +97,7 @@ acgan_cyclegan() {      # paper 002: ACGAN; a CycleGAN per class upon it; CycleG
            cyclegan="--size 32 --width 14 --blocks 1 --batch 2 --lr 2e-3 --steps 250"
            fit="--size 32 --width 8 --batch 8 --steps 5"
            if [ "$DATA" ]; then limit="--limit NV=90 MEL=90 BCC=90 BKL=90 AK=90"; fi ;;
-    small) px=64 acgan="--size 64 --width 16 --batch 24 --beta1 0 --lr 1e-3 --steps 800 $BF16"
+    small) px=64 acgan="--size 32 --width 16 --batch 24 --beta1 0 --lr 1.5e-3 --steps 350 $BF16"    # at 64 px it fell
            cyclegan="--size 64 --width 16 --blocks 3 --batch 2 --lr 1e-3 --steps 400"
            fit="--size 64 --width 16 --batch 64 --epochs 8 --weights none $BF16"
            limit="--limit NV=600 MEL=300 BCC=250 BKL=250" ;;
