@@ -58,7 +58,7 @@ def classifier(out, job, right, tests=("real",), config={}, **result):
 
 
 def gan(out, job, config={}, **measures):
-    curves = dict(window=2, D=[1, 3], penalty=[9, 9])
+    curves = dict(window=5, D=[1, 3], penalty=[9, 9])
     finished(out, job, dict(model="dcgan_cls") | config, metrics=GAN | measures, curves=curves)
 
 
