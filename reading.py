@@ -37,9 +37,10 @@ ZERO = re.compile(r"(?i)0([.,]0*)?(e[+-]?0+)?|false")
 MASKS = re.compile(r"(?i)(^|/)(masks?|segmentations?|superpixels|ground[\W_]?truth)/")
 MASK = re.compile(r"[-_](mask|segmentation|superpixels|seg)(_\d+)?$")
 WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+PATIENT = re.compile(r"(?i)(lesion|patient|subject|case)[\W_]*\d+")
 PARTS = dict.fromkeys(("train", "training", "trainset"), "train")
 PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev"), "val")
-PARTS |= dict.fromkeys(("test", "testing", "testset"), "test")
+PARTS |= dict.fromkeys(("test", "testing", "testset", "eval", "evaluation", "holdout"), "test")
 
 # What titles mean, by plain(title). The first counts: in ISIC 2020 few images have a diagnosis.
 COLUMN_NAMES = {
@@ -149,6 +150,8 @@ def files_of(folder):
         except (zipfile.BadZipFile, OSError):
             raise UserError(f"{file} is not a readable zip: get it again") from None
         for name in archive.namelist():             # the archive's name may tell the part
+            if kind_of(name) == ".zip":
+                raise UserError(f"{file} holds another zip, {name}: unpack it")
             inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
             files[inside] = functools.partial(archive.read, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
@@ -305,27 +308,30 @@ def read_table(place, name, raw, find, named, strict):
         if len(header) == 1 or len(header) == 2 and is_known(top[1][1]):    # as of ISIC 2016
             header = ["image", "label"][:len(header)]
         columns = understood(header, named)
-    if not columns["image"]:
-        for _, row in itertools.islice(lines, 20):      # below a title, say
-            for title, cell in zip(header, row):
-                if strict and find(cell) and not cell.isdigit():
-                    raise not_understood(place, f"has images in column {title}", header)
-        return Table(name, header, columns, [], 0)
-
-    lines = list(lines)
+    image = columns["image"][:1]
+    lines = list(lines if image else itertools.islice(lines, 20))       # below a title, say
     for line, row in lines:
-        if any(row[len(header):]):
+        if image and any(row[len(header):]):
             why = f"line {line} has more cells than the header: quote those that hold {comma!r}"
             raise not_understood(place, why, header)
         row += [""] * (len(header) - len(row))
+    if strict and not (image and "image" in named):
+        for _, row in lines[:20]:
+            own = {picture for k in image for picture in find(row[k])}
+            for title, cell in zip(header, row):
+                meant = [] if cell.isdigit() else find(cell)
+                if meant and own.isdisjoint(meant):
+                    raise not_understood(place, f"has images in column {title}", header)
+    if not image:
+        return Table(name, header, columns, [], 0)
+
     for meaning in ("lesion", "patient", "part"):
         for k in list(columns[meaning]):
             if {row[k].lower() for _, row in lines} <= NO_ID:   # an empty column is none
                 columns[meaning].remove(k)
-    image, beside = columns["image"][0], name[:name.rfind("/") + 1]
-    rows = []
+    rows, beside = [], name[:name.rfind("/") + 1]
     for line, row in lines:
-        names = find(row[image], beside)
+        names = find(row[image[0]], beside)
         if names:
             rows.append((f"{place} line {line}", row, names))
     return Table(name, header, columns, rows, len(lines) - len(rows))
@@ -419,6 +425,10 @@ def doubts_of(table, told, named):
         if table.columns[meaning] and meaning not in told:
             yield f"tells the {meaning} of no image that is here"
     settled = named.keys() | {meaning.replace("patient", "lesion") for meaning in told}
+    of_labels = table.columns["label"]
+    words = {row[k] for k in of_labels for row in [table.header, *(row for _, row, _ in table.rows)]}
+    if len(of_labels) == 1 and not any(map(is_known, words)) and "label" not in named:
+        settled.discard("label")                        # another column may be meant
     for k in table.columns["lesion"] + table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
         seems = ""
@@ -536,6 +546,16 @@ def read_rows(folder, zeros=None, columns=()):
                             "or if folders tell them, --columns label=folder")
 
     rows = rows_of(labels, files, values)
+    own = [(row.lesion, row.label) for row in rows if not row.patient]
+    lesions = len({lesion for lesion, _ in own})
+    if len(own) > 4 * lesions and len(set(own)) > 1.5 * lesions and "lesion" not in named:
+        raise UserError(f"{told_by(tables, 'lesion')}: few lesions, most of several classes. If it "
+                        "tells something else: --columns lesion=none")
+    folders = {folder for name in labels for folder in name.split("/")[:-1]}
+    seem = sorted(folder for folder in folders if PATIENT.fullmatch(folder))
+    if seem and not {"lesion", "patient"} & (told | named.keys()):
+        raise UserError(f"folders {first_of(seem)} seem to tell lesions or patients: write them "
+                        "into a labels.csv (image, label, patient_id), or --columns patient=none")
     notes = notes_on(tables, rows, labels, pictures)
     may_be = [row.name for row in rows if kind_of(row.name) in (".png", ".tif", ".tiff")]
     deep = sum(is_deep(files[name]) for name in may_be)

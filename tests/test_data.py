@@ -131,6 +131,9 @@ def test_zips_links_circles_jobs_and_second_copies(tmp_path):
         assert found == sorted(name[:name.rindex("/")] for name in names), folder
     assert "left out: 6 files of the same name and content" in notes
     assert len(reading.read_rows(tmp_path / "zips" / "x.zip")[0]) == 4
+    shutil.make_archive(tmp_path / "outer", "zip", tmp_path / "zips")
+    with pytest.raises(UserError, match="outer.zip holds another zip, .*: unpack it"):
+        reading.read_rows(tmp_path / "outer.zip")
 
 
 def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done):
