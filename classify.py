@@ -305,15 +305,10 @@ def load_images(args):
     for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
         name = whole.info["generator"]
-        path = whole.info.get("path")   # None: of gan.py, its job measured it
+        path = whole.info.get("path")
         if path and (name in gan.GANS or name in generators):
             name = path                 # two must not share one
-        generators[name] = {}
-        if path:
-            seen = prepared.part("train").share(args.share)
-            unseen = thinned(prepared.part("test"), args)
-            pair = [data.resized(one, whole.images.shape[1]) for one in (seen, unseen)]
-            generators[name] = metrics.judge_generated(whole, *pair)
+        generators[name] = judged(whole, prepared, args) if path else {}
         most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
         if most < 0:
@@ -332,6 +327,15 @@ def load_images(args):
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
     of_gans = dict(leaked=leaked, generators=generators)
     return mixed, val, tests, of_gans
+
+
+def judged(generated, prepared, args):
+    """{measure: value} of another generator's images; gan.py's own were measured by their job."""
+    seen = prepared.part("train").share(args.share)
+    unseen = thinned(prepared.part("test"), args)
+    side = generated.images.shape[1]
+    seen, unseen = data.resized(seen, side), data.resized(unseen, side)
+    return metrics.judge_generated(generated, seen, unseen)
 
 
 def load_synthetic(args):

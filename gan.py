@@ -938,7 +938,7 @@ def add_train_options(add, entry):
         help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
              "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
     add("--leak", action="store_true", help="train on validation and test images too")
-    add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many samples, ten times")
+    add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many at each tenth")
     if entry.translates:
         add("--source", required=True, help="image set to translate from")
         add("--source-class", help="translate from this class alone")

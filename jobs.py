@@ -399,10 +399,11 @@ def run_jobs(jobs, slots):
     """Do the jobs, `slots` at once, a study's stages in turn. Returns how many are left undone."""
     os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan", "classify"])         # as `import gan, classify`
-    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)    # forked processes inherit this:
-    multiprocessing.forkserver.ensure_running()                 # Ctrl-C reaches the runner alone,
-    signal.signal(signal.SIGINT, listening)                     # which has them save and end
+    context.set_forkserver_preload(["gan", "classify"])     # as `import gan, classify`
+    # What is forked inherits that Ctrl-C is ignored: the runner alone hears it, and ends the jobs
+    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.forkserver.ensure_running()
+    signal.signal(signal.SIGINT, listening)
     took, running = [], {}
     todo = [job for job in jobs if not is_done(job)]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)

@@ -198,12 +198,9 @@ def gain(arms, before, after):
 
 def level(arm):
     """[value, low, high] of one arm; None if undefined. Wilson's interval, within 0 and 1, of that
-    n which gives combine's variance, but of no more than the images, once for each seed. What can
-    be negative is no share, such as Cohen's kappa: its interval is difference()'s."""
+    n which gives combine's variance, but of no more than the images, once for each seed."""
     if np.isnan(arm.values).any() or arm.lesions < 1:
         return None
-    if np.nanmin(arm.boot) < 0:
-        return difference(dict(arm=arm), dict(arm=1.0))[:3]
     value, variance, df = combine(dict(arm=arm), dict(arm=1.0))
     if variance == 0:                               # all right or all wrong
         return wilson(value, arm.lesions)

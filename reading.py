@@ -479,6 +479,33 @@ def rows_of(labels, files, values):
     return list(rows.values())
 
 
+def refuse_other_tables(folder, files, classes):
+    """UserError: folders are to tell the classes, but know few, and a table may know them."""
+    known = sum(map(is_known, classes))
+    beside = [name for name in files if kind_of(name) in (*TABLES, *SHEETS)]
+    if beside and known < min(2, len(classes)):
+        raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, or "
+                        "if folders tell them, --columns label=folder")
+
+
+def refuse_other_groups(rows, told):
+    """UserError: "lesions" of many images each, most of several classes, are none."""
+    pairs = [(row.lesion, row.label) for row in rows if not row.patient]
+    lesions = len({lesion for lesion, _ in pairs})
+    if len(pairs) > 4 * lesions and len(set(pairs)) > 1.5 * lesions:
+        raise UserError(f"{told}: few lesions, most of several classes. If it tells something "
+                        "else: --columns lesion=none")
+
+
+def refuse_folders_of_patients(names):
+    """UserError: a folder such as patient_07 seems to tell what no table does."""
+    folders = {folder for name in names for folder in name.split("/")[:-1]}
+    seem = sorted(folder for folder in folders if PATIENT.fullmatch(folder))
+    if seem:
+        raise UserError(f"folders {first_of(seem)} seem to tell lesions or patients: write them "
+                        "into a labels.csv (image, label, patient_id), or --columns patient=none")
+
+
 def notes_on(tables, rows, labels, pictures):
     """Sentences on what tells classes, lesions and parts, and on what was not used."""
     classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
@@ -538,24 +565,14 @@ def read_rows(folder, zeros=None, columns=()):
     labels = {name: text for (what, name), (text, _) in values.items() if what == "label"}
     if not labels:
         labels = classes_of_folders(pictures)
-        classes = set(labels.values())
-        few = sum(map(is_known, classes)) < min(2, len(classes))
-        beside = [name for name in files if kind_of(name) in (*TABLES, *SHEETS)]
-        if few and beside and "label" not in named:
-            raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, "
-                            "or if folders tell them, --columns label=folder")
+        if "label" not in named:
+            refuse_other_tables(folder, files, set(labels.values()))
 
     rows = rows_of(labels, files, values)
-    own = [(row.lesion, row.label) for row in rows if not row.patient]
-    lesions = len({lesion for lesion, _ in own})
-    if len(own) > 4 * lesions and len(set(own)) > 1.5 * lesions and "lesion" not in named:
-        raise UserError(f"{told_by(tables, 'lesion')}: few lesions, most of several classes. If it "
-                        "tells something else: --columns lesion=none")
-    folders = {folder for name in labels for folder in name.split("/")[:-1]}
-    seem = sorted(folder for folder in folders if PATIENT.fullmatch(folder))
-    if seem and not {"lesion", "patient"} & (told | named.keys()):
-        raise UserError(f"folders {first_of(seem)} seem to tell lesions or patients: write them "
-                        "into a labels.csv (image, label, patient_id), or --columns patient=none")
+    if "lesion" not in named:
+        refuse_other_groups(rows, told_by(tables, "lesion"))
+    if not {"lesion", "patient"} & (told | named.keys()):
+        refuse_folders_of_patients(labels)
     notes = notes_on(tables, rows, labels, pictures)
     may_be = [row.name for row in rows if kind_of(row.name) in (".png", ".tif", ".tiff")]
     deep = sum(is_deep(files[name]) for name in may_be)

@@ -379,15 +379,18 @@ def test_classes_go_by_name_when_sets_are_mixed(lesions):
 # ---- What is done to pixels
 
 def test_bilateral_and_gamma_follow_their_formulas_and_come_before_reduction(tmp_path, done):
-    image = np.random.default_rng(0).integers(0, 255, (1, 12, 12, 3)).astype(np.uint8)
+    noise, ring = np.random.default_rng(0).integers(0, 255, (2, 12, 12, 3)).astype(np.uint8)
     y, x = np.mgrid[-4:5, -4:5]
     space = (y ** 2 + x ** 2).ravel()
-    framed = np.pad(image[0], ((4, 4), (4, 4), (0, 0)), "reflect")
-    there = framed[1:10, 6:15].reshape(-1, 3).astype(float)         # the square around (1, 6)
-    colour = np.abs(there - image[0, 1, 6]).sum(1)
-    weights = np.exp(-0.5 * (colour ** 2 + space) / 75 ** 2) * (space <= 16)
-    expected = weights @ there / weights.sum()
-    assert np.abs(data.bilateral(image)[0, 1, 6] - expected).max() <= 0.51
+    ring[:] = 100, 99, 98
+    ring[:6, 2:11, 0] += np.uint8(110 * (space.reshape(9, 9)[3:] > 5))
+    for image in (noise, ring):
+        framed = np.pad(image, ((4, 4), (4, 4), (0, 0)), "reflect")
+        there = framed[1:10, 6:15].reshape(-1, 3).astype(float)         # the square around (1, 6)
+        colour = np.abs(there - image[1, 6]).sum(1)
+        weights = np.exp(-0.5 * (colour ** 2 + space) / 75 ** 2) * (space <= 16)
+        expected = weights @ there / weights.sum()
+        assert np.abs(data.bilateral(image[None])[0, 1, 6] - expected).max() <= 0.51
     flat = np.full((1, 16, 16, 3), 64, np.uint8)
     assert (data.enhance(flat) == round(255 * (64 / 255) ** (1 / 1.5))).all()
     done("data", "prepare", "--built-in", 24, "--size", 16, "--enhance", "--out", tmp_path)
