@@ -55,7 +55,7 @@ def test_options_and_config_of_a_training():
         assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | expected
     assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
     with pytest.raises(UserError, match="memory"):
-        jobs.check_memory(10 ** 9, 64)
+        jobs.check_memory(10 ** 6, 1000)
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
@@ -130,7 +130,8 @@ def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared,
 
 def parts_of(seed):
     torch.manual_seed(seed)
-    return dict(net=torch.nn.Linear(2, 2), record=jobs.Record(curves=dict(loss=[float(seed)])))
+    record = jobs.Record(curves=dict(loss=[float(seed)]))
+    return dict(net=torch.nn.Linear(2, 2), record=record, last=torch.nn.Linear(1, 1))
 
 
 def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_path):

@@ -176,6 +176,10 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     for line in part("cells").splitlines():
         job, row, measure, expected = line.split("; ")
         assert report.value(study, job, measure, row).startswith(expected), line
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "level", lambda arm: None)       # undefined
+        words = [report.value(study, "net", kind, "benign") for kind in ("precision", "recall")]
+        assert words == ["never predicted", "no benign here"]
 
     (tmp_path / "s.md").write_text(part("paper"), encoding="utf-8")
     monkeypatch.setitem(report.PAPERS, "s", tmp_path / "s.md")
