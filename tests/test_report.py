@@ -165,6 +165,7 @@ def in_words(title, label, series):
 def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     classifier(tmp_path, "s/net", .70, tests=("real", "mixed"))
     classifier(tmp_path, "s/net_2", .80)
+    classifier(tmp_path, "s/net_10", .90)
     source(tmp_path, "s", "photographs")
     gan(tmp_path, "s/gan-s0", resemblance=.2)
     gan(tmp_path, "s/gan-s1", resemblance=.4)
