@@ -77,6 +77,9 @@ def test_what_the_layers_do_not_show(monkeypatch):
         net = classify.NETWORKS["inception"].build(recipe("inception", size=75, weights="none"))
     [spread] = net.AuxLogits._forward_pre_hooks.values()
     assert spread(None, [torch.zeros(1, 768, 3, 3)]).shape == (1, 768, 17, 17)
+    many = painted([0] * 300, "many", side=1)
+    thinned = [classify.thinned(many, SimpleNamespace(dry_run=dry)) for dry in (False, True)]
+    assert list(map(len, thinned)) == [300, 75]
     images = painted([0], "sized")
     monkeypatch.setattr(metrics, "inception_features", lambda device: lambda x: (x, device))
     features, *names = classify.feature_extractor("inception", "cpu")

@@ -63,6 +63,8 @@ def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_s
     assert torch.equal(classes, heads.label(x[0, 0]))
     image = lapgan.levels(z, lapgan.levels(z))[-1]      # the largest, upon its own smaller ones
     assert image.abs().max() > 1 and torch.equal(lapgan(z), image.clamp(-1, 1))
+    z, told = training("acgan").noise(400)
+    assert set(told.tolist()) == set(range(8)) and abs(z[:, 8:].std() - 1) < 0.02
     images, flat = torch.zeros(5, 3, 8, 8), nn.Parameter(torch.zeros(192))
     penalty = gan.gradient_penalty(lambda x: x.flatten(1) @ flat, images, images, 7.0)
     penalty.backward()

@@ -145,12 +145,15 @@ def test_distances_in_closed_form_and_against_sqrtm():
     exact = np.square(x.mean(0) - y.mean(0)).sum()
     exact += np.trace(sx + sy - 2 * scipy.linalg.sqrtm(sx @ sy).real)
     assert metrics.frechet(x, y) == pytest.approx(exact, rel=1e-7)
-    assert metrics.kid(np.eye(2), np.ones((2, 2))) == pytest.approx(1.0 + 8.0 - 2 * 1.5 ** 3)
+    squares = metrics.kid(np.eye(3)[:2], np.ones((2, 3)))
+    assert squares == pytest.approx(1.0 + 8.0 - 2 * (1 / 3 + 1) ** 3)
     for order, score in ((np.arange(400) % 4, 4), (np.arange(400) // 100, 1)):      # part by part
         assert metrics.inception_score(np.eye(4)[order]) == pytest.approx(score)
     row = metrics.distances(rng.normal(size=(200, 50)), rng.normal(size=(150, 50)))
     assert row["n"] == 100 and row["floor"] > 5     # real images to real ones: as far as these
     assert row["distance"] == pytest.approx(row["floor"], rel=0.1)
+    rising = np.sort(rng.normal(size=(200, 1)), 0)      # the halves are drawn at random
+    assert metrics.distances(rising, rising)["floor"] < .2
     for real, fake in ((x * 0, y), (x, y + np.inf), (x + np.inf, y)):
         with pytest.raises(UserError, match="constant or infinite"):
             metrics.distances(real, fake)
@@ -217,6 +220,9 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     for name in ("a-s0", "a-s1", "b-s0", "b-s1"):
         done("classify", "train", "cnn", "--data", prepared, "--steps", 2, "--batch", 8,
              "--seed", name[-1], "--out", tmp_path / name)
+    test = data.load(prepared).part("test")
+    labels, _, groups, classes = metrics.read_predictions(tmp_path / "a-s0")
+    assert [*labels] == [*test.labels] and [*groups] == [*test.groups] and classes == data.TWO
     out = done("metrics", "compare", tmp_path / "a", tmp_path / "b")
     accuracy = next(line for line in out.splitlines() if line.startswith("accuracy"))
     assert "+0.000 [" in accuracy and accuracy.rstrip().endswith("1.000")       # the same trainings
