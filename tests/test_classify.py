@@ -356,7 +356,8 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     alone = train("alone", *add, "--alone")
     assert alone.config["train"] == whole.take(slice(40, None)).fingerprint()
     assert list(alone.metrics) == ["real"]
-    train("no", *add, "--mixed-test", 5, refusal=["--mixed-test needs"])
+    for numbers in ([5], [1] * 4):
+        train("no", *add, "--mixed-test", *numbers, refusal=["--mixed-test needs"])
     train("no", *add, "--mixed-test", 0, 17, 0, refusal=["16 images", "17 is too many"])
     train("no", *TINY, "--share", "1/20", refusal=["two classes"])       # no green one is left
     for words in (["--alone"], ["--shuffle"], ["--use", "1/2"]):

@@ -27,6 +27,7 @@ def test_recipes_are_as_stated(name):
     entry = gan.GANS[name]
     ours = {f"{key}={value}" for key, (value, source) in entry.recipe.items() if source}
     ours |= {f"noise={entry.noise}", f"labels={entry.labels}", f"translates={entry.translates}"}
+    assert (entry.z_dims == (5504,)) == (name == "lapgan")
     ours.add("sizes=" + ",".join(map(str, entry.sizes)))
     assert ours == set(STATED[name + " recipe"].split())
 
@@ -283,9 +284,10 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
     z = gan.inputs_of(recipe("dcgan_inception"), None, np.zeros(9, int), 7)[:, :, 0, 0]
     assert np.allclose(z, 2 * np.random.default_rng(7).random((9, 100), np.float32) - 1)
     m = training("cyclegan")
-    samples = gan.sample_set("name", m.config, m.average, m.source, np.zeros(99, int), 0)
     pixels = torch.from_numpy(m.source.images).permute(0, 3, 1, 2) / 127.5 - 1
-    assert (samples.images == gan.draw(m.average, pixels)).all()
+    for n in (5, 99):
+        samples = gan.sample_set("name", m.config, m.average, m.source, np.zeros(n, int), 0)
+        assert (samples.images == gan.draw(m.average, pixels[:n])).all()
 
 
 def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, refused, lesions):
@@ -304,6 +306,7 @@ def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, 
     for options in ("dcgan_cls --samples many", "dcgan_cls --samples balance", "acgan --z-dim 1",
                     "acgan --class benign", "cyclegan --source DATA --size 32 --samples 999"):
         refused([options[options.rindex("--"):]], *command(options, "no"))
+    refused(["more than fits"], *command("dcgan_cls --samples 99999999", "no"))
     tiny = ["--width", 4, "--batch", 8, "--epochs", 9, "--dry-run", "--forget"]
     for options, (learned, translated, steps, number) in cases.items():
         run = tmp_path / options

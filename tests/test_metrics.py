@@ -32,6 +32,7 @@ def test_measures_by_hand_and_weights_as_repeated_images():
     assert alone["balanced accuracy"] == pytest.approx([4 / 6])
     false_positive, true_positive = metrics.roc_curve(labels, scores)
     assert np.trapezoid(true_positive, false_positive) == pytest.approx(area)
+    assert false_positive[0] == true_positive[0] == 0
 
 
 def test_a_result_of_one_test():
@@ -41,7 +42,7 @@ def test_a_result_of_one_test():
     assert found["recall malignant"] == pytest.approx(metrics.wilson(1, 24), abs=1e-6)
     assert found["loss"] == pytest.approx(-np.log(.9)) and found["majority"] == 26 / 50
     none = metrics.evaluate(labels, np.tile([.9, .1], (50, 1)), lesions, data.TWO)
-    assert none["confusion"] == [[26, 0], [24, 0]] and none["n"] == 50
+    assert none["confusion"] == [[26, 0], [24, 0]] and none["n"] == 50 and none["majority"] == .52
     assert none["precision malignant"] is None and none["recall malignant"][0] == 0
     called = np.eye(2)[np.repeat([1, 0, 1, 0], [12, 12, 4, 2])]     # of 24 and 6 lesions
     kinds = ["accuracy", "balanced accuracy", "precision malignant", "recall malignant",
@@ -74,6 +75,8 @@ def test_the_worked_example_in_the_docstring_and_welchs_test():
     _, variance, df = metrics.combine(arms | dict(gan=gan), dict(real=-1.0, gan=1.0))
     for number in (f"{value:.2f}", f"{variance:.6f}", f"{df:.1f}", f"+- {high - value:.3f}"):
         assert number.replace("0.", ".") in metrics.combine.__doc__, number
+    assert metrics.combine(dict(gan=gan), dict(gan=0.5))[1] == pytest.approx(
+        metrics.combine(dict(gan=gan), dict(gan=1.0))[1] / 4)
     alike = gan._replace(values=np.full(3, .86))    # what they get wrong on their own is counted
     assert metrics.combine(dict(alike=alike), dict(alike=1.0))[1] == pytest.approx(.012 ** 2)
 
@@ -111,6 +114,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 
 def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interval():
     assert metrics.holm([.01, None, .04, .03]) == [.03, None, .06, .06]
+    assert metrics.holm([.7, .6]) == [1, 1]
     for k in (0, 30, 40):
         interval = scipy.stats.binomtest(k, 40).proportion_ci(method="wilson")
         assert metrics.wilson(k / 40, 40) == pytest.approx([k / 40, *interval], abs=1e-4)
@@ -124,7 +128,7 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
 
     luck = np.array([-.003, -.001, 0, .001, .003])
     arms = dict(real=steady(.70 + luck), gan=steady(.72 + luck), more=steady(.80 + luck))
-    assert metrics.gain(arms, ["real", "gan"], ["gan", "more"])[0] == pytest.approx(.05)
+    assert metrics.gain(arms, ["real", "gan"], ["more"])[0] == pytest.approx(.09)
     triples = [("real", "gan", "more")]
     x, low, high = metrics.worth(arms, triples)
     assert x == pytest.approx(0.2) and 0.1 < low < 0.2 < high < 0.3
@@ -152,7 +156,7 @@ def test_distances_in_closed_form_and_against_sqrtm():
     row = metrics.distances(rng.normal(size=(200, 50)), rng.normal(size=(150, 50)))
     assert row["n"] == 100 and row["floor"] > 5     # real images to real ones: as far as these
     assert row["distance"] == pytest.approx(row["floor"], rel=0.1)
-    rising = np.sort(rng.normal(size=(200, 1)), 0)      # the halves are drawn at random
+    rising = np.sort(rng.normal(size=(200, 2)) * [1, 0], 0)     # the halves are drawn at random
     assert metrics.distances(rising, rising)["floor"] < .2
     for real, fake in ((x * 0, y), (x, y + np.inf), (x + np.inf, y)):
         with pytest.raises(UserError, match="constant or infinite"):
@@ -220,6 +224,8 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     for name in ("a-s0", "a-s1", "b-s0", "b-s1"):
         done("classify", "train", "cnn", "--data", prepared, "--steps", 2, "--batch", 8,
              "--seed", name[-1], "--out", tmp_path / name)
+    with open(tmp_path / "a-s0/predictions.csv", "a") as file:
+        file.write("mixed,i,l,benign,1,0\n")        # of another test
     test = data.load(prepared).part("test")
     labels, _, groups, classes = metrics.read_predictions(tmp_path / "a-s0")
     assert [*labels] == [*test.labels] and [*groups] == [*test.groups] and classes == data.TWO
