@@ -221,6 +221,11 @@ def test_the_fids_inception_pools_as_tensorflows(monkeypatch):
 def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     np.savez(tmp_path / "b.npz", data.load(prepared).images[:24])
     assert "n 24 a side" in done("metrics", "fid", prepared, tmp_path / "b.npz", "--net", "none")
+    sizes, features = [], metrics.colour_features
+    monkeypatch.setattr(metrics, "inception_features", lambda: lambda images: (
+        sizes.append(images.shape[1]) or features(images), None))
+    done("metrics", "fid", prepared, tmp_path / "b.npz", "--size", 32)
+    assert sizes == [32, 32]
     for name in ("a-s0", "a-s1", "b-s0", "b-s1"):
         done("classify", "train", "cnn", "--data", prepared, "--steps", 2, "--batch", 8,
              "--seed", name[-1], "--out", tmp_path / name)
@@ -233,6 +238,8 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     accuracy = next(line for line in out.splitlines() if line.startswith("accuracy"))
     assert "+0.000 [" in accuracy and accuracy.rstrip().endswith("1.000")       # the same trainings
     refused(["predictions.csv"], "metrics", "compare", tmp_path / "c", tmp_path / "b")
+    (tmp_path / "a-s1").rename(tmp_path / "a-s10")
+    assert len(metrics.arms_of_job(tmp_path / "a")["accuracy"].values) == 2
     for name in ("b-s0", "b-s1"):                   # one image less: of a seed, then of both
         file = tmp_path / name / "predictions.csv"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
