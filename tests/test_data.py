@@ -17,7 +17,7 @@ from jobs import UserError, read_json
 HERE = Path(__file__).parent
 
 
-def test_drawn_lesions_depend_on_their_seed_alone_and_are_balanced():
+def test_drawn_lesions_depend_on_their_seed_alone_and_are_balanced(tmp_path, done):
     drawn, few, others = [data.built_in(n, 32, seed) for n, seed in ((96, 0), (12, 0), (12, 3))]
     assert (few.images == drawn.images[:12]).all() and list(few.ids) == list(drawn.ids[:12])
     assert drawn.counts() == dict.fromkeys(data.EIGHT, 12) and len(set(drawn.ids)) == 96
@@ -25,6 +25,8 @@ def test_drawn_lesions_depend_on_their_seed_alone_and_are_balanced():
     means = [193.243, 139.046, 136.466], [182.264, 125.841, 116.963]
     for images, mean in zip((drawn, others), means):
         assert images.images.mean((0, 1, 2)) == pytest.approx(mean, abs=0.01)
+    done("data", "lesions", "--n", 12, "--size", 32, "--seed", 3, "--out", tmp_path / "drawn")
+    assert sorted(data.load(tmp_path / "drawn", 32).digests()) == sorted(others.digests())
 
 
 # ---- Other people's sets
@@ -101,6 +103,7 @@ def test_sets_are_read_as_they_are_meant_and_aloud_or_refused_with_their_remedy(
 
 
 def test_public_names_are_filed_under_their_class_and_kind():
+    assert reading.first_of("abcdefgh") == "a, b, c, d, e, f, g, h"
     for line in (HERE / "classes.txt").read_text().splitlines()[2:]:
         short, kind, names = line.split(maxsplit=2)
         for name in names.split(" / "):
@@ -264,7 +267,8 @@ def test_a_set_comes_back_from_its_file_whole_or_is_refused(tmp_path, lesions, m
             lesions.save(path)
     assert not file.with_suffix(".json").exists() and not tree.exists()
     val.save(tree)
-    assert sorted(data.load(tree, 64).digests()) == sorted(val.digests())
+    again = data.load(tree, 64)
+    assert sorted(again.digests()) == sorted(val.digests()) and "left out" not in str(again.info)
 
 
 def test_images_of_any_generator(tmp_path, lesions):
@@ -280,7 +284,7 @@ def test_images_of_any_generator(tmp_path, lesions):
         assert one.counts() == dict(malignant=n) and one.info["generator"] == generator
         if path == "set.npy":
             assert (one.images == ours.images).all()
-    assert (one.images == lesions.images[:5]).all()
+    assert (one.images == lesions.images[:5]).all() and one.ids[2] == "samples.npz/2"
     with pytest.raises(UserError, match="CLASS="):
         data.load_synthetic(tmp_path / "samples.npz")
 
@@ -321,6 +325,7 @@ def test_lesions_stay_whole_also_if_an_equal_picture_joins_them_and_shares_are_m
     assert (data.with_split(whole, seed=1).split != drawn.split).any()
     seven = data.with_split(whole, val=0.1, test=7).part("test")
     assert set(seven.counts().values()) <= {6, 7, 8}
+    assert len(data.with_split(whole, test=1).part("test")) < 3 * 8
 
 
 def test_copies_across_given_parts_stay_in_test_else_in_val_and_limits_take_whole_lesions():
@@ -369,7 +374,8 @@ def test_near_copies_of_test_images_are_found_and_dropped_if_asked(lesions, tmp_
 
 
 def test_classes_go_by_name_when_sets_are_mixed(lesions):
-    mixed = data.mix([lesions, data.replace(lesions, classes=lesions.classes[::-1])])
+    mixed = data.mix([lesions, data.replace(lesions, classes=lesions.classes[::-1], info={})])
+    assert mixed.classes == lesions.classes and mixed.info == lesions.info
     assert (mixed.labels == np.concatenate([lesions.labels, 1 - lesions.labels])).all()
     assert list(mixed.ids) == list(lesions.ids) * 2
     with pytest.raises(UserError, match="mole"):
@@ -400,6 +406,8 @@ def test_bilateral_and_gamma_follow_their_formulas_and_come_before_reduction(tmp
     reduced = [Image.fromarray(image).resize((16, 16), Image.BICUBIC).tobytes()
                for image in filtered]
     assert sorted(map(reading.hash_of, reduced)) == sorted(data.load(tmp_path).digests())
+    by_default = data.with_split(data.built_in(24, 32), 0.1, 0.2, 0).split
+    assert (data.load(tmp_path).split == by_default).all()
 
 
 def test_augmentation_turns_zooms_shifts_shears_mirrors_and_lights_each_image_by_itself():
