@@ -93,6 +93,11 @@ def class_name(name, binary):
     return KINDS[short] if binary else short
 
 
+def kind_of_class(name):
+    """benign or malignant, if that is known."""
+    return KINDS.get(class_name(name, binary=False), name)
+
+
 def is_known(name):
     return class_name(name, binary=False) in KINDS
 
@@ -234,7 +239,7 @@ class Table(NamedTuple):
     header: list
     columns: dict       # {meaning or "unused": [numbers of columns]}, [] where there is none
     rows: list          # (where it stands, cells, [images]) of the rows that name images
-    missing: int        # number of the other rows
+    lost: list          # what the other rows call their images
 
 
 def finder(pictures):
@@ -296,18 +301,20 @@ def read_table(place, name, raw, find, named, strict):
     if "\0" in first and kind_of(name) in TABLES:
         raise UserError(f"{place} is not in UTF-8: save it in that encoding")
     comma = max(",;\t|", key=first.count)
+    if kind_of(name) in TEXTS and comma not in first and not find(first.strip()):
+        comma = " "                             # a list such as "nevus/1.jpg 0"
     both = itertools.chain(io.StringIO(first), text)
     cells = csv.reader(both, delimiter=comma, skipinitialspace=True)
     lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
     top = next(lines, (0, []))
     header = top[1]
-    columns = understood(header, named)
-    if not columns["image"] and any(map(find, header)):     # no header: numbers are the titles
+    if any(map(find, header)) and not understood(header, {})["image"]:  # none: numbers are titles
         lines = itertools.chain([top], lines)
         header = [str(k + 1) for k in range(len(header))]
-        if len(header) == 1 or len(header) == 2 and is_known(top[1][1]):    # as of ISIC 2016
+        of_two = len(header) == 2 and is_known(top[1][1])       # as of ISIC 2016
+        if "image" not in named and (len(header) == 1 or of_two):
             header = ["image", "label"][:len(header)]
-        columns = understood(header, named)
+    columns = understood(header, named)
     image = columns["image"][:1]
     lines = list(lines if image else itertools.islice(lines, 20))       # below a title, say
     for line, row in lines:
@@ -323,18 +330,20 @@ def read_table(place, name, raw, find, named, strict):
                 if meant and own.isdisjoint(meant):
                     raise not_understood(place, f"has images in column {title}", header)
     if not image:
-        return Table(name, header, columns, [], 0)
+        return Table(name, header, columns, [], [])
 
     for meaning in ("lesion", "patient", "part"):
         for k in list(columns[meaning]):
             if {row[k].lower() for _, row in lines} <= NO_ID:   # an empty column is none
                 columns[meaning].remove(k)
-    rows, beside = [], name[:name.rfind("/") + 1]
+    rows, lost, beside = [], [], name[:name.rfind("/") + 1]
     for line, row in lines:
         names = find(row[image[0]], beside)
         if names:
             rows.append((f"{place} line {line}", row, names))
-    return Table(name, header, columns, rows, len(lines) - len(rows))
+        else:
+            lost.append(row[image[0]])
+    return Table(name, header, columns, rows, lost)
 
 
 def read_tables(folder, files, find, named):
@@ -370,9 +379,9 @@ def class_of(table, row, place, zeros):
             raise not_understood(place, f"has no label in column {titles[0]}", table.header)
         return plain_name(cells[0], place)
     ones = [title for title, cell in zip(titles, cells) if ONE.fullmatch(cell)]
-    rest = [cell for cell in cells if ZERO.fullmatch(cell)]
+    rest = [cell for cell in cells if ZERO.fullmatch(cell) or ones and cell == ""]
     if len(ones) > 1 or len(ones) + len(rest) < len(cells):
-        why = f"holds {first_of(cells)} for {first_of(titles)}, not one 1 among 0"
+        why = f"holds {first_of([*map(repr, cells)])} for {first_of(titles)}, not one 1 among 0"
         raise not_understood(place, why, table.header)
     if not ones and not zeros:
         raise UserError(f"{place}: a row of zeros: if they are a further class, name it by --zeros")
@@ -397,7 +406,8 @@ def values_of(tables, files, zeros, named):
             told["part"] = PARTS.get(told["part"].lower())
             if table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
-            if "part" not in named and (table.columns["label"] or len(table.header) == 1):
+            a_list = table.header[0] == "1" or len(table.header) == 1
+            if "part" not in named and (table.columns["label"] or a_list):
                 told["table"] = of_table
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
@@ -423,11 +433,12 @@ def doubts_of(table, told, named):
     """Sentences: what a table seems to tell, but does not. told: meanings that reach images."""
     for meaning in DECISIVE:
         if table.columns[meaning] and meaning not in told:
-            yield f"tells the {meaning} of no image that is here"
+            yield f"tells the {meaning} of no image that is here, but of {first_of(table.lost, 2)}"
     settled = named.keys() | {meaning.replace("patient", "lesion") for meaning in told}
-    of_labels = table.columns["label"]
-    words = {row[k] for k in of_labels for row in [table.header, *(row for _, row, _ in table.rows)]}
-    if len(of_labels) == 1 and not any(map(is_known, words)) and "label" not in named:
+    of_label = table.columns["label"]
+    words = {row[k] for k in of_label for _, row, _ in table.rows}
+    words |= {table.header[k] for k in of_label}
+    if len(of_label) == 1 and not any(map(is_known, words)) and "label" not in named:
         settled.discard("label")                        # another column may be meant
     for k in table.columns["lesion"] + table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
@@ -479,12 +490,15 @@ def rows_of(labels, files, values):
     return list(rows.values())
 
 
-def refuse_other_tables(folder, files, classes):
+def refuse_other_tables(folder, files, tables, classes):
     """UserError: folders are to tell the classes, but know few, and a table may know them."""
-    known = sum(map(is_known, classes))
-    beside = [name for name in files if kind_of(name) in (*TABLES, *SHEETS)]
-    if beside and known < min(2, len(classes)):
-        raise UserError(f"{folder} has {first_of(beside, 3)}: save what tells classes as .csv, or "
+    if sum(map(is_known, classes)) >= min(2, len(classes)):
+        return
+    for table in sorted(tables, key=lambda table: not table.rows):      # first what names images
+        raise not_understood(folder / table.name, "tells no class of these images", table.header)
+    sheets = [name for name in files if kind_of(name) in SHEETS]
+    if sheets:
+        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
                         "if folders tell them, --columns label=folder")
 
 
@@ -519,14 +533,19 @@ def notes_on(tables, rows, labels, pictures):
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
+    other = [name for name, of_folder in classes_of_folders(labels).items()
+             if is_known(of_folder) and kind_of_class(labels[name]) != kind_of_class(of_folder)]
+    if other:
+        notes.append(f"warning: folders tell other classes of {len(other)} images, such as "
+                     f"{other[0]} ({labels[other[0]]}): if they are right, --columns label=folder")
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
-    for name, header, columns, found, missing in tables:
+    for name, header, columns, found, lost in tables:
         if not columns["image"]:
             notes.append(f"not used: {name}, no known column names images: {first_of(header)}")
-        if missing:
-            of = f"{missing} of {missing + len(found)} rows of {name}"
-            notes.append(f"left out: {of}: no such image here")
+        if lost:
+            of = f"{len(lost)} of {len(lost) + len(found)} rows of {name}"
+            notes.append(f"left out: {of}: no such image here: {first_of(lost, 3)}")
     lost = sorted(set(pictures) - set(labels))
     if lost:
         of = f"{len(lost)} of {len(pictures)} images"
@@ -545,10 +564,10 @@ def read_rows(folder, zeros=None, columns=()):
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
     pictures = [name for name in images if not MASKS.search(name)]
-    others = [kind_of(name) for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
-    others += ["mask"] * (len(images) - len(pictures))
+    masks = ["mask"] * (len(images) - len(pictures))
+    others = [name for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
     if not pictures:
-        found = counted(others) or "nothing"
+        found = counted([*map(kind_of, others), *masks]) or "nothing"
         raise UserError(f"{folder} does not exist, is not done, or holds no images but {found}")
     named = dict.fromkeys((meaning for meaning, _ in columns), "")
     for meaning, titles in columns:                 # what is said twice adds
@@ -566,7 +585,7 @@ def read_rows(folder, zeros=None, columns=()):
     if not labels:
         labels = classes_of_folders(pictures)
         if "label" not in named:
-            refuse_other_tables(folder, files, set(labels.values()))
+            refuse_other_tables(folder, files, tables, set(labels.values()))
 
     rows = rows_of(labels, files, values)
     if "lesion" not in named:
@@ -578,6 +597,8 @@ def read_rows(folder, zeros=None, columns=()):
     deep = sum(is_deep(files[name]) for name in may_be)
     if deep:
         notes.append(f"grey of more than 8 bits: {deep} images, each scaled by its own range")
+    read = {table.name for table in tables}
+    others = [kind_of(name) for name in others if name not in read] + masks
     if others:
         notes.append(f"left out, no photographs: {counted(others)}")
     return rows, notes
