@@ -330,11 +330,10 @@ def load_images(args):
 
 
 def judged(generated, prepared, args):
-    """{measure: value} of another generator's images; gan.py's own were measured by their job."""
-    seen = prepared.part("train").share(args.share)
-    unseen = thinned(prepared.part("test"), args)
+    """{measure: value} of images that no job of gan.py measured."""
     side = generated.images.shape[1]
-    seen, unseen = data.resized(seen, side), data.resized(unseen, side)
+    seen = data.resized(prepared.part("train").share(args.share), side)
+    unseen = data.resized(thinned(prepared.part("test"), args), side)
     return metrics.judge_generated(generated, seen, unseen)
 
 

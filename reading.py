@@ -95,7 +95,8 @@ def class_name(name, binary):
 
 def kind_of_class(name):
     """benign or malignant, if that is known."""
-    return KINDS.get(class_name(name, binary=False), name)
+    short = class_name(name, binary=False)
+    return KINDS.get(short, name)
 
 
 def is_known(name):
@@ -308,7 +309,8 @@ def read_table(place, name, raw, find, named, strict):
     lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
     top = next(lines, (0, []))
     header = top[1]
-    if any(map(find, header)) and not understood(header, {})["image"]:  # none: numbers are titles
+    if any(map(find, header)) and not understood(header, {})["image"]:
+        # There is no header: columns are called by their numbers
         lines = itertools.chain([top], lines)
         header = [str(k + 1) for k in range(len(header))]
         of_two = len(header) == 2 and is_known(top[1][1])       # as of ISIC 2016
@@ -498,8 +500,9 @@ def refuse_other_tables(folder, files, tables, classes):
         raise not_understood(folder / table.name, "tells no class of these images", table.header)
     sheets = [name for name in files if kind_of(name) in SHEETS]
     if sheets:
-        raise UserError(f"{folder} has {first_of(sheets, 3)}: save what tells classes as .csv, or "
-                        "if folders tell them, --columns label=folder")
+        found = first_of(sheets, 3)
+        raise UserError(f"{folder} has {found}: save what tells classes as .csv, or if folders "
+                        "tell them, --columns label=folder")
 
 
 def refuse_other_groups(rows, told):
@@ -520,6 +523,15 @@ def refuse_folders_of_patients(names):
                         "into a labels.csv (image, label, patient_id), or --columns patient=none")
 
 
+def contradicted(labels):
+    """The images whose folder is a known class, but of another kind than their label."""
+    found = []
+    for name, folder in classes_of_folders(labels).items():
+        if is_known(folder) and kind_of_class(folder) != kind_of_class(labels[name]):
+            found.append(name)
+    return found
+
+
 def notes_on(tables, rows, labels, pictures):
     """Sentences on what tells classes, lesions and parts, and on what was not used."""
     classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
@@ -533,11 +545,11 @@ def notes_on(tables, rows, labels, pictures):
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
-    other = [name for name, of_folder in classes_of_folders(labels).items()
-             if is_known(of_folder) and kind_of_class(labels[name]) != kind_of_class(of_folder)]
+    other = contradicted(labels)
     if other:
-        notes.append(f"warning: folders tell other classes of {len(other)} images, such as "
-                     f"{other[0]} ({labels[other[0]]}): if they are right, --columns label=folder")
+        found = f"{len(other)} images, such as {other[0]} ({labels[other[0]]})"
+        notes.append(f"warning: folders tell other classes of {found}: if they are right, "
+                     "--columns label=folder")
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
     for name, header, columns, found, lost in tables:
