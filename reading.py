@@ -292,21 +292,26 @@ def not_understood(place, why, header):
         "(image, label, lesion_id, patient_id, split), or move it out of the set's folder")
 
 
-def read_table(place, name, raw, find, named, strict):
-    """The Table; without rows if no known column is said to name images: no more is parsed. strict:
-    then no other column may name any."""
+def lines_of(place, name, raw, find):
+    """(mark between the cells, iterator of (number of a line, its cells)) of a table."""
     text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace", newline="")
     first = text.readline()
     if first.startswith("sep="):                # as Excel writes it; line 2 is still line 2
         first = "\n" + text.readline()
     if "\0" in first and kind_of(name) in TABLES:
         raise UserError(f"{place} is not in UTF-8: save it in that encoding")
-    comma = max(",;\t|", key=first.count)
-    if kind_of(name) in TEXTS and comma not in first and not find(first.strip()):
-        comma = " "                             # a list such as "nevus/1.jpg 0"
+    mark = max(",;\t|", key=first.count)
+    if kind_of(name) in TEXTS and mark not in first and not find(first.strip()):
+        mark = " "                              # a list such as "nevus/1.jpg 0"
     both = itertools.chain(io.StringIO(first), text)
-    cells = csv.reader(both, delimiter=comma, skipinitialspace=True)
-    lines = ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
+    cells = csv.reader(both, delimiter=mark, skipinitialspace=True)
+    return mark, ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
+
+
+def read_table(place, name, raw, find, named, strict):
+    """The Table; without rows if no known column is said to name images: no more is parsed. strict:
+    then no other column may name any."""
+    mark, lines = lines_of(place, name, raw, find)
     top = next(lines, (0, []))
     header = top[1]
     if any(map(find, header)) and not understood(header, {})["image"]:
@@ -321,7 +326,7 @@ def read_table(place, name, raw, find, named, strict):
     lines = list(lines if image else itertools.islice(lines, 20))       # below a title, say
     for line, row in lines:
         if image and any(row[len(header):]):
-            why = f"line {line} has more cells than the header: quote those that hold {comma!r}"
+            why = f"line {line} has more cells than the header: quote those that hold {mark!r}"
             raise not_understood(place, why, header)
         row += [""] * (len(header) - len(row))
     if strict and not (image and "image" in named):
