@@ -57,6 +57,7 @@ def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_s
     words = done("gan", "describe", "wgan_gp")
     assert all(sum_ in words for sum_ in ("39,473,507", "33,767,777", "2,766,657", "1792 x 4 x 4"))
     lapgan, z, x = training("lapgan").generator, torch.randn(2, 5504, 1, 1), torch.randn(2, 4, 8, 8)
+    assert str(gan.cyclegan_generator(4, blocks=2)).count("ResidualBlock") == 2
     block, heads = gan.ResidualBlock(4), gan.TwoHeads(8, 3)
     assert torch.equal(block(x), x + block.layers(x))
     logit, classes = heads(x[0, 0])
