@@ -369,6 +369,10 @@ def test_synthetic_images_are_added_held_back_shuffled_alone_and_judged(tmp_path
     alone = train("alone", *add, "--alone")
     assert alone.config["train"] == whole.take(slice(40, None)).fingerprint()
     assert list(alone.metrics) == ["real"]
+    sets = colours[0].part("train"), a, b, large
+    blurred = data.mix([data.resized(data.resized(one, 8), 16) for one in sets])
+    through = train("through", *add, "--through", 8)
+    assert through.config["train"] == blurred.fingerprint()
     for numbers in ([5], [1] * 4):
         train("no", *add, "--mixed-test", *numbers, refusal=["--mixed-test needs"])
     train("no", *add, "--mixed-test", 0, 17, 0, refusal=["16 images", "17 is too many"])

@@ -55,7 +55,7 @@ def test_networks_are_the_papers_layer_by_layer(key):
 def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_slope(done):
     assert "2,352,505" in done("gan", "describe", "acgan")
     words = done("gan", "describe", "wgan_gp")
-    assert all(sum_ in words for sum_ in ("39,473,507", "33,767,777", "2,766,657", "1792 x 4 x 4"))
+    assert all(sum_ in words for sum_ in ("39,473,507", "33,767,777", "2,766,657", "  1792 x 4 x 4"))
     lapgan, z, x = training("lapgan").generator, torch.randn(2, 5504, 1, 1), torch.randn(2, 4, 8, 8)
     assert str(gan.cyclegan_generator(4, blocks=2)).count("ResidualBlock") == 2
     block, heads = gan.ResidualBlock(4), gan.TwoHeads(8, 3)
@@ -315,6 +315,7 @@ def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, 
         config, samples = result_of(run)["config"], data.load(run)
         assert config["data"] == learned.fingerprint() and not (run / "model.pt").exists()
         assert (config["dry_run_of"], len(samples)) == (steps, number)
+        assert result_of(run)["cost"]["step_seconds"] > 0
         seen = data.what_was_seen(learned, translated) | dict(generator=options.split()[0])
         assert samples.info | seen == samples.info and result_of(run)["counts"] == learned.counts()
         _, known, unseen, _, source = asked.pop()
