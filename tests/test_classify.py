@@ -322,14 +322,16 @@ def test_scores_are_distances_of_what_the_last_layer_sees(
     drawn.save(tmp_path / "gan/snapshots/000005.npy")
     calls, distances = [], metrics.distances
     monkeypatch.setattr(metrics, "distances", lambda *args: calls.append(args) or distances(*args))
-    done("classify", "score", job.folder, file, "--over-steps", tmp_path / "gan", "--data", file,
-         "--class", "blue", "--seed", 6, "--out", tmp_path / "score")
-    score, (_, (*ours, seed)) = jobs.read_json(tmp_path / "score/result.json"), calls
-    assert [(row["set"], row["n"]) for row in score["rows"]] == [("images", 10), ("000005", 10)]
-    assert score["net"] == "FD-cnn" and seed == 6
+    drawn.save(tmp_path / "v1.2/samples.npy")
+    done("classify", "score", job.folder, file, tmp_path / "v1.2", "--over-steps", tmp_path / "gan",
+         "--data", file, "--class", "blue", "--seed", 6, "--out", tmp_path / "score")
+    score, (_, _, (*ours, seed)) = jobs.read_json(tmp_path / "score/result.json"), calls
+    assert [row["set"] for row in score["rows"]] == ["images", "v1.2", "000005"]
+    assert {row["n"] for row in score["rows"]} == {10}
+    assert score["net"] == "FD-cnn" and seed == score["config"]["seed"] == 6
     assert score["config"]["net"] == classify.weights_hash(job.folder)
     rng, blue = np.random.default_rng(6), data.resized(whole.part("train").of_class("blue"), 24)
-    real, _, some = [rng.permutation(n)[:20] for n in (20, 61, 12)]     # half of 20 are compared
+    real, *_, some = [rng.permutation(n)[:20] for n in (20, 61, 12, 12)]    # half of 20
     expected = by_hand(job, blue.take(real))[0], *by_hand(job, drawn.take(some[:10]))
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(ours, expected, strict=True))
     refused(["unlike names"], "classify", "score", job.folder, file, file, "--data", file,
@@ -429,6 +431,7 @@ def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, mad
     nets = dict(start=[*start, "--schedule", "1cycle"], finder=finder)
     for name, net in nets.items():
         done("classify", "train", *net, "--out", tmp_path / "cut" / name, "--stop-after", 2)
+        assert (tmp_path / "cut" / name / "checkpoint.pt").exists()
         a, b = [train(folder + name, *net) for folder in ("", "cut/")]
         assert same(a.state, b.state)
         assert (a.rows, a.curves, a.lr_finder) == (b.rows, b.curves, b.lr_finder)

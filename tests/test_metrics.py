@@ -28,6 +28,8 @@ def test_measures_by_hand_and_weights_as_repeated_images():
     again = np.repeat(np.arange(10), often)
     repeated = metrics.measures(labels[again], pairs[again], data.TWO, np.ones((1, len(again))))
     assert values == {name: pytest.approx([by_hand[name], *repeated[name]]) for name in by_hand}
+    third = metrics.measures(np.array([2]), np.array([[.3, .3, .4]]), list("abc"), np.ones((1, 1)))
+    assert third["accuracy"] == [1] and "auc" not in third
     alone = metrics.measures(labels, pairs, data.TWO, (labels == 0)[None])      # of one class
     assert alone["balanced accuracy"] == pytest.approx([4 / 6])
     false_positive, true_positive = metrics.roc_curve(labels, scores)
@@ -43,6 +45,7 @@ def test_a_result_of_one_test():
     assert found["loss"] == pytest.approx(-np.log(.9)) and found["majority"] == 26 / 50
     none = metrics.evaluate(labels, np.tile([.9, .1], (50, 1)), lesions, data.TWO)
     assert none["confusion"] == [[26, 0], [24, 0]] and none["n"] == 50 and none["majority"] == .52
+    assert none["loss"] == pytest.approx(-(26 * np.log(.9) + 24 * np.log(.1)) / 50)
     assert none["precision malignant"] is None and none["recall malignant"][0] == 0
     called = np.eye(2)[np.repeat([1, 0, 1, 0], [12, 12, 4, 2])]     # of 24 and 6 lesions
     kinds = ["accuracy", "balanced accuracy", "precision malignant", "recall malignant",
