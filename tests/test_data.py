@@ -167,7 +167,10 @@ def test_the_command_line_takes_columns_twice_and_refuses_in_one_line(tmp_path, 
     assert "6 images of 3 lesions" in done(*prepare)
 
 
-def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understood(tmp_path, done):
+def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understood(
+        tmp_path, monkeypatch, done):
+    turned = []
+    monkeypatch.setattr(data, "augment", lambda x, **ranges: turned.append(ranges) or x)
     parts = ("train", "train", "test")
     names = [f"{parts[k % 3]}/{data.TWO[k % 2]}/{k}.png" for k in range(60)]
     folder_of(tmp_path, pictures([*names, *[f"test/rare/{k}.png" for k in range(6)]]))
@@ -179,6 +182,7 @@ def test_prepare_keeps_a_sets_own_test_part_and_says_and_keeps_what_it_understoo
     for words in ("train has no image of rare", "rare has only 6 images", "names of folders"):
         assert words in out and words in "\n".join(result["source"]["reading"])
     assert "done before" in done(*job)
+    assert turned == [dict(zoom=0, shift=0, shear=10, brightness=0)]        # of paper 001
     shown = np.array(Image.open(tmp_path / "job" / "grid.png"))[8::17, 8::17, 0].ravel()
     assert len(shown) == 16 and (shown % 3 < 2).all()           # of the training part
     for seed in (0, 1):
@@ -207,6 +211,7 @@ def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path,
                   "grey of more than 8 bits: 2 images", "1 .heic", "test has no image of melanoma",
                   "more than one part: 1 lesions", "more than one part: 2 patients"):
         assert words in out, out
+    refused(["no table", "column finding"], "data", "check", tmp_path, "--columns", "label=finding")
     folder_of(tmp_path, {"a/broken.png": png(deep)[:40], "b/empty.png": b""})
     refused(["2 unreadable", "a/broken.png", "b/empty.png", "remove"], "data", "check", tmp_path)
 
@@ -235,6 +240,7 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
                   for wide in (1, 4)]
     assert abs(reading.decode(png(fine), 16).mean() - 127) < 20         # means, not every fourth
     assert reading.decode(png(bars, "JPEG"), 16).std() > 80             # nor blurred
+    assert Image.MAX_IMAGE_PIXELS == 64_000_000         # a telephone's are fewer
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError):
         reading.decode(png(wide), 8)
@@ -285,6 +291,8 @@ def test_images_of_any_generator(tmp_path, lesions):
         if path == "set.npy":
             assert (one.images == ours.images).all()
     assert (one.images == lesions.images[:5]).all() and one.ids[2] == "samples.npz/2"
+    with pytest.raises(UserError, match="no class nevus: the classes are benign, malignant"):
+        data.load_synthetic(f"nevus={tmp_path / 'mine'}", 64)
     with pytest.raises(UserError, match="CLASS="):
         data.load_synthetic(tmp_path / "samples.npz")
 
@@ -359,6 +367,8 @@ def test_near_copies_of_test_images_are_found_and_dropped_if_asked(lesions, tmp_
         near = data.near_test(data.mix(sets))[::order]
         assert near[:len(copy)].mean() > 0.9 and not near[len(copy):].any(), order
     alone = data.mix([copy, copy])                      # near each other, but no test image
+    val = data.replace(test, split=np.full(len(test), "val"))
+    assert not data.near_test(data.mix([copy, val])).any()
     assert data.near_test(lesions).mean() < 0.1 and not data.near_test(alone).any()
     grey = np.tile(np.arange(9, dtype=np.uint8) * 20, (4, 8, 1))
     grey[np.tri(4, 8, -1, bool), 8] = 0                 # its dHash changes in 0, 1, 2, 3 bits
@@ -378,7 +388,7 @@ def test_classes_go_by_name_when_sets_are_mixed(lesions):
     assert mixed.classes == lesions.classes and mixed.info == lesions.info
     assert (mixed.labels == np.concatenate([lesions.labels, 1 - lesions.labels])).all()
     assert list(mixed.ids) == list(lesions.ids) * 2
-    with pytest.raises(UserError, match="mole"):
+    with pytest.raises(UserError, match="mole are not among benign, malignant"):
         data.mix([lesions, data.replace(lesions, classes=["benign", "mole"])])
 
 
@@ -399,14 +409,15 @@ def test_bilateral_and_gamma_follow_their_formulas_and_come_before_reduction(tmp
         assert np.abs(data.bilateral(image[None])[0, 1, 6] - expected).max() <= 0.51
     flat = np.full((1, 16, 16, 3), 64, np.uint8)
     assert (data.enhance(flat) == round(255 * (64 / 255) ** (1 / 1.5))).all()
-    done("data", "prepare", "--built-in", 24, "--size", 16, "--enhance", "--out", tmp_path)
-    filtered = data.enhance(data.built_in(24, 32).images)
+    prepare = ["data", "prepare", "--built-in", 24, "--size", 16, "--enhance", "--seed", 3]
+    done(*prepare, "--out", tmp_path)
+    filtered = data.enhance(data.built_in(24, 32, 3).images)
     shown = np.array(Image.open(tmp_path / "before_after.png"))
     assert shown.shape == (66, 264, 3) and (shown[33:65, 33:65] == filtered[1]).all()
     reduced = [Image.fromarray(image).resize((16, 16), Image.BICUBIC).tobytes()
                for image in filtered]
     assert sorted(map(reading.hash_of, reduced)) == sorted(data.load(tmp_path).digests())
-    by_default = data.with_split(data.built_in(24, 32), 0.1, 0.2, 0).split
+    by_default = data.with_split(data.built_in(24, 32, 3), 0.1, 0.2, 3).split
     assert (data.load(tmp_path).split == by_default).all()
 
 
@@ -458,5 +469,7 @@ def test_batches_are_the_images_with_their_labels_shuffled_anew_by_epoch_and_see
     assert through[144:] == order(1, 18, 12)
     assert sorted(first) == sorted(second) == sorted(other) == known
     assert len({tuple(some) for some in (first, second, other, known)}) == 4
+    assert data.Batches(images, 7, 1, "cpu").per_epoch == 17       # 119 of them
+    assert data.scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
     with pytest.raises(UserError, match="--batch"):
         data.Batches(images, 1, 1, "cpu")

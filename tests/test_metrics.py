@@ -43,7 +43,8 @@ def test_a_result_of_one_test():
     found = metrics.evaluate(labels, np.eye(2)[labels] * .8 + .1, lesions, data.TWO)
     assert found["recall malignant"] == pytest.approx(metrics.wilson(1, 24), abs=1e-6)
     assert found["loss"] == pytest.approx(-np.log(.9)) and found["majority"] == 26 / 50
-    none = metrics.evaluate(labels, np.tile([.9, .1], (50, 1)), lesions, data.TWO)
+    pairs = np.repeat(lesions[:25], 2)
+    none = metrics.evaluate(labels, np.tile([.9, .1], (50, 1)), pairs, data.TWO)
     assert none["confusion"] == [[26, 0], [24, 0]] and none["n"] == 50 and none["majority"] == .52
     assert none["loss"] == pytest.approx(-(26 * np.log(.9) + 24 * np.log(.1)) / 50)
     assert none["precision malignant"] is None and none["recall malignant"][0] == 0
@@ -156,6 +157,8 @@ def test_distances_in_closed_form_and_against_sqrtm():
     assert squares == pytest.approx(1.0 + 8.0 - 2 * (1 / 3 + 1) ** 3)
     for order, score in ((np.arange(400) % 4, 4), (np.arange(400) // 100, 1)):      # part by part
         assert metrics.inception_score(np.eye(4)[order]) == pytest.approx(score)
+    both = np.array([[1, 0], [.5, .5]] * 2)             # KL to (.75, .25): .2877 and .1438
+    assert metrics.inception_score(both) == pytest.approx(np.exp((.2877 + .1438) / 2), rel=1e-4)
     row = metrics.distances(rng.normal(size=(200, 50)), rng.normal(size=(150, 50)))
     assert row["n"] == 100 and row["floor"] > 5     # real images to real ones: as far as these
     assert row["distance"] == pytest.approx(row["floor"], rel=0.1)
@@ -199,6 +202,8 @@ def test_a_generator_is_judged_by_what_is_planted(lesions):
     noise = np.random.default_rng(0).integers(0, 256, (320, 16, 16, 3), np.uint8)
     copies = metrics.copying(noise[:100], noise[100:300], noise[300:])  # of 200 and 20 as many
     assert .3 < copies["closer_to_train"][0] < .7
+    blank = np.concatenate([noise[:20] * 0, noise[:20]])        # any half of these
+    assert metrics.copying(noise[:20], blank, noise[300:])["closer_to_train"][0] > .3
     one = train.take(order[:1])                     # has no distance to another
     assert "resemblance" not in metrics.judge_generated(one, train, unseen, source=one)
 
@@ -247,6 +252,6 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
         file = tmp_path / name / "predictions.csv"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
         refused(["same test images"], "metrics", "compare", tmp_path / "a", tmp_path / "b")
-    arms = dict(a=dict(accuracy=steady([.7])), b=dict(accuracy=steady([.8])))
+    arms = dict(a=dict(accuracy=steady([.6, .8])), b=dict(accuracy=steady([.7, .9])))
     monkeypatch.setattr(metrics, "arms_of_job", arms.get)
     assert "0.700  0.800   +0.100 [" in done("metrics", "compare", "a", "b")
