@@ -239,11 +239,15 @@ def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_pa
     assert "damaged: controls: " in markdown and "rehearsal" in markdown
     assert "--weights" not in markdown
     assert markdown.count("damaged: dcgan_cls: ") == 1      # no claims on the first screen
+    jobs.write_json(tmp_path / "config.json", dict(scale="quick", data=report.DRAWN))
+    report.write(tmp_path)
+    assert "`bash run_all.sh --scale quick`; written" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("origin, photographs", [
     ("ham10000 for kaggle", True), ("drawn lesions (seed 0)", False), ("/x/drawn lesions", True)])
-def test_docs_hold_no_photograph_and_no_path_and_name_the_licence(tmp_path, origin, photographs):
+def test_docs_hold_no_photograph_and_no_path_and_name_the_licence(
+        tmp_path, done, origin, photographs):
     source(tmp_path, "acgan_cyclegan", origin)
     gan(tmp_path, "acgan_cyclegan/acgan")
     gan(tmp_path, "acgan_cyclegan/cycle_AK", dict(source="hash"))
@@ -252,7 +256,7 @@ def test_docs_hold_no_photograph_and_no_path_and_name_the_licence(tmp_path, orig
     docs = tmp_path / "docs/small"
     with pytest.raises(jobs.UserError, match="--licence"):
         page_of(tmp_path, docs=docs.parent)
-    page_of(tmp_path, docs=docs.parent, licence="HAM10000, CC BY-NC 4.0")
+    done("report", tmp_path, "--docs", docs.parent, "--licence", "HAM10000, CC BY-NC 4.0")
     text = docs.with_suffix(".md").read_text()
     pixels = {file.stem: Image.open(file).getpixel((0, 0)) for file in docs.glob("*.jpg")}
     assert ("acgan_cyclegan-data-grid" in pixels) != photographs
