@@ -241,7 +241,7 @@ def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_pa
     assert markdown.count("damaged: dcgan_cls: ") == 1      # no claims on the first screen
     jobs.write_json(tmp_path / "config.json", dict(scale="quick", data=report.DRAWN))
     report.write(tmp_path)
-    assert "`bash run_all.sh --scale quick`; written" in (tmp_path / "report.md").read_text()
+    assert "`bash run_all.sh --scale quick --synthetic MINE`; " in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("origin, photographs", [
