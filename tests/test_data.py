@@ -2,6 +2,8 @@
 import io
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -133,13 +135,14 @@ def test_zips_links_circles_jobs_and_second_copies(tmp_path):
         found = sorted(f"{row.part}/{row.label}" for row in rows)
         assert found == sorted(name[:name.rindex("/")] for name in names), folder
     assert "left out: 6 files of the same name and content" in notes
+    assert "of no class" not in str(notes)
     assert len(reading.read_rows(tmp_path / "zips" / "x.zip")[0]) == 4
     shutil.make_archive(tmp_path / "outer", "zip", tmp_path / "zips")
     with pytest.raises(UserError, match="outer.zip holds another zip, .*: unpack it"):
         reading.read_rows(tmp_path / "outer.zip")
 
 
-def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done):
+def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done, refused):
     classes = ("Nevus", "Melanoma, NOS", "Solar or actinic keratosis")
     names = [f"{name}/{k}.png" for name in classes for k in range(12)]
     folder_of(tmp_path / "ham10000", pictures(names))
@@ -149,6 +152,9 @@ def test_for_a_study_what_is_dropped_is_counted_by_class_and_said(tmp_path, done
     out = done(*prepare, tmp_path / "two", "--for", "wgan_gp")
     assert data.load(tmp_path / "two").counts() == dict(benign=12, malignant=24)
     assert "ham10000 instead of kaggle_binary" in out and "left out" not in out
+    one = folder_of(tmp_path / "one", pictures(["MEL/1.png", "NV/2.png"]))
+    prepare[2] = one
+    refused(["two or more", "1 MEL, 1 NV"], *prepare, tmp_path / "no", "--for", "dermagan")
     (tmp_path / "isic2019").mkdir()
     assert data.find_set(tmp_path, "wgan_gp")[0] == tmp_path / "ham10000"
     assert data.find_set(tmp_path, "controls") == (tmp_path / "isic2019", None)
@@ -241,6 +247,11 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
     assert abs(reading.decode(png(fine), 16).mean() - 127) < 20         # means, not every fourth
     assert reading.decode(png(bars, "JPEG"), 16).std() > 80             # nor blurred
     assert Image.MAX_IMAGE_PIXELS == 64_000_000         # a telephone's are fewer
+    warn = "import reading; from PIL import Image as I; reading.warnings.warn('', {})"
+    for kind, status in (("UserWarning", 0), ("I.DecompressionBombWarning", 1)):
+        command = [sys.executable, "-c", warn.format(kind)]
+        found = subprocess.run(command, cwd=HERE.parent, capture_output=True)
+        assert found.returncode == status
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError):
         reading.decode(png(wide), 8)
@@ -298,19 +309,19 @@ def test_images_of_any_generator(tmp_path, lesions):
 
 
 def test_export_gives_a_generator_its_share_and_tells_all_that_was_seen(tmp_path, cli, lesions):
-    info = dict(dataset="that", digests=["x"], seen_ids=dict(two=["q"]))
+    info = dict(dataset="that", digests=["x"], seen_ids=dict(two=["q"], that=["p"]))
     data.replace(lesions, info=info).save(tmp_path / "set.npy")
     export = ["data", "export", tmp_path / "set.npy", "--share", "1/2", "--out", tmp_path / "out"]
     assert "run_all.sh controls --data ... --synthetic MINE" in cli(*export)[1]
     half, again = lesions.part("train").share(0.5), data.load(tmp_path / "out", 32)
     assert sorted(again.digests()) == sorted(half.digests()) and again.counts() == half.counts()
     assert again.info["digests"] == sorted(["x", *half.digests()])
-    assert again.info["seen_ids"] == dict(that=sorted(half.ids), two=["q"])
+    assert again.info["seen_ids"] == dict(that=sorted(["p", *half.ids]), two=["q"])
     assert "new folder" in cli(*export)[2]
     assert cli(*export[:3], "--part", "val", "--out", tmp_path / "val")[0] == 0
     assert sorted(data.load(tmp_path / "val").digests()) == sorted(lesions.part("val").digests())
     val = data.replace(lesions.part("val"), info=dict(dataset="two"))
-    seen = dict(unknown=[*again.ids], that=sorted(half.ids), two=sorted(["q", *val.ids]))
+    seen = dict(unknown=[*again.ids], that=sorted(["p", *half.ids]), two=sorted(["q", *val.ids]))
     digests = sorted(["x", *half.digests(), *val.digests()])
     assert data.what_was_seen(again, None, val) == dict(digests=digests, seen_ids=seen)
 

@@ -109,7 +109,8 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     files = sorted(file.name for file in out.rglob("*") if file.is_file())
     assert files == [".lock", "config.json", "result.json"]
     assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
-    assert result["command"].startswith(f"OMP_NUM_THREADS={torch.get_num_threads()} python gan.py")
+    threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"
+    assert result["command"] == f"{threads} python gan.py train 'a b'"
     assert result["versions"]["torch"] and result["commit"] and result["memory_gb"] > 0.01
 
 
@@ -150,8 +151,9 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
     assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
     assert other["net"].weight.tolist() == weights and torch.equal(torch.get_rng_state(), drawn)
     assert other["record"] == dict(curves=dict(loss=[1.0]))
-    with pytest.raises(UserError, match="checkpoint.pt is of another job"):
-        jobs.load_checkpoint(tmp_path, other | dict(more=other["net"]), "cpu", 1.0)
+    for change in (dict(more=other["net"]), dict(net=torch.nn.Linear(3, 2))):
+        with pytest.raises(UserError, match="checkpoint.pt is of another job"):
+            jobs.load_checkpoint(tmp_path, other | change, "cpu", 1.0)
     one = torch.tensor(weights[0][:1]).numpy().tobytes()
     file.write_bytes(file.read_bytes().replace(one, b"1234"))
     with pytest.raises(UserError, match="checkpoint.pt is damaged"):
@@ -192,7 +194,7 @@ while order.seek(0) or len(order.readlines()) < 2:          # until another one 
 time.sleep(1 + (out.parent.name == "b"))
 order.write("end\\n")
 if out.name == "bad" and "--good" not in sys.argv:
-    sys.exit("it is broken")
+    sys.exit("1\\n2\\n3\\n4\\n5\\nit is broken")
 (out / "result.json").write_text("{}")
 """
 

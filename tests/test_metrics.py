@@ -54,6 +54,8 @@ def test_a_result_of_one_test():
     runs = [(labels[:30], of, lesions[:30], data.TWO) for of in (np.eye(2)[labels[:30]], called)]
     assert [metrics.lesions_of(kind, *runs[1]) for kind in kinds] == [30, 19, 16, 24, 28]
     assert metrics.arms_of(runs)["precision malignant"].lesions == 16       # the least of them
+    with pytest.raises(UserError, match="same test images"):
+        metrics.arms_of([runs[0], (*runs[0][:2], lesions[:30][::-1], data.TWO)])
     again = metrics.lesion_weights.__wrapped__(tuple("aab"))        # the same draws each time
     assert (again == metrics.lesion_weights(tuple("aab"))).all()
 
@@ -113,6 +115,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     half = 0.5 / 50 * scipy.stats.t(49).ppf(0.975)              # half a lesion: the least of chance
     arms = dict(a=steady([.7, .7], 50), b=steady([.7, .7]), one=steady([.7]))
     assert metrics.gain(arms, "a", "b") == pytest.approx([0, -half, half, 1])
+    one_undefined = dict(a=steady([.7, np.nan]), b=steady([.7, .7]))
+    assert metrics.gain(one_undefined, "a", "b") == [None] * 4
     assert metrics.gain(arms, "a", ["one"])[3] is None          # one seed of either arm
 
 
@@ -228,7 +232,14 @@ def test_the_fids_inception_pools_as_tensorflows(monkeypatch):
 
 def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     np.savez(tmp_path / "b.npz", data.load(prepared).images[:24])
-    assert "n 24 a side" in done("metrics", "fid", prepared, tmp_path / "b.npz", "--net", "none")
+    real = metrics.colour_features(data.load(prepared).images)
+    floor = f"noise floor {metrics.distances(real, real[:24])['floor']:.4f} (A"
+    said = done("metrics", "fid", prepared, tmp_path / "b.npz", "--net", "none")
+    assert "n 24 a side" in said and floor in said
+    (tmp_path / "nan").mkdir()
+    bad = "test,image,lesion,label,benign,malignant\nreal,i,l,benign,nan,1\n"
+    (tmp_path / "nan/predictions.csv").write_text(bad)
+    refused(["predictions.csv cannot be used"], "metrics", "compare", *[tmp_path / "nan"] * 2)
     sizes, features = [], metrics.colour_features
     monkeypatch.setattr(metrics, "inception_features", lambda: lambda images: (
         sizes.append(images.shape[1]) or features(images), None))

@@ -1,4 +1,5 @@
 """The report shows what is there: what is planted stands in its own cell, nothing else does."""
+import base64
 import io
 import re
 
@@ -209,7 +210,9 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
     shown = page.Page(tmp_path)
     shown.table([{"a|b": "<c>\nd"}])
     shown.pictures([("a [b]\n<c>", "<svg>"), ("lost", tmp_path / "lost.png")])
-    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    Image.new("RGB", (320, 160)).save(tmp_path / "wide.png")
+    embedded = re.findall('base64,(.*?)"', page.picture_html("", tmp_path / "wide.png"))[0]
+    assert Image.open(io.BytesIO(base64.b64decode(embedded))).size == (320, 160)
     assert Image.open(io.BytesIO(page.small(tmp_path / "wide.png", 16))).size == (16, 8)
     assert shown.blocks == ["| a b |\n| --- |\n|  c  d |", "![a  b   c ](charts/001.svg)"]
 

@@ -125,6 +125,8 @@ def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
     for name in taken:
         found = listed("controls", "--synthetic", tmp_path / name)
         assert "controls/cnn_100_mine-s0" in [name for _, name, _ in found]
+    (tmp_path / "half" / "benign").mkdir(parents=True)
+    assert bash("list", "--synthetic", tmp_path / "half").returncode == 2
     for scale in ("small", "paper"):
         names = [name for _, name, _ in listed("--scale", scale, "--seeds", 2)]
         assert {re.sub(".*-s", "", name) for name in names if "-s" in name} == {"0", "1"}
@@ -143,10 +145,12 @@ def test_a_run_hands_its_words_on_and_ends_as_its_jobs_do(tmp_path):
     script = ["bash", tmp_path / "run_all.sh", "wgan_gp"]
     shown = subprocess.run([*script, "list"], capture_output=True, text=True).stdout
     assert re.findall(r"(?m)^done\t(.*?)\tpython", shown) == ["1\twgan_gp/data"]
-    for words in ([], ["--dry-run"]):
+    for words in ([], ["--dry-run"], ["--data", tmp_path]):
         assert subprocess.run([*script, *words, "--jobs", "4"]).returncode == 10
     jobs = "jobs.py --out results/quick{} --jobs 4 --scale quick{}"
-    said = [jobs.format("", ""), "report.py results/quick", jobs.format("-dry", " --dry-run")]
+    said = [jobs.format("", ""), "report.py results/quick", jobs.format("-dry", " --dry-run"),
+            jobs.format(f"-{tmp_path.name}", f" --data {tmp_path}"),
+            f"report.py results/quick-{tmp_path.name}"]
     assert (tmp_path / "said").read_text().splitlines() == said
 
 
