@@ -428,8 +428,9 @@ def test_bilateral_and_gamma_follow_their_formulas_and_come_before_reduction(tmp
     reduced = [Image.fromarray(image).resize((16, 16), Image.BICUBIC).tobytes()
                for image in filtered]
     assert sorted(map(reading.hash_of, reduced)) == sorted(data.load(tmp_path).digests())
-    by_default = data.with_split(data.built_in(24, 32, 3), 0.1, 0.2, 3).split
-    assert (data.load(tmp_path).split == by_default).all()
+    done("data", "prepare", "--built-in", 240, "--size", 8, "--out", tmp_path / "default")
+    split = data.with_split(data.built_in(240, 8), 0.1, 0.2, 0).split
+    assert (data.load(tmp_path / "default").split == split).all()
 
 
 def test_augmentation_turns_zooms_shifts_shears_mirrors_and_lights_each_image_by_itself():
