@@ -288,7 +288,7 @@ def thinned(images, args):
 
 def load_images(args):
     """(training images, validation images, {"real": test images, "mixed": and synthetic ones},
-    what result.json keeps of the generators)."""
+    what result.json keeps of generators)."""
     prepared = data.load(args.data, args.through or args.size)
     held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
@@ -305,9 +305,9 @@ def load_images(args):
     for source, whole, last in load_synthetic(args):
         leaked += count_leaked(source, whole, held_out, args)
         name = whole.info["generator"]
-        path = whole.info.get("path")
+        path = whole.info.get("path")   # None: by gan.py
         if path and (name in gan.GANS or name in generators):
-            name = path                 # two must not share one
+            name = path                 # no two share a name
         generators[name] = judged(whole, prepared, args) if path else {}
         most = len(whole) - last
         n = round(most * args.use)      # nested: the first n of each set
@@ -322,7 +322,7 @@ def load_images(args):
     if args.alone:
         training = training.take(slice(0))
     mixed = data.mix([training, *added])
-    if args.shuffle:                    # a placebo: the same images under permuted labels
+    if args.shuffle:                    # a placebo: these images under permuted labels
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
     of_gans = dict(leaked=leaked, generators=generators)
@@ -338,7 +338,7 @@ def judged(generated, prepared, args):
 
 
 def load_synthetic(args):
-    """[(source, its images, how many of them are for the mixed test alone), ...]"""
+    """[(source, its images, how many are for the mixed test alone), ...]"""
     if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
     held_back = args.mixed_test or [0] * len(args.synthetic)

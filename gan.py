@@ -751,7 +751,7 @@ def train(args):
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
     images, unseen = load_images(args)
-    to_draw, source = images, None        # samples are to be like these
+    to_draw, source = images, None        # --samples is a multiple of these
     if entry.translates:
         to_draw = source = training_part(args.source, args.source_class, args.size)
     epoch_steps = max(len(images), len(to_draw)) / args.batch / getattr(args, "n_critic", 1)

@@ -162,7 +162,8 @@ def load_state(path, device="cpu"):
             raise ValueError("wrong checksum")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:                      # zipfile and torch raise a dozen types
-        raise UserError(f"{path} is damaged or missing ({error}): train without --forget") from None
+        raise UserError(f"{path} is damaged or missing ({error}): delete it, train again, without "
+                        "--forget") from None
 
 
 @contextlib.contextmanager

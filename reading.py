@@ -309,8 +309,8 @@ def lines_of(place, name, raw, find):
 
 
 def read_table(place, name, raw, find, named, strict):
-    """The Table; without rows if no known column is said to name images: no more is parsed. strict:
-    then no other column may name any."""
+    """The Table, without rows if no known column names images: its first rows alone are parsed.
+    strict: where the user named no such column, no further one may name other images."""
     mark, lines = lines_of(place, name, raw, find)
     top = next(lines, (0, []))
     header = top[1]
@@ -373,7 +373,8 @@ def read_tables(folder, files, find, named):
             raise UserError(f"no table of {folder} has a column {title}: {headers}")
     for meaning, table in itertools.product(DECISIVE, tables):
         if table.name not in own and any(one.columns[meaning] for one in tables if one.name in own):
-            table.columns["unused"] += table.columns.pop(meaning)       # from now on []
+            table.columns["unused"] += table.columns[meaning]
+            table.columns[meaning] = []
     return tables
 
 
@@ -413,16 +414,18 @@ def values_of(tables, files, zeros, named):
             told["part"] = PARTS.get(told["part"].lower())
             if table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
+            # train.csv is a part if it lists images, or tells classes, but not as a metadata table
             a_list = table.header[0] == "1" or len(table.header) == 1
-            if "part" not in named and (table.columns["label"] or a_list):
+            if "part" not in named and (a_list or understood(table.header, {})["label"]):
                 told["table"] = of_table
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
                 if class_name(before, False) != class_name(text, False):
-                    raise UserError(f"{name}: its {meaning} is {before!r} in {where}, but {text!r} "
-                                    f"in {place}. Mend one, choose by --columns {meaning}=..., or "
-                                    f"write a labels.csv (image, {meaning})")
+                    what = meaning.replace("table", "part")
+                    raise UserError(f"{name}: its {what} is {before!r} in {where}, but {text!r} in "
+                                    f"{place}. Mend one, choose by --columns {what}=..., or write "
+                                    f"a labels.csv (image, {what})")
     return values
 
 
@@ -440,8 +443,9 @@ def doubts_of(table, told, named):
     """Sentences: what a table seems to tell, but does not. told: meanings that reach images."""
     for meaning in DECISIVE:
         if table.columns[meaning] and meaning not in told:
-            yield f"tells the {meaning} of no image that is here, but of {first_of(table.lost, 2)}"
-    settled = named.keys() | {meaning.replace("patient", "lesion") for meaning in told}
+            names = first_of(table.lost, 2) or "no names"
+            yield f"tells the {meaning} of no image that is here: it has {names}"
+    settled = {meaning.replace("patient", "lesion") for meaning in told | named.keys()}
     of_label = table.columns["label"]
     words = {row[k] for k in of_label for _, row, _ in table.rows}
     words |= {table.header[k] for k in of_label}
@@ -458,8 +462,11 @@ def doubts_of(table, told, named):
             seems = "label"
             if k in table.columns["lesion"] and "lesion" not in named:
                 yield f"holds classes in column {title}: --columns lesion=none"
+        chosen = title
+        if seems == "part" and not cells <= set(PARTS):     # 0 and 1 are no parts
+            chosen = "none"
         if cells and seems and seems not in settled and k in table.columns["unused"]:
-            yield f"seems to tell the {seems} in column {title}: --columns {seems}={title}"
+            yield f"seems to tell the {seems} in column {title}: --columns {seems}={chosen}"
 
 
 # ---- Sets
@@ -485,7 +492,8 @@ def rows_of(labels, files, values):
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
-        if patient and (not lesion or len(patients[lesion] - {""}) > 1):    # numbered anew in each
+        # Lesion 1 of patient A is not lesion 1 of patient B
+        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
             lesion = f"patient {patient} {lesion}".strip()
         in_folder = part_of(name.split("/")[:-1])
         part = values["part", name][0] or in_folder or values["table", name][0]
@@ -501,7 +509,8 @@ def refuse_other_tables(folder, files, tables, classes):
     """UserError: folders are to tell the classes, but know few, and a table may know them."""
     if sum(map(is_known, classes)) >= min(2, len(classes)):
         return
-    for table in sorted(tables, key=lambda table: not table.rows):      # first what names images
+    if tables:
+        table = max(tables, key=lambda table: len(table.rows))
         raise not_understood(folder / table.name, "tells no class of these images", table.header)
     sheets = [name for name in files if kind_of(name) in SHEETS]
     if sheets:
