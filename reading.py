@@ -27,7 +27,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 csv.field_size_limit(10 ** 9)           # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab")
-TEXTS = ("", ".txt")                    # tables too, if a known column names images
+TEXTS = ("", ".txt")                    # tables too, if a header or list names images
 DEEP = ("I", "F")                       # Pillow's modes of grey of 16 or 32 bits, or float
 SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}      # cells that say nothing, in small letters
@@ -308,6 +308,19 @@ def lines_of(place, name, raw, find):
     return mark, ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
 
 
+def refuse_other_images(place, header, row, image, find):
+    """UserError: a cell names other pictures than the row's. image: [its column's number] or []."""
+    own = set()
+    for k in image:
+        own.update(find(row[k]))
+    for title, cell in zip(header, row):
+        if cell.isdigit():
+            continue
+        meant = find(cell)
+        if meant and own.isdisjoint(meant):
+            raise not_understood(place, f"has images in column {title}", header)
+
+
 def read_table(place, name, raw, find, named, strict):
     """The Table, without rows if no known column names images: its first rows alone are parsed.
     strict: where the user named no such column, no further one may name other images."""
@@ -331,11 +344,7 @@ def read_table(place, name, raw, find, named, strict):
         row += [""] * (len(header) - len(row))
     if strict and not (image and "image" in named):
         for _, row in lines[:20]:
-            own = {picture for k in image for picture in find(row[k])}
-            for title, cell in zip(header, row):
-                meant = [] if cell.isdigit() else find(cell)
-                if meant and own.isdisjoint(meant):
-                    raise not_understood(place, f"has images in column {title}", header)
+            refuse_other_images(place, header, row, image, find)
     if not image:
         return Table(name, header, columns, [], [])
 
