@@ -1,8 +1,7 @@
 """report.py: papers/*.md and the finished jobs of a results folder -> report.md -> report.html.
 
     python report.py results/quick
-    python report.py results/small --docs docs/ --licence 'HAM10000, CC BY-NC 4.0'
-        also docs/small.md, without photographs
+    python report.py results/small --docs docs          also docs/small.md, without photographs
 
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
@@ -57,12 +56,12 @@ class Study:
 
     def __init__(self, folder, damaged):
         self.name = folder.name
-        self.jobs = {}      # "NAME-s0": what its result.json holds, its folder and tests
-        self.seeds = {}     # "NAME": [the same of each seed, ...]
+        self.seeds = {}     # NAME: what result.json holds, with its folder and tests, of each seed
         self.arm_names = {}     # (network, share of the images, generator or "", kind): NAME
         self.titles = {}    # generator, as the names of controls have it: its name for readers
         self.own = {}       # those that are not of gan.py: their lines in the table of GANs
         self.gans = {}      # NAME: {how bad, (collapsed, -diversity): its line in that table}
+        self.collapsed = set()      # names of folders
         self.source = "unknown images"
         for file in sorted(folder.glob("*/result.json")):
             with leaving_out(damaged.append, f"{self.name}/{file.parent.name}"):
@@ -79,30 +78,36 @@ class Study:
         if "diversity" in found:
             row = gan_row(name, found, config["steps"], seconds)
             self.gans.setdefault(name, {})[found["collapsed"], -found["diversity"]] = row
-            self.titles[config["model"]] = TITLES.get(config["model"], config["model"])
+            if found["collapsed"]:
+                self.collapsed.add(folder.name)
         for generator, measures in result["generators"].items():
             if measures:                            # {} of gan.py's own
                 self.own[generator] = gan_row(generator, measures)
-                self.titles[generator] = generator
         if "leaked" in result:                      # a classifier
             for test in found:
                 result["tests"][test] = metrics.read_predictions(folder, test)
-            self.arm_names[arm_of(config)] = name
-        self.jobs[folder.name] = result
+            generator, kind = " + ".join(config["synthetic"]), config["augment"]
+            for done in ("alone", "shuffle"):       # with the generator's images
+                if config[done]:
+                    kind = done
+            if generator:
+                self.titles[generator] = TITLES.get(generator, generator)
+            self.arm_names[config["model"], Fraction(config["share"]), generator, kind] = name
         self.seeds.setdefault(name, []).append(result)
 
     def names(self, patterns):
-        """Names of jobs that fit: "cnn_real gan_*@mixed" -> ["cnn_real", "gan_AK@mixed"]."""
+        """Names of jobs that fit: "gan_* late@mixed" -> ["gan_AK", "late@mixed"], run or not."""
         found = []
         for pattern in patterns.split():
             pattern, at, test = pattern.partition("@")
-            found += [name + at + test for name in fnmatch.filter(self.seeds, pattern)]
+            fitting = fnmatch.filter(self.seeds, pattern) or [pattern]
+            found += [name + at + test for name in fitting]
         return found
 
     def of(self, patterns):
         """The results of every seed of the jobs that fit."""
         names = [name.partition("@")[0] for name in self.names(patterns)]
-        return sum([self.seeds[name] for name in names], [])
+        return sum([self.seeds.get(name, []) for name in names], [])
 
     @functools.cache
     def arms(self, name):
@@ -112,47 +117,34 @@ class Study:
         runs = [one["tests"][test] for one in self.seeds.get(name, []) if test in one["tests"]]
         return metrics.arms_of(runs) if runs else {}
 
-    def accuracies(self, patterns):
-        """{name: Arm, or None if it has not run} of the jobs that fit."""
-        names = [self.names(pattern) or [pattern] for pattern in patterns.split()]
-        return {name: self.arms(name).get("accuracy") for name in sum(names, [])}
-
     def gain(self, before, after):
         """metrics.gain in accuracy of the jobs that fit; None if one has not run."""
-        before, after = self.accuracies(before), self.accuracies(after)
-        arms = before | after
-        if not before or not after or None in arms.values():
+        before, after = self.names(before), self.names(after)
+        arms = {name: self.arms(name).get("accuracy") for name in before + after}
+        if None in arms.values():
             return None
         try:
             return metrics.gain(arms, before, after)
         except jobs.UserError:                      # on other test images: no paired interval
-            low = np.mean([arm.values.mean() for arm in before.values()])
-            high = np.mean([arm.values.mean() for arm in after.values()])
+            low = np.mean([arms[name].values.mean() for name in before])
+            high = np.mean([arms[name].values.mean() for name in after])
             return [high - low, None, None, None]
 
     def after_collapse(self, patterns):
         """A word, if a GAN has collapsed from which these jobs learned: their commands name it."""
         words = " ".join(result["command"] for result in self.of(patterns)).split()
-        sources = [self.jobs.get(Path(word).name) for word in words]
-        collapsed = [source for source in sources if source and source["metrics"].get("collapsed")]
-        return ", a GAN COLLAPSED" if collapsed else ""
-
-
-def arm_of(config):
-    """(network, share, generator, kind) of a classifier. kind: what was done with the generator's
-    images (shuffle, alone), else the augmentation (none, classical)."""
-    kinds = [option for option in ("shuffle", "alone") if config[option]] + [config["augment"]]
-    return config["model"], Fraction(config["share"]), " + ".join(config["synthetic"]), kinds[0]
+        learned = {Path(word).name for word in words}
+        return ", a GAN COLLAPSED" if learned & self.collapsed else ""
 
 
 # ---- One cell
 
 def value(study, job, measure, row):
     """A measure of a job, as text. row: the first cell of its row, such as a class."""
-    seeds = study.of(job)
+    seeds, test = study.of(job), job.partition("@")[2] or "real"
     if not seeds:
         return f"not run: {job}"
-    first, test = seeds[0], job.partition("@")[2] or "real"
+    first = seeds[0]
     kind, _, label = measure.removesuffix(" %").partition(" ")
     if kind == "images":
         counts = first["counts"].get(label, {})
@@ -172,10 +164,9 @@ def value(study, job, measure, row):
         return f"{np.mean([one['metrics'][test]['loss'] for one in seeds]):.3f}"
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
-    name = measure.removesuffix(" %")
-    if name in ("precision", "recall", "f1"):
-        label = row
-        name = f"{kind} {row}"
+    name, label = measure.removesuffix(" %"), label or row
+    if kind in ("precision", "recall", "f1"):
+        name = f"{kind} {label}"
     arm = study.arms(job).get(name)
     if arm is None:
         return f"no {measure} here"
@@ -294,10 +285,10 @@ def table_of(study, kind, name):
 
 
 def figure(page, study, number, title, kind, patterns):
-    names, shown = study.names(patterns), []
     if number != "ours":
         title = f"Figure {number}. {title}"
     page.add(f"**{title}**")
+    names = [name for name in study.names(patterns) if study.of(name)]
     if not names:
         page.add(f"not run: {patterns}")
     elif kind == "dose":
@@ -306,9 +297,7 @@ def figure(page, study, number, title, kind, patterns):
         for name in names:
             page.table(table_of(study, kind, name))
     else:
-        for name in names:
-            shown += pictures_of(study, kind, name)
-        page.pictures(shown)
+        page.pictures(sum([pictures_of(study, kind, name) for name in names], []))
 
 
 # ---- A paper
@@ -391,13 +380,11 @@ def claims_of(study, hidden):
 
     corrected = metrics.holm([gain and gain[3] for gain in gains])
     for row, gain, p in zip(rows, gains, corrected):
-        clean, said = points(gain), verdict(row["printed"], gain, p)
         arms = f"{row['before']} {row['after']}"
+        clean, said = points(gain), verdict(row["printed"], gain, p)
         if row["before"] == "-" and gain:
             clean = f"{value(study, row['after'], 'accuracy %', '')} %"
         weights = {result["config"].get("weights") for result in study.of(arms)}
-        if gain:
-            clean += study.after_collapse(arms)
         if gain and {None, "none"} <= weights:      # the paper took one of the networks pretrained
             said = "cannot be tested here: without published weights"
         before, after = row["before, as printed"], row["after, as printed"]
@@ -406,7 +393,8 @@ def claims_of(study, hidden):
             as_printed = points(study.gain(before, after))
             as_printed += study.after_collapse(f"{before} {after}")
         table.append({
-            "claim": row["claim"], "printed": row["printed"], "ours, clean": clean,
+            "claim": row["claim"], "printed": row["printed"],
+            "ours, clean": clean + study.after_collapse(arms),
             "ours, as printed": as_printed, "verdict": said})
         del table[-1][hidden]
     return table
@@ -427,20 +415,17 @@ def sizes_of(controls, net):
 
 def worth_of(controls, generators):
     """(worth [x, low, high], gain of GAN images, gain of as many real ones) over all sizes."""
-    arms, triples = {}, []
+    triples = []
     for share, generator in itertools.product(sizes_of(controls, "cnn"), generators):
-        triple = []
-        for arm in ((share, ""), (share, generator), (2 * share, "")):
-            triple.append(controls.arm_names.get(("cnn", *arm, "none"), ""))
-        found = [controls.arms(name) for name in triple]
-        if all(found):
+        arms = (share, ""), (share, generator), (2 * share, "")
+        triple = [controls.arm_names.get(("cnn", *arm, "none")) for arm in arms]
+        if all(triple):
             triples.append(triple)
-            arms |= {name: of["accuracy"] for name, of in zip(triple, found)}
     if not triples:
         return None
-    real, with_gan, more = zip(*triples)
-    generated = metrics.gain(arms, real, with_gan)
-    return metrics.worth(arms, triples), generated, metrics.gain(arms, real, more)
+    real, with_gan, more = map(" ".join, zip(*triples))
+    arms = {name: controls.arms(name)["accuracy"] for name in sum(triples, [])}
+    return metrics.worth(arms, triples), controls.gain(real, with_gan), controls.gain(real, more)
 
 
 def answer(controls):
@@ -474,7 +459,7 @@ def sentence(controls, generators, images):
 
 def controls_section(page, controls):
     page.add("## The controls: what is one GAN image worth?")
-    sizes = [f"{part} {sum(of.values())}" for part, of in controls.jobs["data"]["counts"].items()]
+    sizes = [f"{part} {sum(of.values())}" for part, of in controls.of("data")[0]["counts"].items()]
     seeds = {len(controls.seeds[name]) for name in controls.arm_names.values()}
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
@@ -503,7 +488,7 @@ def controls_of(controls, net):
         column = f"{sum(controls.of(real)[0]['counts'].values())} real images"
         rows[0][column] = value(controls, real, "accuracy %", "")
         for row, (times, generator, kind) in zip(rows[1:], arms.values()):
-            other = controls.arm_names.get((net, times * share, generator, kind), "")
+            other = controls.arm_names.get((net, times * share, generator, kind), "-")
             row[column] = points(controls.gain(real, other)) + controls.after_collapse(other)
     return rows
 
@@ -550,7 +535,7 @@ def first_screen(page, studies, scale):
                  "the papers' tables are a rehearsal, no number compares with a printed one.")
     claims = []
     for name, paper in PAPERS.items():
-        if scale != "quick" and studies[name].jobs:
+        if scale != "quick" and studies[name].seeds:
             with leaving_out(page.add, name):
                 for row in claims_of(studies[name], "ours, as printed"):
                     claims.append({"paper": paper.stem[:3]} | row)
@@ -565,13 +550,13 @@ def first_screen(page, studies, scale):
     if worths:
         chart = interval_chart("worth of one GAN image", worths)
         page.pictures([("in further real images: 0 nothing, 1 as much as a real one", chart)])
-    if "data" in controls.jobs:
+    if controls.of("data"):
         title = f"A row per class of {controls.source}, and what GANs draw"
         figure(page, controls, "ours", title, "grid", " ".join(["data", *list(controls.gans)[:2]]))
 
 
-def last_screen(page, studies, config):
-    """What the GANs' columns mean; the command; commits, devices, seconds of each study."""
+def last_screen(page, studies, scale):
+    """What the GANs' columns mean; commits, devices, seconds of each study."""
     page.add("## The columns of the GANs")
     page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
@@ -581,7 +566,7 @@ def last_screen(page, studies, config):
              "images: GAN images whose nearest real one is one that it saw; 0.5 without copying.")
     rows = []
     for name in (*PAPERS, "controls"):
-        found = studies[name].jobs.values()
+        found = studies[name].of("*")
         if found:
             commits = sorted({str(one.get("commit")) for one in found})
             devices = Counter(str(one.get("device")) for one in found)
@@ -589,17 +574,8 @@ def last_screen(page, studies, config):
             rows.append({"study": name, "images": studies[name].source,
                          "jobs": ", ".join(f"{n} on {device}" for device, n in devices.items()),
                          "commit": ", ".join(commits), "seconds, added up": f"{seconds:,.0f}"})
-    command = f"bash run_all.sh --scale {config['scale']}"
-    if config["data"] != DRAWN:
-        command += " --data DIR"
-    if studies["controls"].own:
-        command += " --synthetic MINE"
-    finished = sum([study.of("*") for study in studies.values()], [])
-    weights = {one["config"].get("weights") for one in finished}
-    if "none" in weights and config["scale"] != "quick":
-        command += " --weights none"
     page.add("## How this was made")
-    page.add(f"`{command}`; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "
+    page.add(f"Scale {scale}; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "
              "in its result.json. To try what decides such numbers: EXERCISES.md, ten experiments.")
     page.table(rows)
 
@@ -607,46 +583,38 @@ def last_screen(page, studies, config):
 # ---- Command line
 
 def public(studies, path):
-    """The picture that is published in place of `path`; None: photographs."""
-    if path.suffix == ".svg":
+    """The picture that is published in place of `path`: no photograph; None if there is none."""
+    if path.suffix == ".svg" or studies[path.parent.parent.name].source.startswith(DRAWN):
         return path
-    study = studies[path.parent.parent.name]
-    result = study.jobs[path.parent.name]
-    if "diversity" not in result["metrics"]:
-        return path if study.source.startswith(DRAWN) else None
-    if "source" in result["config"]:                # in a CycleGAN's grid.png its sources are above
-        return max(path.parent.glob("grid_*.png"))
-    return path
+    grids = path.parent.glob("grid_*.png")          # a GAN's: only what it drew; its grid.png may
+    return max(grids, default=None)                 # have above what it translated
 
 
-def write(out, docs=None, licence=""):
+def write(out, docs=None):
     """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences.
-    docs: a folder for it as Markdown, with the licence of the photographs that GANs learned."""
+    docs: a folder for the same as Markdown, without photographs."""
     out, damaged = Path(out), []
     studies = {name: Study(out / name, damaged) for name in ("controls", *PAPERS)}
-    if not any(study.jobs for study in studies.values()):
+    if not any(study.seeds for study in studies.values()):
         raise jobs.UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
-    config = dict(scale="unknown", data="unknown")
-    with contextlib.suppress(jobs.UserError):       # missing or damaged
-        config |= jobs.read_json(out / "config.json")
-    page, scale = Page(out), str(config["scale"])
+    page, scale = Page(out), "unknown"
+    with contextlib.suppress(jobs.UserError, KeyError):         # missing or damaged
+        scale = str(jobs.read_json(out / "config.json")["scale"])
     with leaving_out(page.add, "first screen"):
         first_screen(page, studies, scale)
     for study in studies.values():
-        if study.jobs:
+        if study.seeds:
             with leaving_out(page.add, study.name):
                 section = controls_section if study.name == "controls" else paper_section
                 section(page, study)
     page.blocks += damaged
-    last_screen(page, studies, config)
+    last_screen(page, studies, scale)
 
     for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
         with jobs.replacing(out / name) as file:
             file.write(words.encode())
     if docs:
-        if config["data"] != DRAWN and not licence:
-            raise jobs.UserError("--docs: what did the GANs learn? --licence 'HAM10000, CC BY-NC'")
-        page.add(f"*GAN images: drawn by GANs that learned {licence or config['data']}.*")
+        page.add("*Images that GANs drew have the licence of those that the GANs learned from.*")
         page.publish(Path(docs) / scale, lambda path: public(studies, path))
     return page.blocks[1]
 
@@ -655,9 +623,8 @@ def main():
     parser = jobs.Parser(prog="report.py", description=__doc__)
     parser.add_argument("out", help="results folder")
     parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
-    parser.add_argument("--licence", help="source and licence of what the GANs learned, for docs")
     args = parser.parse_args()
-    print(write(args.out, args.docs, args.licence), f"{args.out}/report.html", sep="\n")
+    print(write(args.out, args.docs), f"{args.out}/report.html", sep="\n")
 
 
 if __name__ == "__main__":
