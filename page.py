@@ -75,10 +75,10 @@ def interval_chart(title, rows):
 # ---- The page, as Markdown
 
 class Page:
-    """Blocks of Markdown. Its pictures are files of the folder `out`."""
+    """Blocks of Markdown for place.md; its pictures are files of the folder `place`."""
 
-    def __init__(self, out):
-        self.out = Path(out)
+    def __init__(self, place):
+        self.place = place
         self.blocks = []
         self.add = self.blocks.append
         self.charts = 0
@@ -93,45 +93,22 @@ class Page:
         self.add("\n".join(lines))
 
     def pictures(self, shown):
-        """A row of [(caption, chart as SVG or path of a PNG), ...]; missing ones are left out."""
+        """A row of [(caption, chart as SVG or path of a job's PNG), ...]; each becomes a file."""
         lines = []
         for caption, picture in shown:
             if isinstance(picture, str):
                 self.charts += 1
-                path = self.out / f"charts/{self.charts:03d}.svg"
-                with jobs.replacing(path) as file:
-                    file.write(picture.encode())
-                picture = path
-            if picture.exists():
-                caption = re.sub(r"[\[\]<>\n]", " ", caption)
-                lines.append(f"![{caption}]({picture.relative_to(self.out).as_posix()})")
-        self.add("\n".join(lines))
+                name, content = f"{self.charts:03d}.svg", picture.encode()
+            else:
+                name, content = "-".join(picture.with_suffix(".jpg").parts[-3:]), jpeg(picture)
+            with jobs.replacing(self.place / name) as file:
+                file.write(content)
+            caption = re.sub(r"[\[\]<>\n]", " ", caption)
+            lines += [f"![{caption}]({self.place.name}/{name})", caption]
+        self.add("\\\n".join(lines))                # a backslash breaks a line
 
     def html(self):
-        return "\n".join([HEAD, *(to_html(block, self.out) for block in self.blocks)])
-
-    def publish(self, place, public):
-        """The page as place.md without paths of this machine, its pictures in the folder `place`.
-        public: a function of a picture's path: the path of what may be shown instead, or None."""
-        blocks = []
-        for block in self.blocks:
-            shown = []
-            for caption, path in re.findall(PICTURE, block):
-                picture = public(self.out / path)
-                if picture:
-                    name = path.removeprefix("charts/").replace("/", "-").replace(".png", ".jpg")
-                    with jobs.replacing(place / name) as file:
-                        file.write(small(picture, 520))
-                    shown.append(f"![{caption}]({place.name}/{name})\\\n{caption}")
-            if block.startswith("!["):
-                block = "\n\n".join(shown)
-            blocks.append(re.sub(FOLDERS, "DIR/", block))
-        with jobs.replacing(place.with_suffix(".md")) as file:
-            file.write("\n\n".join(filter(None, blocks)).encode())
-
-
-PICTURE = r"!\[(.*)\]\((.*)\)"                          # its caption and path
-FOLDERS = r"(?<![\w./:])/(?:[^\s/`|)'\"]+/)+"         # those of an absolute path, not of an address
+        return "\n".join([HEAD, *(to_html(block, self.place.parent) for block in self.blocks)])
 
 
 def cells_of(line):
@@ -139,14 +116,12 @@ def cells_of(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def small(path, width):
-    """A chart as it is, a PNG as JPEG, at most `width` px wide: a fifth of its size."""
-    if path.suffix == ".svg":
-        return path.read_bytes()
+def jpeg(path):
+    """A PNG as JPEG, at most 1,040 px wide: a fifth of its size."""
     buffer = io.BytesIO()
-    with contextlib.suppress(OSError):              # a damaged picture stays empty
+    with contextlib.suppress(OSError):              # a damaged or missing picture stays empty
         picture = Image.open(path).convert("RGB")
-        picture.thumbnail((width, width))
+        picture.thumbnail((1040, 1040))
         picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
@@ -157,14 +132,12 @@ HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>Do GAN images help?</title><style>
 body{margin:0 auto;max-width:960px;padding:12px;font:16px/1.5 system-ui,sans-serif;color:#1d2129}
-h1{line-height:1.2}h1+p{font-size:1.2rem;font-weight:500}
-h2{margin-top:2.5em;border-top:1px solid #ddd}
+h1+p{font-size:1.2rem}h2{margin-top:2.5em;border-top:1px solid #ddd}
 .scroll{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;vertical-align:top}
-tr>:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:38vw}
-tr>:first-child{overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:100%}img{width:460px}
-img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem;max-width:460px}
+tr>:first-child{position:sticky;left:0;background:#fff;max-width:38vw;overflow-wrap:anywhere}
+.row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:460px}
+img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem}
 code{background:#f3f5f7;overflow-wrap:anywhere}
 </style>"""
 
@@ -177,7 +150,7 @@ def inline(words):
     return re.sub(r"(?<!\w)\*(\w[^*]*)\*", r"<i>\1</i>", words)
 
 
-def to_html(block, out):
+def to_html(block, folder):
     """One block of our Markdown. Every string is escaped; pictures are embedded."""
     lines = block.splitlines()
     if block.startswith("|"):
@@ -187,7 +160,8 @@ def to_html(block, out):
             rows.append(f"<tr>{''.join(cells)}</tr>")
         return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
     if block.startswith("!["):
-        shown = [picture_html(caption, out / path) for caption, path in re.findall(PICTURE, block)]
+        shown = [picture_html(caption, folder / path)
+                 for caption, path in re.findall(r"!\[(.*)\]\((.*)\)", block)]
         return f'<div class="row">{"".join(shown)}</div>'
     if block.startswith("- "):
         items = [f"<li>{inline(line[2:])}</li>" for line in lines]
@@ -200,6 +174,6 @@ def to_html(block, out):
 
 def picture_html(caption, path):
     kind = "svg+xml" if path.suffix == ".svg" else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(small(path, 1040)).decode()}"
+    source = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     words = html.escape(caption)
     return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'

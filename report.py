@@ -54,8 +54,9 @@ class Study:
     """The finished jobs of one folder. NAME stands for its seeds NAME-s0, NAME-s1, ...; as in
     papers/*.md NAME@mixed is the same on another test, and "cnn_real gan_*" are several."""
 
-    def __init__(self, folder, damaged):
+    def __init__(self, folder, damaged, public=False):
         self.name = folder.name
+        self.public = public        # shows no photographs
         self.seeds = {}     # NAME: what result.json holds, with its folder and tests, of each seed
         self.arm_names = {}     # (network, share of the images, generator or "", kind): NAME
         self.titles = {}    # generator, as the names of controls have it: its name for readers
@@ -252,7 +253,13 @@ def pictures_of(study, kind, name):
         labels, probabilities, _, classes = result["tests"]["real"]
         series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
         shown.append((name, line_chart(f"{name}: ROC", "false positive rate", series)))
-    return shown or [(caption, result["folder"] / f"{kind}.png")]
+    picture = result["folder"] / f"{kind}.png"
+    if study.public and not study.source.startswith(DRAWN):     # of photographs: what GANs drew
+        if "diversity" not in found:
+            return shown
+        if "source" in result["config"]:            # grid.png has above what a CycleGAN translated
+            picture = max(result["folder"].glob("grid_*.png"))
+    return shown or [(caption, picture)]
 
 
 def dose(study, names):
@@ -505,23 +512,23 @@ def gan_table(page, study):
 
 
 def gan_row(name, measures, steps="-", seconds="-"):
-    """A line of that table. Copying comes first: who copies a few pictures looks collapsed."""
-    distance, copies, states = "-", "-", []
+    """A line of that table. Copying comes last: who copies a few pictures looks collapsed."""
+    state, distance, copies = "alive", "-", "-"
+    if "fd_8x8_distance" in measures:
+        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+        if measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
+            state = "alive, but far"
+    if measures["collapsed"]:
+        state = "COLLAPSED: its rows count as failed"
     if "closer_to_train" in measures:
         copies = "{:.2f} [{:.2f}, {:.2f}]".format(*measures["closer_to_train"])
         if measures["closer_to_train"][1] > COPIES:
-            states.append("COPIES its training images")
-    if measures.get("collapsed"):
-        states.append("COLLAPSED: its rows count as failed")
-    if "fd_8x8_distance" in measures:
-        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
-        if not states and measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
-            states.append("alive, but far")
+            state = "COPIES its training images"
     return {
         "GAN": name, "steps": steps, "seconds": seconds,
         "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
-        "nearer to training images": copies, "state": "; ".join(states) or "alive"}
+        "nearer to training images": copies, "state": state}
 
 
 # ---- The first screen, and the last
@@ -582,24 +589,18 @@ def last_screen(page, studies, scale):
 
 # ---- Command line
 
-def public(studies, path):
-    """The picture that is published in place of `path`: no photograph; None if there is none."""
-    if path.suffix == ".svg" or studies[path.parent.parent.name].source.startswith(DRAWN):
-        return path
-    grids = path.parent.glob("grid_*.png")          # a GAN's: only what it drew; its grid.png may
-    return max(grids, default=None)                 # have above what it translated
-
-
 def write(out, docs=None):
-    """report.md and report.html of the finished jobs in `out`. Returns the answer's sentences.
-    docs: a folder for the same as Markdown, without photographs."""
-    out, damaged = Path(out), []
-    studies = {name: Study(out / name, damaged) for name in ("controls", *PAPERS)}
+    """report.md and report.html of the finished jobs in `out`; with docs instead docs/SCALE.md,
+    without photographs. Returns the answer's sentences and the last file."""
+    out, damaged, scale = Path(out), [], "unknown"
+    studies = {name: Study(out / name, damaged, bool(docs)) for name in ("controls", *PAPERS)}
     if not any(study.seeds for study in studies.values()):
         raise jobs.UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
-    page, scale = Page(out), "unknown"
     with contextlib.suppress(jobs.UserError, KeyError):         # missing or damaged
         scale = str(jobs.read_json(out / "config.json")["scale"])
+    page = Page(out / "report")
+    if docs:
+        page = Page(Path(docs, scale))
     with leaving_out(page.add, "first screen"):
         first_screen(page, studies, scale)
     for study in studies.values():
@@ -610,13 +611,14 @@ def write(out, docs=None):
     page.blocks += damaged
     last_screen(page, studies, scale)
 
-    for name, words in (("report.md", "\n\n".join(page.blocks)), ("report.html", page.html())):
-        with jobs.replacing(out / name) as file:
+    files = {".md": "\n\n".join(page.blocks)}
+    if not docs:
+        files[".html"] = page.html()
+    for suffix, words in files.items():
+        path = page.place.with_suffix(suffix)
+        with jobs.replacing(path) as file:
             file.write(words.encode())
-    if docs:
-        page.add("*Images that GANs drew have the licence of those that the GANs learned from.*")
-        page.publish(Path(docs) / scale, lambda path: public(studies, path))
-    return page.blocks[1]
+    return page.blocks[1], path
 
 
 def main():
@@ -624,7 +626,7 @@ def main():
     parser.add_argument("out", help="results folder")
     parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
     args = parser.parse_args()
-    print(write(args.out, args.docs), f"{args.out}/report.html", sep="\n")
+    print(*write(args.out, args.docs), sep="\n")
 
 
 if __name__ == "__main__":
