@@ -138,7 +138,6 @@ th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;v
 tr>:first-child{position:sticky;left:0;background:#fff;max-width:38vw;overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:460px}
 img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem}
-code{background:#f3f5f7;overflow-wrap:anywhere}
 </style>"""
 
 
@@ -160,8 +159,12 @@ def to_html(block, folder):
             rows.append(f"<tr>{''.join(cells)}</tr>")
         return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
     if block.startswith("!["):
-        shown = [picture_html(caption, folder / path)
-                 for caption, path in re.findall(r"!\[(.*)\]\((.*)\)", block)]
+        shown = []
+        for caption, path in re.findall(r"!\[(.*)\]\((.*)\)", block):
+            kind = {".svg": "svg+xml", ".jpg": "jpeg"}[Path(path).suffix]
+            content = base64.b64encode((folder / path).read_bytes()).decode()
+            image = f'<img alt="{html.escape(caption)}" src="data:image/{kind};base64,{content}">'
+            shown.append(f"<figure>{image}<figcaption>{inline(caption)}</figcaption></figure>")
         return f'<div class="row">{"".join(shown)}</div>'
     if block.startswith("- "):
         items = [f"<li>{inline(line[2:])}</li>" for line in lines]
@@ -170,10 +173,3 @@ def to_html(block, folder):
         marks, _, words = block.partition(" ")
         return f"<h{len(marks)}>{inline(words)}</h{len(marks)}>"
     return f"<p>{inline(' '.join(lines))}</p>"
-
-
-def picture_html(caption, path):
-    kind = "svg+xml" if path.suffix == ".svg" else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    words = html.escape(caption)
-    return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'

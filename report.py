@@ -1,19 +1,12 @@
 """report.py: papers/*.md and the finished jobs of a results folder -> report.md -> report.html.
 
     python report.py results/quick
-    python report.py results/small --docs docs          also docs/small.md, without photographs
+    python report.py results/small --docs docs      docs/small.md, .html: without photographs
 
 A table of papers/STUDY.md with a column `job` (or `as printed`, `clean`) gets our values beside the
 printed ones; all other text is copied. A cell of such a column names a job, - none; NAME@mixed is
-its result on that test set, NAME@critic on that network. The other heads say what is shown; claims
-name jobs to compare, figures jobs and a kind (see `pictures_of`):
-
-    accuracy, auc, loss, validation accuracy    of a classifier; with % behind it in per cent
-    precision, recall, f1 [CLASS]               without CLASS: that of the row's first cell
-    called CLASS                                how many of the row's class were called CLASS
-    images PART                                 how many of the row's class are in that part
-    distance                                    Frechet distance of NAME@SET, by `score`
-    resemblance, diversity, ...                 a number in the metrics of a GAN
+its result on that test set, NAME@critic on that network. `value` knows what other heads can be,
+`pictures_of` and `table_of` what a figure can be.
 """
 import contextlib
 import fnmatch
@@ -21,7 +14,6 @@ import functools
 import itertools
 import re
 import time
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,17 +23,16 @@ import jobs
 import metrics
 from page import Page, cells_of, interval_chart, line_chart
 
-FILES = sorted((Path(__file__).resolve().parent / "papers").glob("*.md"))
-PAPERS = {file.stem.partition("_")[2]: file for file in FILES}      # 000_wgan_gp.md: wgan_gp
+PAPERS = {file.stem[4:]: file for file in sorted(jobs.HERE.glob("papers/*.md"))}
 NO_EFFECT = 0.027           # 2,534 test images can show it with 80 % power: "no effect" is less
 FAR = 3                     # times the noise floor: a GAN's distance that is told
-COPIES = 0.6                # share nearer to training images that is called copying; without it .5
+COPIES = 0.6                # share nearer to training images, called copying; without it .5
 DRAWN = "drawn lesions"     # how the source of such images begins
 
 
 @contextlib.contextmanager
 def leaving_out(say, what):
-    """Where a damaged result breaks what is done inside, this is said, and the report goes on."""
+    """Where a damaged result breaks what is done inside, say so, and go on."""
     try:
         yield
     except Exception as problem:
@@ -57,12 +48,11 @@ class Study:
     def __init__(self, folder, damaged, public=False):
         self.name = folder.name
         self.public = public        # shows no photographs
-        self.seeds = {}     # NAME: what result.json holds, with its folder and tests, of each seed
+        self.seeds = {}     # NAME: of each seed what result.json holds, its folder and tests
         self.arm_names = {}     # (network, share of the images, generator or "", kind): NAME
-        self.titles = {}    # generator, as the names of controls have it: its name for readers
-        self.own = {}       # those that are not of gan.py: their lines in the table of GANs
-        self.gans = {}      # NAME: {how bad, (collapsed, -diversity): its line in that table}
-        self.collapsed = set()      # names of folders
+        self.titles = {}    # generator of an arm: its name for readers
+        self.own = {}       # generator that is not of gan.py: its line in the table of GANs
+        self.gans = {}      # NAME: {how bad it ended with a seed: its line in that table}
         self.source = "unknown images"
         for file in sorted(folder.glob("*/result.json")):
             with leaving_out(damaged.append, f"{self.name}/{file.parent.name}"):
@@ -73,20 +63,16 @@ class Study:
         result |= jobs.read_json(folder / "result.json")
         config, found, source = result["config"], result["metrics"], result["source"]
         name = folder.name.removesuffix(f"-s{config.get('seed')}")
-        seconds = f"{result['seconds']:.0f}"
         if folder.name == "data":
             self.source = str(source.get("stand_in") or source["source"])
         if "diversity" in found:
-            row = gan_row(name, found, config["steps"], seconds)
-            self.gans.setdefault(name, {})[found["collapsed"], -found["diversity"]] = row
-            if found["collapsed"]:
-                self.collapsed.add(folder.name)
+            how_bad = found["collapsed"], -found["diversity"]
+            self.gans.setdefault(name, {})[how_bad] = gan_row(name, found, config["steps"])
         for generator, measures in result["generators"].items():
             if measures:                            # {} of gan.py's own
                 self.own[generator] = gan_row(generator, measures)
         if "leaked" in result:                      # a classifier
-            for test in found:
-                result["tests"][test] = metrics.read_predictions(folder, test)
+            result["tests"] = {test: metrics.read_predictions(folder, test) for test in found}
             generator, kind = " + ".join(config["synthetic"]), config["augment"]
             for done in ("alone", "shuffle"):       # with the generator's images
                 if config[done]:
@@ -124,24 +110,23 @@ class Study:
         arms = {name: self.arms(name).get("accuracy") for name in before + after}
         if None in arms.values():
             return None
-        try:
+        with contextlib.suppress(jobs.UserError):   # on other test images: no paired interval
             return metrics.gain(arms, before, after)
-        except jobs.UserError:                      # on other test images: no paired interval
-            low = np.mean([arms[name].values.mean() for name in before])
-            high = np.mean([arms[name].values.mean() for name in after])
-            return [high - low, None, None, None]
+        low = np.mean([arms[name].values.mean() for name in before])
+        high = np.mean([arms[name].values.mean() for name in after])
+        return [high - low, None, None, None]
 
     def after_collapse(self, patterns):
         """A word, if a GAN has collapsed from which these jobs learned: their commands name it."""
-        words = " ".join(result["command"] for result in self.of(patterns)).split()
-        learned = {Path(word).name for word in words}
-        return ", a GAN COLLAPSED" if learned & self.collapsed else ""
+        collapsed = {one["folder"].name for one in self.of("*") if one["metrics"].get("collapsed")}
+        words = " ".join(one["command"] for one in self.of(patterns)).split()
+        return ", a GAN COLLAPSED" if collapsed & {Path(word).name for word in words} else ""
 
 
 # ---- One cell
 
-def value(study, job, measure, row):
-    """A measure of a job, as text. row: the first cell of its row, such as a class."""
+def value(study, job, measure, row="", number=0):
+    """A measure of a job, as text. row: the first cell of its row, such as a class; its number."""
     seeds, test = study.of(job), job.partition("@")[2] or "real"
     if not seeds:
         return f"not run: {job}"
@@ -150,14 +135,18 @@ def value(study, job, measure, row):
     if kind == "images":
         counts = first["counts"].get(label, {})
         return f"{sum(counts.values()) if row == 'Sum' else counts.get(row, 0):,}"
-    if kind == "distance":
+    if kind in ("output", "parameters"):            # of a layer; the total is last
+        number = -1 if row == "total" else number
+        _, shape, parameters = first["tables"][test][number]
+        return f"{parameters:,}" if kind == "parameters" else "x".join(map(str, shape)) or "-"
+    if kind == "distance":                          # of NAME@SET, by `score`
         for one in first["rows"]:
             if one["set"] == test:
                 return ("{net} {distance:.2f} ± {spread:.2f}, noise floor {floor:.2f}, "
                         "KID {kid:.3g}").format(net=first["net"], **one)
-    if kind in first["metrics"]:                    # a GAN's
+    if kind in first["metrics"]:                    # of a GAN
         return f"{np.mean([one['metrics'][kind] for one in seeds]):.2f}"
-    if kind == "called":
+    if kind == "called":                            # how many of the row's class
         classes = first["config"]["classes"]
         matrix = first["metrics"][test]["confusion"]
         return f"{matrix[classes.index(row)][classes.index(label)]:,}"
@@ -166,7 +155,7 @@ def value(study, job, measure, row):
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
     name, label = measure.removesuffix(" %"), label or row
-    if kind in ("precision", "recall", "f1"):
+    if kind in ("precision", "recall", "f1"):       # of a class: the head's, else the row's
         name = f"{kind} {label}"
     arm = study.arms(job).get(name)
     if arm is None:
@@ -188,12 +177,8 @@ def points(gain):
 
 
 def verdict(printed, gain, p):
-    """What became of a claim. printed: its cell; gain: [value, low, high, p]; p: corrected by Holm.
-
-    Zero excluded in the claimed direction, and the printed effect in the interval: reproduced. The
-    first alone, or without a printed number: same direction. Neither: not reproduced. The second
-    alone: too few images or seeds. "level" claims an accuracy, "no effect" less than NO_EFFECT.
-    """
+    """What became of a claim. printed: its cell; gain: [value, low, high, p]; p: by Holm.
+    "level" claims an accuracy, "no effect" one of less than NO_EFFECT."""
     if gain is None or gain[1] is None:
         return "cannot be tested here: not run"
     value, low, high, _ = gain
@@ -219,14 +204,10 @@ def verdict(printed, gain, p):
 # ---- Figures
 
 def pictures_of(study, kind, name):
-    """[(caption, chart or file), ...] of the first seed. A kind without a chart is a job's PNG."""
-    result, series = study.of(name)[0], []
-    found, curves, caption = result["metrics"], result.get("curves", {}), name
-    if "diversity" in found:                        # a GAN
-        alarm = ", COLLAPSED" if found["collapsed"] else ""
-        caption += f": {result['config']['steps']} steps, diversity {found['diversity']:.2f}{alarm}"
-
-    if kind == "steps":                             # the first, at about 13 % and 33 %, the last
+    """[(caption, chart or file), ...] of the first seed. Without a chart: a job's PNG."""
+    result, series, charts = study.of(name)[0], [], []
+    curves = result.get("curves", {})
+    if kind == "steps":
         grids = sorted(result["folder"].glob("grid_*.png"))
         chosen = {round(share * (len(grids) - 1)) for share in (0, 0.13, 0.33, 1)}
         return [(f"{name}, step {int(grids[k].stem[5:])}", grids[k]) for k in sorted(chosen)]
@@ -235,31 +216,29 @@ def pictures_of(study, kind, name):
             if key not in ("window", "penalty"):
                 steps = curves["window"] * np.arange(1, len(ys) + 1)
                 series.append((key, np.minimum(steps, result["config"]["steps"]), ys))
-        return [(caption, line_chart(name, "step", series))]
-    if kind == "distance":                          # beside its noise floor, over a GAN's steps
+        charts.append(line_chart(name, "step", series))
+    if kind == "distance":                          # over the steps of a GAN
         at = [int(row["set"]) for row in result["rows"]]
         for key in ("distance", "floor", "inception_score"):
             series.append((key.replace("_", " "), at, [row[key] for row in result["rows"]]))
-        return [(name, line_chart(result["net"], "step", series[:2])),
-                (name, line_chart("Inception score", "step", series[2:]))]
-    shown = []
+        charts.append(line_chart(result["net"], "step", series[:2]))
+        charts.append(line_chart("Inception score", "step", series[2:]))
     if kind in ("training", "curves"):
         looks = np.arange(1, len(curves["loss"]) + 1)
         for key in ("accuracy", "loss"):
             series = [("training", looks, curves[key]), ("validation", looks, curves[f"val_{key}"])]
-            chart = line_chart(f"{name}: {key}", "look at the validation part", series)
-            shown.append((name, chart))
+            charts.append(line_chart(f"{name}: {key}", "look at the validation part", series))
     if kind in ("roc", "curves"):
         labels, probabilities, _, classes = result["tests"]["real"]
         series = [(f"{classes[1]} positive", *metrics.roc_curve(labels, probabilities[:, 1]))]
-        shown.append((name, line_chart(f"{name}: ROC", "false positive rate", series)))
+        charts.append(line_chart(f"{name}: ROC", "false positive rate", series))
     picture = result["folder"] / f"{kind}.png"
-    if study.public and not study.source.startswith(DRAWN):     # of photographs: what GANs drew
-        if "diversity" not in found:
-            return shown
+    if study.public and not study.source.startswith(DRAWN) and not charts:
+        if "diversity" not in result["metrics"]:    # photographs
+            return []
         if "source" in result["config"]:            # grid.png has above what a CycleGAN translated
             picture = max(result["folder"].glob("grid_*.png"))
-    return shown or [(caption, picture)]
+    return [(name, shown) for shown in charts or [picture]]
 
 
 def dose(study, names):
@@ -274,17 +253,15 @@ def dose(study, names):
 
 
 def table_of(study, kind, name):
-    """A row per class of the first seed: what it was called, or its images by part; in the training
-    part of a classifier also those that GANs have drawn."""
+    """A row per class of the first seed: what it was called, or its images by part."""
     result = study.of(name)[0]
     classes, parts = result["config"].get("classes"), result["counts"]
     if kind == "confusion":
         called = np.transpose(result["metrics"]["real"]["confusion"])
         parts = {f"called {label}": dict(zip(classes, of)) for label, of in zip(classes, called)}
     elif "train" not in parts:
-        real = study.of("data")[0]["counts"]
-        added = Counter(parts) - Counter(real["train"])
-        parts = {"train real": real["train"], "train from GANs": added, "test": real["test"]}
+        real = study.of("data")[0]["counts"]        # of a classifier: what it learned from
+        parts = {"train real": real["train"], "train with GANs": parts, "test": real["test"]}
     rows = []
     for label in next(iter(parts.values())):
         rows.append({name: label} | {part: of.get(label, 0) for part, of in parts.items()})
@@ -292,9 +269,7 @@ def table_of(study, kind, name):
 
 
 def figure(page, study, number, title, kind, patterns):
-    if number != "ours":
-        title = f"Figure {number}. {title}"
-    page.add(f"**{title}**")
+    page.add(f"**{title}** (figure: {number})")
     names = [name for name in study.names(patterns) if study.of(name)]
     if not names:
         page.add(f"not run: {patterns}")
@@ -311,7 +286,7 @@ def figure(page, study, number, title, kind, patterns):
 
 @functools.cache
 def read_paper(study):
-    """papers/STUDY.md up to the notes, which stay in the file: [text or rows of a table, ...]."""
+    """papers/STUDY.md up to the notes: [text or rows of a table, ...]."""
     blocks = []
     paper = PAPERS[study].read_text(encoding="utf-8").partition("## Stated, silent, changed")[0]
     for block in paper.strip().split("\n\n"):
@@ -328,82 +303,64 @@ OURS = {"job": "ours", "as printed": "ours, as printed", "clean": "ours, clean"}
 def paper_section(page, study):
     """A paper's text with its tables filled."""
     for block in read_paper(study.name):
-        with leaving_out(page.add, study.name):
-            if isinstance(block, str):
-                page.add(re.sub("^#", "##", block))
-            elif "figure" in block[0]:
-                for row in block:
-                    figure(page, study, *row.values())
-            elif "claim" in block[0]:
-                page.table(claims_of(study, "verdict"))     # which is on the first screen
-            elif "layer" in block[0]:
-                page.table(layers(study, block))
-            elif OURS.keys() & block[0].keys():
-                page.table(filled(study, block))
-            else:
-                page.table(block)
+        if isinstance(block, str):
+            page.add(re.sub("^#", "##", block))
+        elif "figure" in block[0]:
+            for row in block:
+                figure(page, study, *row.values())
+        elif "claim" in block[0]:
+            page.table(claims_of(study, "verdict"))     # which is on the first screen
+        elif OURS.keys() & block[0].keys():
+            page.table(filled(study, block))
+        else:
+            page.table(block)
     page.add("What the paper states, leaves silent, and what was changed: "
              f"papers/{PAPERS[study.name].name}")
     gan_table(page, study)
-
-
-def layers(study, rows):
-    """The layers of a network, ours beside the printed ones, in their order; the total is last."""
-    table, job = [], rows[0]["job"]
-    for result in study.of(job):
-        *ours, total = result["tables"][job.partition("@")[2]]
-        for row, (_, shape, parameters) in zip(rows, [*ours[:len(rows) - 1], total]):
-            output = "x".join(map(str, shape)) or "-"
-            table.append({
-                "layer": row["layer"], "output, printed": row["output"], "ours": output,
-                "parameters, printed": row["parameters"], "our parameters": f"{parameters:,}"})
-    return table or rows
 
 
 def filled(study, rows):
     """A table with our values in rows below the printed ones."""
     table, first = [], next(iter(rows[0]))
     columns = [name for name in rows[0] if name not in (first, *OURS)]
-    for row in rows:
-        printed = {column: row[column] for column in columns}
-        if set(printed.values()) - {"-", "not printed"}:
-            table.append({first: row[first], "": "printed"} | printed)
+    for k, row in enumerate(rows):
+        cells = {column: row[column] for column in columns}
+        if set(cells.values()) - {"-", "not printed"}:
+            table.append({first: row[first], "": "printed"} | cells)
         for name, words in OURS.items():
             if row.get(name, "-") != "-":
-                cells = {column: value(study, row[name], column, row[first]) for column in columns}
+                cells = {head: value(study, row[name], head, row[first], k) for head in columns}
                 table.append({first: row[first], "": words} | cells)
     return table
 
 
 def claims_of(study, hidden):
-    """[{column: cell}, ...] without the hidden one: the paper's claims and what became of them."""
+    """A row for each claim: {column: cell}, without the hidden column."""
     rows = next(block for block in read_paper(study.name) if "claim" in block[0])
     gains, table = [], []
     for row in rows:
         gain, arms = study.gain(row["before"], row["after"]), study.arms(row["after"])
+        clean, as_printed = points(gain), "-"
         if row["before"] == "-" and arms:           # not a gain but an accuracy
             gain = [*metrics.level(arms["accuracy"]), None]
-        gains.append(gain)
-
-    corrected = metrics.holm([gain and gain[3] for gain in gains])
-    for row, gain, p in zip(rows, gains, corrected):
-        arms = f"{row['before']} {row['after']}"
-        clean, said = points(gain), verdict(row["printed"], gain, p)
-        if row["before"] == "-" and gain:
-            clean = f"{value(study, row['after'], 'accuracy %', '')} %"
-        weights = {result["config"].get("weights") for result in study.of(arms)}
-        if gain and {None, "none"} <= weights:      # the paper took one of the networks pretrained
-            said = "cannot be tested here: without published weights"
-        before, after = row["before, as printed"], row["after, as printed"]
-        as_printed = "-"
-        if before != "-":
+            clean = f"{value(study, row['after'], 'accuracy %')} %"
+        if row["before, as printed"] != "-":
+            before, after = row["before, as printed"], row["after, as printed"]
             as_printed = points(study.gain(before, after))
             as_printed += study.after_collapse(f"{before} {after}")
-        table.append({
-            "claim": row["claim"], "printed": row["printed"],
-            "ours, clean": clean + study.after_collapse(arms),
-            "ours, as printed": as_printed, "verdict": said})
-        del table[-1][hidden]
+        gains.append(gain)
+        clean += study.after_collapse(f"{row['before']} {row['after']}")
+        table.append({"claim": row["claim"], "printed": row["printed"],
+                      "ours, clean": clean, "ours, as printed": as_printed})
+
+    corrected = metrics.holm([gain and gain[3] for gain in gains])
+    for row, cells, gain, p in zip(rows, table, gains, corrected):
+        cells["verdict"] = verdict(row["printed"], gain, p)
+        arms = study.of(f"{row['before']} {row['after']}")
+        weights = {one["config"].get("weights") for one in arms}
+        if gain and {None, "none"} <= weights:      # the paper took one of the networks pretrained
+            cells["verdict"] = "cannot be tested here: without published weights"
+        del cells[hidden]
     return table
 
 
@@ -436,12 +393,12 @@ def worth_of(controls, generators):
 
 
 def answer(controls):
-    """The first sentences of the page: of each generator of one's own by name, then of our GANs."""
+    """The first sentences: of each generator of one's own by name, then of our GANs."""
     said = []
     for name, row in controls.own.items():
-        said.append(sentence(controls, [name], f"images of {controls.titles[name]}"))
+        said.append(sentence(controls, [name], f"images of {name}"))
         if not row["state"].startswith("alive"):
-            said.append(f"But {controls.titles[name]}: {row['state']}.")
+            said.append(f"But {name}: {row['state']}.")
     ours = controls.titles.keys() - controls.own
     if ours or not said:
         said.append(sentence(controls, sorted(ours), "GAN images"))
@@ -467,13 +424,12 @@ def sentence(controls, generators, images):
 def controls_section(page, controls):
     page.add("## The controls: what is one GAN image worth?")
     sizes = [f"{part} {sum(of.values())}" for part, of in controls.of("data")[0]["counts"].items()]
-    seeds = {len(controls.seeds[name]) for name in controls.arm_names.values()}
+    seeds = max(len(controls.seeds[name]) for name in controls.arm_names.values())
     page.add(f"Images: {', '.join(sizes)}; half of the training part is held back as further real "
              "images. Each GAN learns from the images that the classifier beside it has. All arms "
              "of a classifier make equally many steps, are tested on the same real images, and add "
              "as many images as there are real ones. Shuffled: under permuted labels, a placebo. "
-             "Intervals: 95 %, over test lesions and each arm's "
-             f"{' or '.join(map(str, sorted(seeds)))} seeds.")
+             f"Intervals: 95 %, over test lesions and each arm's seeds, up to {seeds}.")
     for net, title in NETS.items():
         if sizes_of(controls, net):
             page.add(f"### {title}: gain in accuracy over the real images alone")
@@ -493,7 +449,7 @@ def controls_of(controls, net):
     for share in sizes_of(controls, net):
         real = controls.arm_names[net, share, "", "none"]
         column = f"{sum(controls.of(real)[0]['counts'].values())} real images"
-        rows[0][column] = value(controls, real, "accuracy %", "")
+        rows[0][column] = value(controls, real, "accuracy %")
         for row, (times, generator, kind) in zip(rows[1:], arms.values()):
             other = controls.arm_names.get((net, times * share, generator, kind), "-")
             row[column] = points(controls.gain(real, other)) + controls.after_collapse(other)
@@ -503,7 +459,7 @@ def controls_of(controls, net):
 # ---- The GANs
 
 def gan_table(page, study):
-    """How each GAN ended, of several seeds the worst; in the controls also one's own generators."""
+    """How each GAN ended, of several seeds the worst; also one's own generators."""
     rows = list(study.own.values())
     rows += [seeds[max(seeds)] for seeds in study.gans.values()]    # collapsed, or least diverse
     if rows:
@@ -511,13 +467,11 @@ def gan_table(page, study):
         page.table(rows)
 
 
-def gan_row(name, measures, steps="-", seconds="-"):
+def gan_row(name, measures, steps="-"):
     """A line of that table. Copying comes last: who copies a few pictures looks collapsed."""
-    state, distance, copies = "alive", "-", "-"
-    if "fd_8x8_distance" in measures:
-        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
-        if measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
-            state = "alive, but far"
+    state, copies = "alive", "-"
+    if measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
+        state = "alive, but far"
     if measures["collapsed"]:
         state = "COLLAPSED: its rows count as failed"
     if "closer_to_train" in measures:
@@ -525,9 +479,9 @@ def gan_row(name, measures, steps="-", seconds="-"):
         if measures["closer_to_train"][1] > COPIES:
             state = "COPIES its training images"
     return {
-        "GAN": name, "steps": steps, "seconds": seconds,
-        "diversity": f"{measures['diversity']:.2f}",
-        "distinctness": f"{measures['distinctness']:.2f}", "FD-8x8 (noise floor)": distance,
+        "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
+        "distinctness": f"{measures['distinctness']:.2f}",
+        "FD-8x8 (noise floor)": "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures),
         "nearer to training images": copies, "state": state}
 
 
@@ -563,7 +517,7 @@ def first_screen(page, studies, scale):
 
 
 def last_screen(page, studies, scale):
-    """What the GANs' columns mean; commits, devices, seconds of each study."""
+    """What the GANs' columns mean; devices and commits of each study."""
     page.add("## The columns of the GANs")
     page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
@@ -576,31 +530,27 @@ def last_screen(page, studies, scale):
         found = studies[name].of("*")
         if found:
             commits = sorted({str(one.get("commit")) for one in found})
-            devices = Counter(str(one.get("device")) for one in found)
-            seconds = sum(one["seconds"] for one in found)
+            devices = sorted({str(one.get("device")) for one in found})
             rows.append({"study": name, "images": studies[name].source,
-                         "jobs": ", ".join(f"{n} on {device}" for device, n in devices.items()),
-                         "commit": ", ".join(commits), "seconds, added up": f"{seconds:,.0f}"})
+                         "jobs": len(found), "on": ", ".join(devices),
+                         "commit": ", ".join(commits)})
     page.add("## How this was made")
     page.add(f"Scale {scale}; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "
-             "in its result.json. To try what decides such numbers: EXERCISES.md, ten experiments.")
+             "in its result.json. GAN images have the licence of what the GANs learned.")
     page.table(rows)
 
 
 # ---- Command line
 
 def write(out, docs=None):
-    """report.md and report.html of the finished jobs in `out`; with docs instead docs/SCALE.md,
-    without photographs. Returns the answer's sentences and the last file."""
+    """Makes the page of the jobs in `out`. Returns its first sentences and the HTML file."""
     out, damaged, scale = Path(out), [], "unknown"
     studies = {name: Study(out / name, damaged, bool(docs)) for name in ("controls", *PAPERS)}
     if not any(study.seeds for study in studies.values()):
         raise jobs.UserError(f"{out} holds no finished job: run `bash run_all.sh` first")
     with contextlib.suppress(jobs.UserError, KeyError):         # missing or damaged
         scale = str(jobs.read_json(out / "config.json")["scale"])
-    page = Page(out / "report")
-    if docs:
-        page = Page(Path(docs, scale))
+    page = Page(Path(docs, scale)) if docs else Page(out / "report")
     with leaving_out(page.add, "first screen"):
         first_screen(page, studies, scale)
     for study in studies.values():
@@ -611,10 +561,7 @@ def write(out, docs=None):
     page.blocks += damaged
     last_screen(page, studies, scale)
 
-    files = {".md": "\n\n".join(page.blocks)}
-    if not docs:
-        files[".html"] = page.html()
-    for suffix, words in files.items():
+    for suffix, words in ((".md", "\n\n".join(page.blocks)), (".html", page.html())):
         path = page.place.with_suffix(suffix)
         with jobs.replacing(path) as file:
             file.write(words.encode())
@@ -624,7 +571,7 @@ def write(out, docs=None):
 def main():
     parser = jobs.Parser(prog="report.py", description=__doc__)
     parser.add_argument("out", help="results folder")
-    parser.add_argument("--docs", help="a folder for it as Markdown, charts and GAN images")
+    parser.add_argument("--docs", help="a folder for the page without photographs")
     args = parser.parse_args()
     print(*write(args.out, args.docs), sep="\n")
 

@@ -1,6 +1,4 @@
 """The report shows what is there: what is planted stands in its own cell, nothing else does."""
-import base64
-import io
 import re
 
 import numpy as np
@@ -70,10 +68,10 @@ def source(out, study, name):
     finished(out, f"{study}/data", source=dict(zip(["source", "stand_in"], name)), counts=counts)
 
 
-def page_of(out, scale="small", **options):
-    jobs.write_json(out / "config.json", dict(scale=scale, data="photos"))
-    said = report.write(out, **options)
-    return (out / "report.md").read_text(), (out / "report.html").read_text(), said
+def page_of(out, scale="small"):
+    jobs.write_json(out / "config.json", dict(scale=scale))
+    said, file = report.write(out)
+    return file.with_suffix(".md").read_text(), file.read_text(), said
 
 
 def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_first(tmp_path):
@@ -97,12 +95,10 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     markdown, _, said = page_of(tmp_path)
     assert "| as many further real images | +5.0 points |" in without_intervals(markdown)
     assert without_intervals(said) == part("answer").replace("\n", " ")
-    assert "each arm's 2 seeds." in markdown
-    assert "--scale small --data DIR --synthetic MINE --weights none`" in markdown
+    assert "each arm's seeds, up to 2." in markdown and "Scale small; written " in markdown
     assert part("gains") in without_intervals(markdown) and part("gans") in markdown
-    assert "![dcgan_cls_50: 9 steps, diversity 0.70, COLLAPSED]" in markdown
-    chart = (tmp_path / "charts/001.svg").read_text()
-    assert re.findall(r'<circle cx="(\d+)"', chart) == ["173", "259"]      # of my-vae, the DCGAN
+    chart = (tmp_path / "report/001.svg").read_text()
+    assert re.findall(r'<circle cx="(\d+)"', chart) == ["259", "173"]      # the DCGAN, my-vae
 
 
 @pytest.mark.parametrize("with_gan, more, said", [
@@ -174,8 +170,8 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     row = dict(set="9", distance=1.5, spread=.25, floor=.5, kid=.001, inception_score=2)
     finished(tmp_path, "s/score", net="FID", rows=[row])
     layers = [["Conv2d", [4, 8, 8], 1234], ["Flatten", [], 0], ["total", [], 1300]]
-    finished(tmp_path, "s/networks", tables=dict(net=layers, a=[["total", [], 7]]))
-    study, shown = report.Study(tmp_path / "s", []), page.Page(tmp_path)
+    finished(tmp_path, "s/networks", tables=dict(net=layers))
+    study, shown = report.Study(tmp_path / "s", []), page.Page(tmp_path / "report")
     for line in part("cells").splitlines():
         job, row, measure, expected = line.split("; ")
         assert report.value(study, job, measure, row).startswith(expected), line
@@ -189,17 +185,21 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "line_chart", in_words)
     report.paper_section(shown, study)
     assert without_intervals("\n\n".join(shown.blocks)) == part("section")
-    charts = [file.read_text() for file in sorted((tmp_path / "charts").glob("*"))]
+    charts = [file.read_text() for file in sorted(shown.place.glob("*.svg"))]
     assert "\n".join(charts) == part("charts")
 
 
-def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
-    for block, expected in (
-            ("### a *b* `c<d`", "<h3>a <i>b</i> <code>c&lt;d</code></h3>"),
-            ("- **a**\n- b", "<ul><li><b>a</b></li><li>b</li></ul>"),
-            ("| a |\n| --- |\n| 1 |", "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>"),
-            ('![a "b" <c>](x.png)', 'alt="a &quot;b&quot; &lt;c&gt;"')):
-        assert expected in page.to_html(block, tmp_path)
+@pytest.mark.parametrize("block, expected", [
+    ("### a *b* `c<d`", "<h3>a <i>b</i> <code>c&lt;d</code></h3>"),
+    ("- **a**\n- b", "<ul><li><b>a</b></li><li>b</li></ul>"),
+    ("| a |\n| --- |\n| 1 |", "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>"),
+    ('![a "b" <c>](x.svg)\\\na', 'alt="a &quot;b&quot; &lt;c&gt;" src="data:image/svg+xml;base64,PA=="')])
+def test_blocks_become_html(tmp_path, block, expected):
+    (tmp_path / "x.svg").write_text("<")
+    assert expected in page.to_html(block, tmp_path)
+
+
+def test_lines_go_where_their_numbers_are_and_pictures_become_small_files(tmp_path):
     chart = page.line_chart("<title>", "x", [("up", [1, 3], [0, 10]), ("flat", [1, 2], [5, 5])])
     assert '"50.0,180.0 344.0,30.0"' in chart and '"50.0,105.0 197.0,105.0"' in chart
     assert "&lt;title&gt;" in chart and re.findall(r'y="(\d+)"[^>]*>(\d+)<', chart) == [
@@ -207,18 +207,21 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
     colours = [re.findall(f'(#\\w+)"{what}', chart) for what in (" stroke-width", ">(?:up|flat)<")]
     assert colours == [page.COLOURS[:2]] * 2
     assert 'd="M216 46H345"' in page.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
-    shown = page.Page(tmp_path)
+    shown, folder = page.Page(tmp_path / "x"), tmp_path / "study/job"
     shown.table([{"a|b": "<c>\nd"}])
-    shown.pictures([("a [b]\n<c>", "<svg>"), ("lost", tmp_path / "lost.png")])
-    Image.new("RGB", (320, 160)).save(tmp_path / "wide.png")
-    embedded = re.findall('base64,(.*?)"', page.picture_html("", tmp_path / "wide.png"))[0]
-    assert Image.open(io.BytesIO(base64.b64decode(embedded))).size == (320, 160)
-    assert Image.open(io.BytesIO(page.small(tmp_path / "wide.png", 16))).size == (16, 8)
-    assert shown.blocks == ["| a b |\n| --- |\n|  c  d |", "![a  b   c ](charts/001.svg)"]
+    folder.mkdir(parents=True)
+    Image.new("RGB", (2080, 160)).save(folder / "wide.png")
+    shown.pictures([("a [b]\n<c>", "<svg>"), ("d", "<svg>"), ("wide", folder / "wide.png"),
+                    ("lost", folder / "lost.png")])
+    assert shown.blocks == ["| a b |\n| --- |\n|  c  d |", "\\\n".join([
+        "![a  b   c ](x/001.svg)", "a  b   c ", "![d](x/002.svg)", "d",
+        "![wide](x/study-job-wide.jpg)", "wide", "![lost](x/study-job-lost.jpg)", "lost"])]
+    assert Image.open(tmp_path / "x/study-job-wide.jpg").size == (1040, 80)
+    assert shown.html().count("<figure>") == 4
 
 
 @pytest.mark.parametrize("whole, damaged", [
-    ("{", "["), ("1.5", '"a"'), ('"real"', '"late"'), ('"config": {', '"config": 3, "x": {'),
+    ("{", "["), ('"real"', '"late"'), ('"config": {', '"config": 3, "x": {'),
     ('"metrics": {', '"metrics": 3, "x": {'), ('"metrics": {', '"metrics": {"diversity": 1, '),
     ('"leaked": 0', '"leaked": 0, "generators": {"mine": {"diversity": 1}}')])
 def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged):
@@ -227,7 +230,7 @@ def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged)
     file.write_text(file.read_text().replace(whole, damaged))
     markdown = page_of(tmp_path)[0]
     assert "Left out, damaged: controls/cnn_100_mine-s0: " in markdown
-    assert "| controls | unknown images | 1 on a GPU |" in markdown
+    assert "| controls | unknown images | 1 | a GPU | abc1234 |" in markdown
     with pytest.raises(jobs.UserError, match="run_all.sh"):
         report.write(tmp_path / "nothing")
 
@@ -240,32 +243,24 @@ def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_pa
     markdown, html, _ = page_of(tmp_path, "quick")
     assert "<script" not in html and "## How this was made" in markdown
     assert "damaged: controls: " in markdown and "rehearsal" in markdown
-    assert "--weights" not in markdown
     assert markdown.count("damaged: dcgan_cls: ") == 1      # no claims on the first screen
-    jobs.write_json(tmp_path / "config.json", dict(scale="quick", data=report.DRAWN))
-    report.write(tmp_path)
-    assert "`bash run_all.sh --scale quick --synthetic MINE`; " in (tmp_path / "report.md").read_text()
+    (tmp_path / "config.json").unlink()
+    assert "Scale unknown" in report.write(tmp_path)[1].read_text()
 
 
 @pytest.mark.parametrize("origin, photographs", [
     ("ham10000 for kaggle", True), ("drawn lesions (seed 0)", False), ("/x/drawn lesions", True)])
-def test_docs_hold_no_photograph_and_no_path_and_name_the_licence(
-        tmp_path, done, origin, photographs):
+def test_docs_hold_no_photograph(tmp_path, done, origin, photographs):
     source(tmp_path, "acgan_cyclegan", origin)
     gan(tmp_path, "acgan_cyclegan/acgan")
     gan(tmp_path, "acgan_cyclegan/cycle_AK", dict(source="hash"))
-    classifier(tmp_path, "acgan_cyclegan/isic0", .7)
-    (tmp_path / "acgan_cyclegan/isic0-s1/predictions.csv").unlink()
-    docs = tmp_path / "docs/small"
-    with pytest.raises(jobs.UserError, match="--licence"):
-        page_of(tmp_path, docs=docs.parent)
-    done("report", tmp_path, "--docs", docs.parent, "--licence", "HAM10000, CC BY-NC 4.0")
-    text = docs.with_suffix(".md").read_text()
-    pixels = {file.stem: Image.open(file).getpixel((0, 0)) for file in docs.glob("*.jpg")}
-    assert ("acgan_cyclegan-data-grid" in pixels) != photographs
-    assert pixels["acgan_cyclegan-acgan-grid"][0] > 200
-    assert pixels["acgan_cyclegan-cycle_AK-grid"][2] > 200      # without what it translated
-    assert "DIR/" in text and "learned HAM10000, CC BY-NC 4.0" in text
-    assert "| 4 on a GPU | abc1234 | 6 |" in text and "--scale small --data DIR`; written " in text
-    assert not re.search(r"(?<![\w./:])/\w+/", text)
-    assert all((docs / name).exists() for name in re.findall(r"\]\(small/(.*)\)", text))
+    docs = tmp_path / "docs"
+    jobs.write_json(tmp_path / "config.json", dict(scale="small"))
+    assert f"{docs}/small.html" in done("report", tmp_path, "--docs", docs)
+    shown = re.findall(r"\]\((small/.*)\)", (docs / "small.md").read_text())
+    pixels = {name: Image.open(docs / name).getpixel((0, 0)) for name in shown if ".jpg" in name}
+    data, acgan, cyclegan = [pixels.get(f"small/acgan_cyclegan-{name}.jpg") for name in (
+        "data-grid", "acgan-grid", "cycle_AK-grid_000009" if photographs else "cycle_AK-grid")]
+    assert (data is None) == photographs and acgan[0] > 200
+    assert (cyclegan[2] > 200) == photographs       # without what it translated
+    assert all((docs / name).exists() for name in shown) and not (tmp_path / "report.md").exists()
