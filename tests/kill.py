@@ -17,37 +17,33 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--data data/job --batch 8 --steps 6"
+TINY = "--data ../data/job --batch 8 --steps 6"
 KINDS = {
     "prepare": "data.py prepare --built-in 48 --size 32 --binary",
     "gan": f"gan.py train dcgan_cls --width 4 --snapshots 8 --samples 12 {TINY}",
-    "cyclegan": "gan.py train cyclegan --source data/job --class malignant --source-class benign "
-                f"--size 32 --width 4 --blocks 1 --samples 12 {TINY}",
+    "cyclegan": "gan.py train cyclegan --source ../data/job --source-class benign "
+                f"--class malignant --size 32 --width 4 --blocks 1 --samples 12 {TINY}",
     "classifier": f"classify.py train cnn {TINY}",
-    "tree": "gan.py sample finished/job --n 300",
+    "tree": "gan.py sample ../finished/job --n 300",
     "run": "jobs.py"}
+RUN = [f"study\t{stage}\t{kind}\t{KINDS[kind]} --out job/study/{kind}\n"
+       for stage, kind in ((1, "prepare"), (2, "gan"), (2, "classifier"))]
 
 
 def start(kind, folder):
     """The process that makes FOLDER/job; FOLDER/said: its words."""
-    out = Path(folder, "job")
-    out.parent.mkdir(exist_ok=True)
-    with open(out.parent / "said", "a") as said:
-        process = subprocess.Popen(
-            [sys.executable, *KINDS[kind].split(), "--out", out], text=True, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=said, stderr=said,        # a shell's & ignores SIGINT:
+    folder.mkdir(exist_ok=True)
+    with open(folder / "said", "a") as said, open("list") as jobs:
+        return subprocess.Popen(
+            [sys.executable, *f"../{KINDS[kind]} --out job".split()], cwd=folder,
+            stdin=jobs, stdout=said, stderr=said, start_new_session=True,   # & ignores SIGINT:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    if kind == "run":
-        for stage, job in ((1, "prepare"), (2, "gan"), (2, "classifier")):
-            process.stdin.write(f"study\t{stage}\t{job}\t{KINDS[job]} --out {out}/study/{job}\n")
-    process.stdin.close()
-    return process
 
 
 def contents(folder):
     """{file: what is in it} of all that decides anything: no times, logs or bytes of weights."""
     found, varying = {}, r'"(seconds|memory_gb|command)": .*'
-    for file in Path(folder, "job").rglob("*.*"):
+    for file in (folder / "job").rglob("*.*"):
         if file.suffix in (".npy", ".csv", ".png", ".json"):
             found[file.relative_to(folder)] = re.sub(varying.encode(), b"", file.read_bytes())
     return found
@@ -76,11 +72,12 @@ def main():
     os.chdir(tempfile.mkdtemp(prefix="kill"))
     for file in ROOT.glob("*.py"):
         Path(file.name).write_text(file.read_text().replace("SAVE_EVERY = 60.0", "SAVE_EVERY = 0"))
+    Path("list").write_text("".join(RUN))
     for folder, kind in (("data", "prepare"), ("finished", "gan")):
-        assert start(kind, folder).wait() == 0, Path(folder, "said").read_text()
+        assert start(kind, Path(folder)).wait() == 0, folder
     for kind in args.kinds:
         whole, begun = Path(f"{kind}-whole"), time.time()
-        assert start(kind, whole).wait() == 0, (whole / "said").read_text()
+        assert start(kind, whole).wait() == 0, whole.resolve()
         seconds = time.time() - begun
         for number in (signal.SIGKILL, signal.SIGINT):
             for k in range(args.times):
