@@ -41,10 +41,6 @@ def numbers(rows, column):
     return [float(row[column].split()[0].replace(",", "")) for row in rows]
 
 
-def short(value, digits=3):
-    return f"{value + 1e-8:.{digits}f}".removeprefix("0")       # .8415 is .842
-
-
 # ---- Cells, their jobs, their marks
 
 @pytest.mark.parametrize("study", report.PAPERS)
@@ -103,11 +99,8 @@ def counts(text, n, cut=False):
     return [k for k in range(n + 1) if low * n <= k <= high * n]
 
 
-def matrices(printed, sizes, cut=()):
-    """[[tp, fn, fp, tn], ...] that give the printed values, {"precision": ".9201", ...}.
-
-    sizes: (positives, negatives); cut: names of those values that are cut off, not rounded.
-    """
+def matrices(printed, sizes, cut=False):
+    """[[tp, fn, fp, tn], ...] of so many (positives, negatives) that give the printed values."""
     p, q = sizes
     tp, tn = np.mgrid[:p + 1, :q + 1].reshape(2, -1)
     shares = {"sensitivity": (tp, p), "specificity": (tn, q), "precision": (tp, tp + q - tn),
@@ -115,7 +108,7 @@ def matrices(printed, sizes, cut=()):
     fits = np.ones(len(tp), bool)
     for name, text in printed.items():
         part, whole = shares[name]
-        low, high = printed_range(text, name in cut)
+        low, high = printed_range(text, cut)
         fits &= (low * whole <= part) & (part <= high * whole) & (np.asarray(whole) > 0)
     return np.stack([tp, p - tp, q - tn, tn], 1)[fits].tolist()
 
@@ -145,10 +138,11 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
     words, row = tables_of("wgan_gp")[report_of]
     columns = list(row)[3:-1]                       # the last is the AUC, not printed
     for column in columns:
-        assert row[column].removeprefix("put right: ").split()[0] == short(values[column][0], 4)
+        share = f"{values[column][0] + 1e-8:.4f}".removeprefix("0")
+        assert row[column].removeprefix("put right: ").split()[0] == share
     printed = {words[name].replace("F1 score", "f1"): row[name].split()[0] for name in columns[:5]}
     for sizes in ((460, 404), (404, 460)):          # whichever class is positive
-        assert matrices(printed, sizes) == matrices(printed, sizes, printed) == []
+        assert matrices(printed, sizes) == matrices(printed, sizes, cut=True) == []
     found = []
     for p in range(865):                            # of any sizes one, its columns the true sizes
         if counts(printed["sensitivity"], p) and counts(printed["specificity"], 864 - p):
@@ -158,28 +152,26 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
 
 # ---- 001: DCGAN
 
-COLUMNS = {"accuracy": "accuracy", "precision": "precision malignant",
-           "sensitivity": "recall malignant"}       # what the search takes, and where it stands
-
-
 @pytest.mark.parametrize("number", (2, 3, 4))
 @pytest.mark.parametrize("k", (0, 1))
 def test_the_marks_of_paper_001(number, k):
     rows = tables_of("dcgan_cls")[f"Table {number}"]
     row = rows[k]
-    printed = {name: row[column].split()[0] for name, column in COLUMNS.items()}
+    columns = ["accuracy", "precision malignant", "recall malignant"]
+    names = "accuracy", "precision", "sensitivity"          # for the search
+    printed = {name: row[column].split()[0] for name, column in zip(names, columns)}
     _, *ends = [printed_range(text) for text in printed.values()]
     f1s = [2 * p * r / (p + r) for p, r in zip(*ends)]
     low, high = printed_range(row["f1 malignant"].split()[0])
     of_accuracy = "b" * (counts(printed["accuracy"], 851) == []) + "c" * (row["job"] == "base")
     assert marks_of(row["accuracy"]) == of_accuracy + "d"
     assert ("a" in marks_of(row["f1 malignant"])) == (f1s[1] < low or high < f1s[0])
-    assert ("e" in marks_of(row["auc"])) == row["auc"].startswith(short(733 / 851))
-    for column in [*COLUMNS.values(), "f1 malignant", "auc"]:
+    assert ("e" in marks_of(row["auc"])) == row["auc"].startswith(".861")     # 733 / 851
+    for column in [*columns, "f1 malignant", "auc"]:
         lower = numbers([row], column) < numbers(rows[:1], column)
         assert ("g" in marks_of(row[column])) == (number == 3 and lower)
     for sizes in ((471, 380), (380, 471)):          # d: all rounded, all cut off
-        assert matrices(printed, sizes) == matrices(printed, sizes, printed) == []
+        assert matrices(printed, sizes) == matrices(printed, sizes, cut=True) == []
 
 
 # ---- 002: ACGAN and CycleGAN

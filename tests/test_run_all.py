@@ -58,8 +58,12 @@ def test_each_arm_is_what_it_should_be(tmp_path, scale):
     for name in ("benign", "malignant"):
         (own / name).mkdir(parents=True)
     jobs = listed(f"--scale={scale}", "--weights", "none", "--out", "/out", "--synthetic", own)
-    arms = {name: words for _, name, words in jobs}
+    arms, stages = {name: words for _, name, words in jobs}, {}
     assert len(arms) == len(jobs)
+    for stage, name, words in jobs:                 # it comes after those that it names
+        stages[f"/out/{name}"] = stage
+        named = [word for word in words if word.startswith("/out/") and word != f"/out/{name}"]
+        assert all(stages.get(word, stage) < stage for word in named), name
     for pattern, number, command in expected(scale):
         matching = re.compile(pattern.replace("-s%", r"-s(?P<seed>\d+)"))
         matches = list(filter(None, map(matching.fullmatch, arms)))
@@ -75,15 +79,6 @@ def test_each_arm_is_what_it_should_be(tmp_path, scale):
                 found.pop(option, None)
             assert found == wanted, match[0]
     assert not arms
-
-
-@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
-def test_a_job_comes_after_those_that_it_names(scale):
-    stages = {}
-    for stage, name, words in listed("--scale", scale, "--out", "/out"):
-        stages[f"/out/{name}"] = stage
-        named = [word for word in words if word.startswith("/out/") and word != f"/out/{name}"]
-        assert all(stages.get(word, stage) < stage for word in named), name
 
 
 @pytest.mark.parametrize("words", ["quick", "paper", "paper --weights none"])
