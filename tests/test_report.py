@@ -81,14 +81,15 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     arms = [(.7, {}, {}), (.8, dict(share="1"), {}), (.78, dict(augment="classical"), {}),
             (.6, dict(model="resnet18"), {}), (.65, dict(model="resnet18", share="1"), {})]
     learned = dict(command="python x --synthetic y/dcgan_cls_50-s0")
-    for name, right, result in (("dcgan_cls", .75, learned),
-                                ("my-vae", .65, dict(generators={"my-vae": MINE}))):
+    mine = dict(generators={"my-vae": MINE})
+    for name, right, result in (("dcgan_cls", .75, learned), ("my-vae", .65, mine)):
         for less, kind in ((0, {}), (.1, dict(shuffle=True)), (.2, dict(alone=True))):
             arms.append((right - less, kind | dict(synthetic=[name]), result))
     for k, (right, config, result) in enumerate(arms):      # names say nothing
         classifier(tmp_path, f"controls/{k:02d}", right, config=config, **result)
+    (tmp_path / "controls/04-s1/result.json").unlink()
     markdown, _, said = page_of(tmp_path)
-    assert "| as many further real images | +5.0 points |" in without_intervals(markdown)
+    assert "| as many further real images | +4.5 points |" in without_intervals(markdown)
     assert without_intervals(said) == part("answer").replace("\n", " ")
     assert "each arm's seeds, up to 2." in markdown and "Scale small; written " in markdown
     assert part("gains") in without_intervals(markdown) and part("gans") in markdown
@@ -139,12 +140,6 @@ def test_claims_stand_on_the_first_screen_with_signs_and_protocols(tmp_path, mon
     assert report.points([.1, .05, .15, .01]) == "+10.0 points [+5.0, +15.0]"
 
 
-def test_the_readmes_claims_are_those_of_docs():
-    table = re.compile(r"(?m)^\| paper \| claim .*\n(?:\|.*\n){10,}")
-    [readme] = table.findall((ROOT / "README.md").read_text())
-    assert [readme] == table.findall((ROOT / "docs/small.md").read_text())
-
-
 def in_words(title, label, series):
     lines = [f"{title}, over {label}"]
     for name, xs, ys in series:
@@ -162,7 +157,7 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     gan(tmp_path, "s/gan-s1", resemblance=.4)
     row = dict(set="9", distance=1.5, spread=.25, floor=.5, kid=.001, inception_score=2)
     finished(tmp_path, "s/score", net="FID", rows=[row])
-    layers = [["Conv2d", [4, 8, 8], 1234], ["Flatten", [], 0], ["total", [], 1300]]
+    layers = [["", [4, 8, 8], 1234], ["", [8, 8], 5], ["Flatten", [], 0], ["total", [], 1300]]
     finished(tmp_path, "s/networks", tables=dict(net=layers))
     study, shown = report.Study(tmp_path / "s", []), page.Page(tmp_path / "report")
     for line in part("cells").splitlines():
@@ -200,12 +195,12 @@ def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
     shown.table([{"a|b": "<c>\nd"}])
     folder.mkdir(parents=True)
     Image.new("RGB", (2080, 160)).save(folder / "d.png")
-    shown.pictures([('a "[b]"\n<c>', "<svg>"), *[(name, folder / f"{name}.png") for name in "de"]])
+    shown.pictures([('"[b]"\n<c>', "<svg>"), *[(name, folder / f"{name}.png") for name in "de"]])
     assert shown.blocks == ["| a b |\n| --- |\n|  c  d |", "\\\n".join([
-        '![a " b "  c ](x/001.svg)', 'a " b "  c ', "![d](x/study-job-d.jpg)", "d",
+        '![" b "  c ](x/001.svg)', '" b "  c ', "![d](x/study-job-d.jpg)", "d",
         "![e](x/study-job-e.jpg)", "e"])]
     assert Image.open(tmp_path / "x/study-job-d.jpg").size == (1040, 80)
-    image = '<img alt="a &quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>'
+    image = '<img alt="&quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>" b'
     assert image in shown.html() and shown.html().count("src=\"data:image/jpeg;") == 2
 
 
@@ -237,14 +232,12 @@ def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_pa
     assert "Scale unknown" in report.write(tmp_path)[1].read_text()
 
 
-RED, BLUE = 0, 2        # what a job draws; its last images, without what a CycleGAN translated
-
-
 @pytest.mark.parametrize("name, stand_in, shown", [
-    ("drawn lesions (seed 0)", None, {"data-grid": RED, "acgan-grid": RED, "cycle_AK-grid": RED}),
-    ("drawn lesions", "ham10000", {"acgan-grid": RED, "cycle_AK-grid_000009": BLUE}),
-    ("my drawn lesions", None, {"acgan-grid": RED, "cycle_AK-grid_000009": BLUE})])
+    ("drawn lesions (seed 0)", None, {"data-grid": 0, "acgan-grid": 0, "cycle_AK-grid": 0}),
+    ("drawn lesions", "ham10000", {"acgan-grid": 0, "cycle_AK-grid_000009": 2}),
+    ("my drawn lesions", None, {"acgan-grid": 0, "cycle_AK-grid_000009": 2})])
 def test_docs_hold_no_photograph(tmp_path, done, name, stand_in, shown):
+    """0: red, a job's picture; 2: blue, its last images, without what a CycleGAN translated."""
     data(tmp_path, "acgan_cyclegan", name, stand_in)
     gan(tmp_path, "acgan_cyclegan/acgan")
     gan(tmp_path, "acgan_cyclegan/cycle_AK", dict(source="hash"))

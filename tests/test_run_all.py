@@ -18,12 +18,10 @@ def bash(*words, cwd=ROOT):
 
 
 def listed(*words, **place):
-    """[(stage, STUDY/NAME, words of the command), ...]"""
-    jobs = []
+    """(stage, STUDY/NAME, words of the command) of each job."""
     for line in bash("list", *words, **place).stdout.splitlines()[1:]:
         _, stage, name, command = line.split("\t")
-        jobs.append((int(stage), name, shlex.split(command)[1:]))
-    return jobs
+        yield int(stage), name, shlex.split(command)[1:]
 
 
 def options_of(words):
@@ -40,15 +38,13 @@ def options_of(words):
 # ---- The list
 
 def expected(scale):
-    """[(pattern of names, number of jobs, their command), ...] of tests/arms.txt."""
-    rows = []
+    """(pattern of names, number of jobs, their command) of each row of tests/arms.txt."""
     for line in (ROOT / "tests" / "arms.txt").read_text().split("\n\n")[1].splitlines():
         name, _, words = line.strip().partition(" |")
         if not line.startswith(" "):
             pattern, command = name, words
         elif name.split()[0] == scale:
-            rows.append((pattern, int(name.split()[1]), command + words))
-    return rows
+            yield pattern, int(name.split()[1]), command + words
 
 
 @pytest.mark.parametrize("scale", ["quick", "small", "paper"])
@@ -57,7 +53,7 @@ def test_each_arm_is_what_it_should_be(tmp_path, scale):
     own = tmp_path / "my own"
     for name in ("benign", "malignant"):
         (own / name).mkdir(parents=True)
-    jobs = listed(f"--scale={scale}", "--weights", "none", "--out", "/out", "--synthetic", own)
+    jobs = [*listed(f"--scale={scale}", "--weights", "none", "--out", "/out", "--synthetic", own)]
     arms, stages = {name: words for _, name, words in jobs}, {}
     assert len(arms) == len(jobs)
     for stage, name, words in jobs:                 # it comes after those that it names
@@ -104,7 +100,7 @@ def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
     for name in ("vae", *taken):
         (tmp_path / name / "benign").mkdir(parents=True)
         (tmp_path / name / "malignant").mkdir()
-    found = listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)
+    found = [*listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)]
     for _, name, command in found:
         assert ("--dry-run" in command) == (command[1] in ("train", "rank", "score")), name
         assert "results/quick-dry/" in command[-1]          # no result of the same name is lost
@@ -180,8 +176,7 @@ def test_a_study_runs_to_its_report_and_every_cell_is_filled(tmp_path):
             command[command.index("--steps") + 1] = "2"
         text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{shlex.join(command)}\n"
     command = [sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"]
-    found = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT)
-    assert found.returncode == 0, found.stdout
+    subprocess.run(command, input=text, text=True, cwd=ROOT, check=True)
     report.write(tmp_path)
     markdown = (tmp_path / "report.md").read_text()
     assert "not run" not in markdown.replace("was not measured", "") and "39,473,507" in markdown
