@@ -200,7 +200,7 @@ def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
         '![" b "  c ](x/001.svg)', '" b "  c ', "![d](x/study-job-d.jpg)", "d",
         "![e](x/study-job-e.jpg)", "e"])]
     assert Image.open(tmp_path / "x/study-job-d.jpg").size == (1040, 80)
-    image = '<img alt="&quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>" b'
+    image = '<img alt="&quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>"'
     assert image in shown.html() and shown.html().count("src=\"data:image/jpeg;") == 2
 
 
