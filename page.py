@@ -112,7 +112,6 @@ class Page:
 
 
 def cells_of(line):
-    """The cells of a table's line."""
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 

@@ -14,6 +14,7 @@ import functools
 import itertools
 import re
 import time
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -260,8 +261,9 @@ def table_of(study, kind, name):
         called = np.transpose(result["metrics"]["real"]["confusion"])
         parts = {f"called {label}": dict(zip(classes, of)) for label, of in zip(classes, called)}
     elif "train" not in parts:
-        real = study.of("data")[0]["counts"]        # of a classifier: what it learned from
-        parts = {"train real": real["train"], "train with GANs": parts, "test": real["test"]}
+        real = study.of("data")[0]["counts"]        # parts: what a classifier learned from
+        added = Counter(parts) - Counter(real["train"])
+        parts = {"train real": real["train"], "train from GANs": added, "test": real["test"]}
     rows = []
     for label in next(iter(parts.values())):
         rows.append({name: label} | {part: of.get(label, 0) for part, of in parts.items()})
@@ -517,7 +519,6 @@ def first_screen(page, studies, scale):
 
 
 def last_screen(page, studies, scale):
-    """What the GANs' columns mean; devices and commits of each study."""
     page.add("## The columns of the GANs")
     page.add("Of several seeds the worst. Diversity: distance between two samples, each less its "
              f"mean colour, over that of real images; below {metrics.COLLAPSED} it has collapsed. "
@@ -530,9 +531,9 @@ def last_screen(page, studies, scale):
         found = studies[name].of("*")
         if found:
             commits = sorted({str(one.get("commit")) for one in found})
-            devices = sorted({str(one.get("device")) for one in found})
+            devices = Counter(str(one.get("device")) for one in found)
             rows.append({"study": name, "images": studies[name].source,
-                         "jobs": len(found), "on": ", ".join(devices),
+                         "jobs": ", ".join(f"{n} on {device}" for device, n in devices.items()),
                          "commit": ", ".join(commits)})
     page.add("## How this was made")
     page.add(f"Scale {scale}; written {time.strftime('%Y-%m-%d %H:%M')}. The command of each job is "

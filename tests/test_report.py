@@ -214,7 +214,7 @@ def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged)
     file.write_text(file.read_text().replace(whole, damaged))
     markdown = page_of(tmp_path)[0]
     assert "Left out, damaged: controls/cnn_100_mine-s0: " in markdown
-    assert "| controls | unknown images | 1 | a GPU | abc1234 |" in markdown
+    assert "| controls | unknown images | 1 on a GPU | abc1234 |" in markdown
     with pytest.raises(jobs.UserError, match="run_all.sh"):
         report.write(tmp_path / "nothing")
 
