@@ -91,7 +91,7 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     markdown, _, said = page_of(tmp_path)
     assert "| as many further real images | +4.5 points |" in without_intervals(markdown)
     assert without_intervals(said) == part("answer").replace("\n", " ")
-    assert all(words in markdown for words in ("seeds, up to 2.", "Scale small; ", "| 28 on a GPU |"))
+    assert all(words in markdown for words in ("seeds, up to 2.", "Scale small;", "| 28 on a GPU"))
     assert part("gains") in without_intervals(markdown) and part("gans") in markdown
     chart = (tmp_path / "report/001.svg").read_text()
     assert re.findall(r'<circle cx="(\d+)"', chart) == ["259", "173"]      # the DCGAN, my-vae
