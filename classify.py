@@ -33,7 +33,7 @@ import gan
 import jobs
 import metrics
 from jobs import UserError
-from reading import SUFFIXES, photograph
+from reading import SUFFIXES, decode
 
 AUGMENT = {                 # arguments of data.augment
     "none": None,
@@ -580,7 +580,7 @@ def predict(args):
         if path.is_dir() and not below:
             raise UserError(f"{path} holds no images ({', '.join(SUFFIXES)})")
         for file in below or [path]:
-            picture = functools.partial(photograph, file.read_bytes)
+            picture = functools.partial(decode, file.read_bytes)
             rows.append(data.Row(str(file), "", "", "", "", picture))
     images = data.decoded(rows, config.through or config.size, dict(source="photographs"))
     lines = [["image", "called", *config.classes]]

@@ -46,7 +46,7 @@ PARTS |= dict.fromkeys(("test", "testing", "testset", "eval", "evaluation", "hol
 COLUMN_NAMES = {
     "image": "image imageid imagename isicid imgid img filename file imagepath filepath path",
     "label": "label class benignmalignant dx diagnosis diagnostic diagnosis3 diagnosis1",
-    "lesion": "lesionid group lesion lesionno lesionnumber",
+    "lesion": "lesionid lesionno lesionnumber",
     "patient": "patientid patient patientno patientnumber subjectid subject personid",
     "part": "splitbylesion split part subset set partition fold phase usage",
 }
@@ -80,27 +80,23 @@ def plain(text):
     return re.sub(r"[\W_]", "", text.casefold())
 
 
-def class_name(name, binary):
+def class_name(name, binary=False):
     """A class as the studies call it: "akiec" is AK; binary: benign or malignant."""
     key = plain(name.removesuffix(", NOS"))
     short = key.upper()
     for known, names in CLASS_NAMES.items():
         if key in names.split():
             short = known
-    if binary and short not in KINDS:
+    if not binary:
+        return short
+    if short not in KINDS:
         raise UserError(f"is class {name} benign or malignant? Say it in a labels.csv, or "
                         "name other classes: --columns label=... or label=folder")
-    return KINDS[short] if binary else short
-
-
-def kind_of_class(name):
-    """benign or malignant, if that is known."""
-    short = class_name(name, binary=False)
-    return KINDS.get(short, name)
+    return KINDS[short]
 
 
 def is_known(name):
-    return class_name(name, binary=False) in KINDS
+    return class_name(name) in KINDS
 
 
 def plain_name(name, place="class"):
@@ -164,14 +160,10 @@ def files_of(folder):
     return {name: files[name] for name in sorted(files) if not hidden.search(name)}
 
 
-def photograph(read, size):
-    return decode(read(), size)
-
-
-def decode(raw, size):
-    """Bytes of an image file -> uint8 (size, size, 3): shorter side to `size`, centre crop; any
-    mode, EXIF rotation, transparency on white."""
-    with Image.open(io.BytesIO(raw)) as image:
+def decode(read, size):
+    """What read() gives, an image file -> uint8 (size, size, 3): shorter side to `size`, centre
+    crop; any mode, EXIF rotation, transparency on white."""
+    with Image.open(io.BytesIO(read())) as image:
         image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(DEEP):
@@ -183,6 +175,13 @@ def decode(raw, size):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.BICUBIC))
+
+
+def is_mask(name, stems):
+    """Is it no photograph but a mask: by its folder, or by its name beside a picture's?"""
+    stem = Path(name).stem.lower()
+    picture = MASK.sub("", stem)
+    return bool(MASKS.search(name)) or picture != stem and picture in stems
 
 
 def is_deep(read):
@@ -216,13 +215,10 @@ def class_of_folder(folder):
 
 def classes_of_folders(pictures):
     """{image: class}: of its folders the nearest that is a known class, or else the nearest; no
-    part's folder, and none that all images share. Masks of other pictures have none."""
-    stems = {Path(name).stem.lower() for name in pictures}
+    part's folder, and none that all images share."""
     folders, labels = {}, {}
     for name in pictures:
-        stem = Path(name).stem.lower()
-        if not MASK.search(stem) or MASK.sub("", stem) not in stems:
-            folders[name] = [*filter(None, map(class_of_folder, name.split("/")[:-1]))]
+        folders[name] = [*filter(None, map(class_of_folder, name.split("/")[:-1]))]
     shared = set.intersection(*map(set, folders.values()))
     for name, above in folders.items():
         own = [folder for folder in above if folder not in shared]
@@ -296,8 +292,6 @@ def lines_of(place, name, raw, find):
     """(mark between the cells, iterator of (number of a line, its cells)) of a table."""
     text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace", newline="")
     first = text.readline()
-    if first.startswith("sep="):                # as Excel writes it; line 2 is still line 2
-        first = "\n" + text.readline()
     if "\0" in first and kind_of(name) in TABLES:
         raise UserError(f"{place} is not in UTF-8: save it in that encoding")
     mark = max(",;\t|", key=first.count)
@@ -430,7 +424,7 @@ def values_of(tables, files, zeros, named):
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
-                if class_name(before, False) != class_name(text, False):
+                if class_name(before) != class_name(text):
                     what = meaning.replace("table", "part")
                     raise UserError(f"{name}: its {what} is {before!r} in {where}, but {text!r} in "
                                     f"{place}. Mend one, choose by --columns {what}=..., or write "
@@ -455,26 +449,18 @@ def doubts_of(table, told, named):
             names = first_of(table.lost, 2) or "no names"
             yield f"tells the {meaning} of no image that is here: it has {names}"
     settled = {meaning.replace("patient", "lesion") for meaning in told | named.keys()}
-    of_label = table.columns["label"]
-    words = {row[k] for k in of_label for _, row, _ in table.rows}
-    words |= {table.header[k] for k in of_label}
-    if len(of_label) == 1 and not any(map(is_known, words)) and "label" not in named:
-        settled.discard("label")                        # another column may be meant
-    for k in table.columns["lesion"] + table.columns["unused"]:
+    for k in table.columns["unused"]:
         title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
-        seems = ""
-        if cells <= set(PARTS) or re.sub("^(is|in)", "", plain(title)) in PARTS:    # or is_test
-            seems = "part"
-        if re.search("(lesion|patient|subject|case)(id|nr|no|num|number|code)$", plain(title)):
-            seems = "lesion"
+        seems, chosen = "", title
+        if re.sub("^(is|in)", "", plain(title)) in PARTS:       # is_test
+            seems, chosen = "part", "none"                      # 0 and 1 are no parts
+        if cells <= set(PARTS):
+            seems, chosen = "part", title
+        if re.search("(lesion|patient|subject|case)(id|nr|no|num|number|code)?$", plain(title)):
+            seems, chosen = "lesion", title
         if len(cells) > 1 and all(map(is_known, cells)):
-            seems = "label"
-            if k in table.columns["lesion"] and "lesion" not in named:
-                yield f"holds classes in column {title}: --columns lesion=none"
-        chosen = title
-        if seems == "part" and not cells <= set(PARTS):     # 0 and 1 are no parts
-            chosen = "none"
-        if cells and seems and seems not in settled and k in table.columns["unused"]:
+            seems, chosen = "label", title
+        if cells and seems and seems not in settled:
             yield f"seems to tell the {seems} in column {title}: --columns {seems}={chosen}"
 
 
@@ -508,7 +494,7 @@ def rows_of(labels, files, values):
         part = values["part", name][0] or in_folder or values["table", name][0]
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(files[name]())
-        picture = functools.partial(photograph, files[name])
+        picture = functools.partial(decode, files[name])
         row = Row(name, label, lesion or name, part, patient, picture)
         rows.setdefault((file_name, label, part, content), row)
     return list(rows.values())
@@ -516,25 +502,12 @@ def rows_of(labels, files, values):
 
 def refuse_other_tables(folder, files, tables, classes):
     """UserError: folders are to tell the classes, but know few, and a table may know them."""
-    if sum(map(is_known, classes)) >= min(2, len(classes)):
-        return
-    if tables:
-        table = max(tables, key=lambda table: len(table.rows))
-        raise not_understood(folder / table.name, "tells no class of these images", table.header)
-    sheets = [name for name in files if kind_of(name) in SHEETS]
-    if sheets:
-        found = first_of(sheets, 3)
-        raise UserError(f"{folder} has {found}: save what tells classes as .csv, or if folders "
-                        "tell them, --columns label=folder")
-
-
-def refuse_other_groups(rows, told):
-    """UserError: "lesions" of many images each, most of several classes, are none."""
-    pairs = [(row.lesion, row.label) for row in rows if not row.patient]
-    lesions = len({lesion for lesion, _ in pairs})
-    if len(pairs) > 4 * lesions and len(set(pairs)) > 1.5 * lesions:
-        raise UserError(f"{told}: few lesions, most of several classes. If it tells something "
-                        "else: --columns lesion=none")
+    headers = {name: ["unread, save it as .csv"] for name in files if kind_of(name) in SHEETS}
+    for table in sorted(tables, key=lambda table: len(table.rows)):
+        headers[table.name] = table.header
+    if headers and sum(map(is_known, classes)) < min(2, len(classes)):
+        name, header = headers.popitem()            # of most images
+        raise not_understood(folder / name, "tells no class of these images", header)
 
 
 def refuse_folders_of_patients(names):
@@ -550,7 +523,8 @@ def contradicted(labels):
     """The images whose folder is a known class, but of another kind than their label."""
     found = []
     for name, folder in classes_of_folders(labels).items():
-        if is_known(folder) and kind_of_class(folder) != kind_of_class(labels[name]):
+        label = class_name(labels[name])
+        if is_known(folder) and class_name(folder, binary=True) != KINDS.get(label):
             found.append(name)
     return found
 
@@ -598,7 +572,8 @@ def read_rows(folder, zeros=None, columns=()):
     """
     files = files_of(folder)
     images = [name for name in files if kind_of(name) in SUFFIXES]
-    pictures = [name for name in images if not MASKS.search(name)]
+    stems = {Path(name).stem.lower() for name in images}
+    pictures = [name for name in images if not is_mask(name, stems)]
     masks = ["mask"] * (len(images) - len(pictures))
     others = [name for name in files if kind_of(name) not in (*SUFFIXES, *TABLES, "")]
     if not pictures:
@@ -623,8 +598,6 @@ def read_rows(folder, zeros=None, columns=()):
             refuse_other_tables(folder, files, tables, set(labels.values()))
 
     rows = rows_of(labels, files, values)
-    if "lesion" not in named:
-        refuse_other_groups(rows, told_by(tables, "lesion"))
     if not {"lesion", "patient"} & (told | named.keys()):
         refuse_folders_of_patients(labels)
     notes = notes_on(tables, rows, labels, pictures)

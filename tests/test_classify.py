@@ -288,7 +288,7 @@ def test_a_known_set_is_learned_and_new_photographs_are_told(
     rows = list(csv.reader(open(table)))
     assert rows[0] == ["image", "called", *CLASSES]
     assert [row[:2] for row in rows[1:]] == [[str(path), path.stem] for path in files]
-    images = np.stack([reading.decode(path.read_bytes(), 8) for path in files])
+    images = np.stack([reading.decode(path.read_bytes, 8) for path in files])
     printed = np.array([row[2:] for row in rows[1:]], float)
     assert printed == pytest.approx(by_hand(job, data.replace(test, images=images))[1], abs=1e-5)
     assert all("  ".join(row) in said for row in rows) and "not a diagnosis" in said

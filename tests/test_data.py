@@ -40,6 +40,10 @@ def png(image, form="PNG", **options):
     return file.getvalue()
 
 
+def decode(raw, size):
+    return reading.decode(lambda: raw, size)
+
+
 def pictures(names):
     """{name: bytes of a picture that no other name has}."""
     return {name: png(Image.new("RGB", (12, 12), (k, 0, 9))) for k, name in enumerate(names)}
@@ -225,27 +229,27 @@ def test_check_tells_copies_leaks_what_was_left_out_and_what_is_broken(tmp_path,
 def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
     for mode in ("L", "1", "P", "CMYK", "I;16", "LA"):
         form = "JPEG" if mode == "CMYK" else "PNG"
-        made = reading.decode(png(Image.new("RGB", (40, 30), "red").convert(mode), form), 16)
+        made = decode(png(Image.new("RGB", (40, 30), "red").convert(mode), form), 16)
         assert made.shape == (16, 16, 3) and made.dtype == np.uint8, mode
     wide = Image.new("RGB", (90, 30), "red")
     wide.paste("blue", (30, 0, 60, 30))
-    assert (reading.decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()    # not squeezed
+    assert (decode(png(wide), 8)[:, 1:-1] == (0, 0, 255)).all()    # not squeezed
     glass = Image.new("RGBA", (9, 9), (200, 0, 0, 51))                  # a fifth of it, on white
-    assert (reading.decode(png(glass), 8) == (244, 204, 204)).all()
-    assert abs(reading.decode(png(glass.convert("LA")), 8) - 216.0).max() <= 1
+    assert (decode(png(glass), 8) == (244, 204, 204)).all()
+    assert abs(decode(png(glass.convert("LA")), 8) - 216.0).max() <= 1
     half, exif = Image.new("RGB", (20, 20), "white"), Image.Exif()
     half.paste("black", (0, 0, 20, 10))
     exif[274] = 3                                       # upside down
-    assert reading.decode(png(half, exif=exif), 8)[0].mean() > 200
+    assert decode(png(half, exif=exif), 8)[0].mean() > 200
     for bits, grey in ((8, 200), (10, 256), (12, 1024), (12, 4095), (14, 9000), (16, 20000)):
-        made = reading.decode(png(Image.fromarray(np.full((2, 2), grey, np.uint16))), 2)
+        made = decode(png(Image.fromarray(np.full((2, 2), grey, np.uint16))), 2)
         assert abs(int(made[0, 0, 0]) - grey * 255 / (2 ** bits - 1)) <= 1
     half = png(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF")
-    assert reading.decode(half, 2)[0, 0, 0] == 127
+    assert decode(half, 2)[0, 0, 0] == 127
     fine, bars = [Image.fromarray(np.tile(np.uint8(np.arange(64) // wide % 2 * 255), (64, 1)))
                   for wide in (1, 4)]
-    assert abs(reading.decode(png(fine), 16).mean() - 127) < 20         # means, not every fourth
-    assert reading.decode(png(bars, "JPEG"), 16).std() > 80             # nor blurred
+    assert abs(decode(png(fine), 16).mean() - 127) < 20         # means, not every fourth
+    assert decode(png(bars, "JPEG"), 16).std() > 80             # nor blurred
     assert Image.MAX_IMAGE_PIXELS == 64_000_000         # a telephone's are fewer
     warn = "import reading; from PIL import Image as I; reading.warnings.warn('', {})"
     for kind, status in (("UserWarning", 0), ("I.DecompressionBombWarning", 1)):
@@ -254,7 +258,7 @@ def test_photographs_of_every_kind_become_squares_but_no_huge_ones(monkeypatch):
         assert found.returncode == status
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(Image.DecompressionBombError):
-        reading.decode(png(wide), 8)
+        decode(png(wide), 8)
 
 
 # ---- Files of image sets
