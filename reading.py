@@ -292,6 +292,8 @@ def lines_of(place, name, raw, find):
     """(mark between the cells, iterator of (number of a line, its cells)) of a table."""
     text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace", newline="")
     first = text.readline()
+    if first.startswith("sep="):                # as Excel writes it; line 2 is still line 2
+        first = "\n" + text.readline()
     if "\0" in first and kind_of(name) in TABLES:
         raise UserError(f"{place} is not in UTF-8: save it in that encoding")
     mark = max(",;\t|", key=first.count)
