@@ -234,8 +234,8 @@ def classes_of_folders(pictures):
 class Table(NamedTuple):
     name: str           # path below the set's folder
     header: list
-    columns: dict       # {meaning or "unused": [numbers of columns]}, [] where there is none
-    rows: list          # (where it stands, cells, [images]) of the rows that name images
+    columns: dict       # {meaning or "unused": [titles]}, [] where there is none
+    rows: list          # (where it stands, {title: cell}, [images]) of the rows that name images
     lost: list          # what the other rows call their images
 
 
@@ -266,17 +266,17 @@ def finder(pictures):
 
 def understood(header, named):
     """The columns of a Table. A label is one column, or several of 0 and 1, one for each class."""
-    keys = [plain(title) for title in header]
-    columns = collections.defaultdict(list)
+    keys = {plain(title): title for title in header}
+    columns = {}
     for meaning, titles in (COLUMN_NAMES | named).items():
         if meaning == "image":          # each table may have its own
             titles += " " + COLUMN_NAMES["image"]
-        found = [keys.index(key) for key in titles.split() if key in keys]
+        found = [keys[key] for key in titles.split() if key in keys]
         columns[meaning] = found if meaning in named else found[:1]
     if not columns["label"] and "label" not in named:       # as in ISIC's challenges
-        columns["label"] = [k for k, title in enumerate(header) if is_known(title)]
+        columns["label"] = [*filter(is_known, header)]
     used = set(itertools.chain(*columns.values()))
-    columns["unused"] = [k for k in range(len(header)) if k not in used]
+    columns["unused"] = [title for title in header if title not in used]
     return columns
 
 
@@ -304,22 +304,18 @@ def lines_of(place, name, raw, find):
     return mark, ((cells.line_num, [cell.strip() for cell in row]) for row in cells if any(row))
 
 
-def refuse_other_images(place, header, row, image, find):
-    """UserError: a cell names other pictures than the row's. image: [its column's number] or []."""
-    own = set()
-    for k in image:
-        own.update(find(row[k]))
-    for title, cell in zip(header, row):
-        if cell.isdigit():
-            continue
+def refuse_other_images(place, row, own, find):
+    """UserError: a cell names pictures that are not the row's own."""
+    for title, cell in row.items():
         meant = find(cell)
-        if meant and own.isdisjoint(meant):
-            raise not_understood(place, f"has images in column {title}", header)
+        if meant and not cell.isdigit() and set(meant).isdisjoint(own):
+            raise not_understood(place, f"has images in column {title}", [*row])
 
 
 def read_table(place, name, raw, find, named, strict):
     """The Table, without rows if no known column names images: its first rows alone are parsed.
     strict: where the user named no such column, no further one may name other images."""
+    find = functools.partial(find, beside=name[:name.rfind("/") + 1])
     mark, lines = lines_of(place, name, raw, find)
     top = next(lines, (0, []))
     header = top[1]
@@ -330,31 +326,29 @@ def read_table(place, name, raw, find, named, strict):
         of_two = len(header) == 2 and is_known(top[1][1])       # as of ISIC 2016
         if "image" not in named and (len(header) == 1 or of_two):
             header = ["image", "label"][:len(header)]
-    columns = understood(header, named)
-    image = columns["image"][:1]
-    lines = list(lines if image else itertools.islice(lines, 20))       # below a title, say
-    for line, row in lines:
-        if image and any(row[len(header):]):
+    columns, rows, lost = understood(header, named), [], []
+    image = "".join(columns["image"][:1])
+    strict = strict and not (image and "image" in named)
+    for k, (line, cells) in enumerate(lines):
+        if image and any(cells[len(header):]):
             why = f"line {line} has more cells than the header: quote those that hold {mark!r}"
             raise not_understood(place, why, header)
-        row += [""] * (len(header) - len(row))
-    if strict and not (image and "image" in named):
-        for _, row in lines[:20]:
-            refuse_other_images(place, header, row, image, find)
-    if not image:
-        return Table(name, header, columns, [], [])
-
-    for meaning in ("lesion", "patient", "part"):
-        for k in list(columns[meaning]):
-            if {row[k].lower() for _, row in lines} <= NO_ID:   # an empty column is none
-                columns[meaning].remove(k)
-    rows, lost, beside = [], [], name[:name.rfind("/") + 1]
-    for line, row in lines:
-        names = find(row[image[0]], beside)
+        row = dict(zip(header, itertools.chain(cells, itertools.repeat(""))))
+        names = []
+        if image:
+            names = find(row[image])
+        elif k == 20:
+            break
+        if strict and k < 20:
+            refuse_other_images(place, row, names, find)
         if names:
             rows.append((f"{place} line {line}", row, names))
-        else:
-            lost.append(row[image[0]])
+        elif image:
+            lost.append(row[image])
+    for meaning in ("lesion", "patient", "part"):
+        cells = {row[title].lower() for title in columns[meaning] for _, row, _ in rows}
+        if rows and cells <= NO_ID:                 # an empty column is none
+            columns[meaning] = []
     return Table(name, header, columns, rows, lost)
 
 
@@ -385,8 +379,8 @@ def read_tables(folder, files, find, named):
 
 def class_of(table, row, place, zeros):
     """The class that a row tells: its label, or the title of the column that holds its 1."""
-    titles = [table.header[k] for k in table.columns["label"]]
-    cells = [row[k] for k in table.columns["label"]]
+    titles = table.columns["label"]
+    cells = [row[title] for title in titles]
     if len(titles) == 1 and not is_known(titles[0]):
         if cells[0].lower() in EMPTY:
             raise not_understood(place, f"has no label in column {titles[0]}", table.header)
@@ -411,7 +405,7 @@ def values_of(tables, files, zeros, named):
                 raise UserError(f"{place}: different pictures, give their paths: {first_of(names)}")
             told = {}
             for meaning in ("lesion", "patient", "part"):
-                cells = [row[k] for k in table.columns[meaning]]
+                cells = [row[title] for title in table.columns[meaning]]
                 told[meaning] = " ".join(cell for cell in cells if cell.lower() not in NO_ID)
             if told["part"].lower() not in ("", *PARTS):
                 why = f"holds {told['part']!r}, which is not train, val or test"
@@ -438,9 +432,8 @@ def told_by(tables, *meanings):
     """"column dx of HAM10000_metadata.csv", of all tables that tell it; "" if none does."""
     words = []
     for meaning, table in itertools.product(meanings, tables):
-        titles = [table.header[k] for k in table.columns[meaning]]
-        if titles and table.rows:
-            words.append(f"column {first_of(titles, 12)} of {table.name}")
+        if table.columns[meaning] and table.rows:
+            words.append(f"column {first_of(table.columns[meaning], 12)} of {table.name}")
     return first_of(words)
 
 
@@ -451,8 +444,8 @@ def doubts_of(table, told, named):
             names = first_of(table.lost, 2) or "no names"
             yield f"tells the {meaning} of no image that is here: it has {names}"
     settled = {meaning.replace("patient", "lesion") for meaning in told | named.keys()}
-    for k in table.columns["unused"]:
-        title, cells = table.header[k], {row[k].lower() for _, row, _ in table.rows} - NO_ID
+    for title in table.columns["unused"]:
+        cells = {row[title].lower() for _, row, _ in table.rows} - NO_ID
         seems, chosen = "", title
         if re.sub("^(is|in)", "", plain(title)) in PARTS:       # is_test
             seems, chosen = "part", "none"                      # 0 and 1 are no parts
@@ -521,16 +514,6 @@ def refuse_folders_of_patients(names):
                         "into a labels.csv (image, label, patient_id), or --columns patient=none")
 
 
-def contradicted(labels):
-    """The images whose folder is a known class, but of another kind than their label."""
-    found = []
-    for name, folder in classes_of_folders(labels).items():
-        label = class_name(labels[name])
-        if is_known(folder) and class_name(folder, binary=True) != KINDS.get(label):
-            found.append(name)
-    return found
-
-
 def notes_on(tables, rows, labels, pictures):
     """Sentences on what tells classes, lesions and parts, and on what was not used."""
     classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
@@ -544,11 +527,6 @@ def notes_on(tables, rows, labels, pictures):
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
              f"parts: {parts}"]
-    other = contradicted(labels)
-    if other:
-        found = f"{len(other)} images, such as {other[0]} ({labels[other[0]]})"
-        notes.append(f"warning: folders tell other classes of {found}: if they are right, "
-                     "--columns label=folder")
     if told_by(tables, "unused"):
         notes.append(f"not used: {told_by(tables, 'unused')}")
     for name, header, columns, found, lost in tables:
