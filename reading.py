@@ -420,7 +420,8 @@ def values_of(tables, files, zeros, named):
             for name, meaning in itertools.product(names, filter(told.get, told)):
                 text = told[meaning]
                 before, where = values.setdefault((meaning, name), (text, place))
-                if class_name(before) != class_name(text):
+                same = class_name(before) == class_name(text) and meaning == "label"
+                if before != text and not same:
                     what = meaning.replace("table", "part")
                     raise UserError(f"{name}: its {what} is {before!r} in {where}, but {text!r} in "
                                     f"{place}. Mend one, choose by --columns {what}=..., or write "
@@ -476,12 +477,15 @@ def rows_of(labels, files, values):
     content: some archives hold a set twice."""
     rows, spelled = {}, {}
     times = collections.Counter(Path(name).name.lower() for name in labels)
-    patients = collections.defaultdict(set)         # of each lesion
+    patients = collections.defaultdict(set)         # of each lesion, "" for none
     for name in labels:
         patients[values["lesion", name][0]].add(values["patient", name][0])
+    unsure = patients[""]
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name][0], values["patient", name][0]
+        if patient and patient in unsure:       # a picture without a lesion may be of any of his
+            lesion = ""
         # Lesion 1 of patient A is not lesion 1 of patient B
         if patient and (not lesion or len(patients[lesion] - {""}) > 1):
             lesion = f"patient {patient} {lesion}".strip()
