@@ -134,7 +134,8 @@ body{margin:0 auto;max-width:960px;padding:12px;font:16px/1.5 system-ui,sans-ser
 h1+p{font-size:1.2rem}h2{margin-top:2.5em;border-top:1px solid #ddd}
 .scroll{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;vertical-align:top}
-tr>:first-child{position:sticky;left:0;background:#fff;max-width:38vw;overflow-wrap:anywhere}
+tr>:first-child{position:sticky;left:0;background:#fff;min-width:3.5em;max-width:38vw}
+code,tr>:first-child{overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:460px}
 img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem}
 </style>"""

@@ -271,7 +271,9 @@ def table_of(study, kind, name):
 
 
 def figure(page, study, number, title, kind, patterns):
-    page.add(f"**{title}** (figure: {number})")
+    if number != "ours":
+        title = f"Figure {number}. {title}"
+    page.add(f"**{title}**")
     names = [name for name in study.names(patterns) if study.of(name)]
     if not names:
         page.add(f"not run: {patterns}")
