@@ -3,7 +3,6 @@
     python classify.py train cnn --data runs/data --out runs/real        a minute on one core
     python classify.py train cnn --data runs/data --synthetic runs/gan --out runs/hybrid
     python classify.py predict runs/real photo.jpg my_photos/ --csv out.csv
-    python classify.py rank runs/real --data runs/data --class MEL --out runs/ranked
     python classify.py score runs/real runs/gan --data runs/data --out runs/score
 
 Test images are real, and a GAN that saw one is refused. Read NETWORKS first: one entry each.
@@ -115,19 +114,15 @@ def resnet50(classes, weights, width=64):
     return for_imagenet(body, head)
 
 
-def flat(make_body):
+def flat(body, config):
     """Paper 003's comparison networks: an ImageNet body under its notebooks' head."""
-    def build(config):
-        body = make_body(config["weights"])
-        with torch.no_grad():
-            image = torch.zeros(1, 3, config["size"], config["size"])
-            maps = body.eval()(image).numel()
-        head = nn.Sequential(
-            nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
-            nn.Dropout(0.2), nn.Linear(128, len(config["classes"])))
-        return for_imagenet(body, head)
-
-    return build
+    with torch.no_grad():
+        image = torch.zeros(1, 3, config["size"], config["size"])
+        maps = body.eval()(image).numel()
+    head = nn.Sequential(
+        nn.Flatten(), nn.Linear(maps, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
+        nn.Dropout(0.2), nn.Linear(128, len(config["classes"])))
+    return for_imagenet(body, head)
 
 
 def mobilenet_v1_body(weights):
@@ -159,7 +154,7 @@ def inception(classes, size, weights):
 @dataclass
 class Network:
     recipe: dict                # hyper-parameter: (default, source); an option of `train`
-    build: Callable             # config -> network; with `weights` it can start from ImageNet's
+    build: Callable             # config -> network; its `weights`: ImageNet's
     norm_learns: bool = False   # a resting body's BatchNorm learns, as with fastai
 
 
@@ -222,12 +217,12 @@ NETWORKS = {
     "derma_cnn": Network(               # paper 003
         DERMA | dict(dropout=(0.2, "section III.D; Figure 8 varies it")),
         lambda c: derma_cnn(len(c["classes"]), c["size"], c["dropout"])),
-    "vgg16": Network(FROZEN, flat(lambda weights: published("vgg16", weights).features)),
-    "vgg19": Network(FROZEN, flat(lambda weights: published("vgg19", weights).features)),
-    "resnet50_flat": Network(FROZEN, flat(resnet50_body)),
-    "mobilenet_flat": Network(FROZEN, flat(mobilenet_v1_body)),
+    "vgg16": Network(FROZEN, lambda c: flat(published("vgg16", c["weights"]).features, c)),
+    "vgg19": Network(FROZEN, lambda c: flat(published("vgg19", c["weights"]).features, c)),
+    "resnet50_flat": Network(FROZEN, lambda c: flat(resnet50_body(c["weights"]), c)),
+    "mobilenet_flat": Network(FROZEN, lambda c: flat(mobilenet_v1_body(c["weights"]), c)),
     "mobilenet_v2": Network(
-        FROZEN, flat(lambda weights: published("mobilenet_v2", weights).features)),
+        FROZEN, lambda c: flat(published("mobilenet_v2", c["weights"]).features, c)),
     "inception": Network(               # paper 004
         PLAIN | IMAGENET | dict(
             size=(299, "not stated; what Inception V3 was made for"),
@@ -281,7 +276,7 @@ def at_size(images, options):
 
 
 def thinned(images, args):
-    """The images; in a dry run some 64: two steps take less time than a test."""
+    """The images; in a dry run some 64: its steps take less time."""
     every = max(1, len(images) // 64) if args.dry_run else 1
     return images.take(slice(None, None, every))
 
@@ -290,63 +285,57 @@ def load_images(args):
     """(training images, validation images, {"real": test images, "mixed": and synthetic ones},
     what result.json keeps of generators)."""
     prepared = data.load(args.data, args.through or args.size)
-    held_out = prepared.take(np.isin(prepared.split, ("val", "test")))
     real = at_size(prepared, args)
     training = real.part("train").share(args.share)
     counts = training.counts()
     if len(counts) < 2 or 0 in counts.values():
         raise UserError(f"{args.data}: training needs two classes or more, not {counts}")
     val = thinned(real.part("val"), args)
-    test = thinned(real.part("test"), args)
-    leaked, generators = 0, {}
-    added, held_back = [], []
-    if args.start:
-        leaked = count_leaked(args.start, data.load(args.start), held_out, args)
-    for source, whole, last in load_synthetic(args):
-        leaked += count_leaked(source, whole, held_out, args)
-        name = whole.info["generator"]
-        path = whole.info.get("path")   # None: by gan.py
-        if path and (name in gan.GANS or name in generators):
-            name = path                 # no two share a name
-        generators[name] = judged(whole, prepared, args) if path else {}
-        most = len(whole) - last
-        n = round(most * args.use)      # nested: the first n of each set
-        if most < 0:
-            raise UserError(f"{source} holds {len(whole)} images: --mixed-test {last} is too many")
-        added.append(at_size(whole.take(slice(n)), args))
-        held_back.append(at_size(whole.take(slice(most, None)), args))
-
-    tests = {"real": test}
+    tests = dict(real=thinned(real.part("test"), args))
+    added, held_back, of_gans = load_synthetic(args, prepared)
     if args.mixed_test:
-        tests["mixed"] = data.mix([test, *held_back])
+        tests["mixed"] = data.mix([tests["real"], *held_back])
     if args.alone:
         training = training.take(slice(0))
     mixed = data.mix([training, *added])
     if args.shuffle:                    # a placebo: these images under permuted labels
         labels = mixed.labels[len(training):]
         labels[:] = np.random.default_rng(args.seed).permutation(labels)
-    of_gans = dict(leaked=leaked, generators=generators)
     return mixed, val, tests, of_gans
 
 
-def judged(generated, prepared, args):
-    """{measure: value} of images that no job of gan.py measured."""
-    side = generated.images.shape[1]
-    seen = data.resized(prepared.part("train").share(args.share), side)
-    unseen = data.resized(thinned(prepared.part("test"), args), side)
-    return metrics.judge_generated(generated, seen, unseen)
-
-
-def load_synthetic(args):
-    """[(source, its images, how many are for the mixed test alone), ...]"""
+def load_synthetic(args, prepared):
+    """([images to add], [images of the mixed test], what result.json keeps of generators)."""
     if (args.shuffle or args.alone or args.use != 1) and not args.synthetic:
         raise UserError("--shuffle, --alone and --use need a --synthetic set")
-    held_back = args.mixed_test or [0] * len(args.synthetic)
-    if len(held_back) != len(args.synthetic):
+    for_test = args.mixed_test or [0] * len(args.synthetic)
+    if len(for_test) != len(args.synthetic):
         raise UserError("--mixed-test needs one number for each --synthetic set")
-    side = args.through or args.size
-    sets = [data.load_synthetic(source, side) for source in args.synthetic]
-    return zip(args.synthetic, sets, held_back)
+    held_out = prepared.take(prepared.split != "train")
+    leaked, generators = 0, {}
+    added, held_back = [], []
+    if args.start:
+        leaked = count_leaked(args.start, data.load(args.start), held_out, args)
+    for source, last in zip(args.synthetic, for_test):
+        whole = data.load_synthetic(source, args.through or args.size)
+        leaked += count_leaked(source, whole, held_out, args)
+        name = whole.info["generator"]
+        path = whole.info.get("path")   # None: by gan.py, which measured it
+        if path and name in gan.GANS | generators:
+            name = path                 # no two share a name
+        generators[name] = {}
+        if path:
+            side = whole.images.shape[1]
+            seen = data.resized(prepared.part("train").share(args.share), side)
+            unseen = data.resized(prepared.part("test"), side)
+            generators[name] = metrics.judge_generated(whole, seen, unseen)
+        most = len(whole) - last
+        n = round(most * args.use)      # nested: the first n of each set
+        if most < 0:
+            raise UserError(f"{source} has {len(whole)} images: --mixed-test {last} is too many")
+        added.append(at_size(whole.take(slice(n)), args))
+        held_back.append(at_size(whole.take(slice(most, None)), args))
+    return added, held_back, dict(leaked=leaked, generators=generators)
 
 
 def count_leaked(source, whole, held_out, args):
@@ -370,32 +359,13 @@ def train(args):
     out, begun = Path(args.out), time.time()
     device = jobs.start_device(args)
     training, val, tests, of_gans = load_images(args)
-    config = config_of(args, training, tests)
-    config["synthetic"] = sorted(of_gans["generators"])
-    m = build(config, training, args.start, device)     # first: weights may be missing
-    if jobs.start_job(out, config):
-        return
-    step, cost = jobs.timed(train_step, args)
-    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
-    to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
-    loop(m, out, step, val, first, to_do)
-    if of_gans["leaked"]:
-        print(f"LEAK: its GANs saw {of_gans['leaked']} validation and test images")
-    if not args.forget:
-        jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
-    values = test_and_save(out, m.net, tests, device)
-    jobs.finish_job(
-        out, config, time.time() - begun, device, counts=training.counts(), metrics=values,
-        curves=m.record["curves"], **of_gans, lr_finder=m.record["lr_finder"], cost=cost)
-
-
-def config_of(args, training, tests):
     names = "model seed precision shuffle alone through share use".split()
     epoch_steps = len(training) // args.batch
     config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch_steps)
     config |= dict(
         classes=training.classes, train=training.fingerprint(), start="none",
-        tests={name: test.fingerprint() for name, test in tests.items()})
+        tests={name: test.fingerprint() for name, test in tests.items()},
+        synthetic=sorted(of_gans["generators"]))
     if args.start:
         config["start"] = weights_hash(args.start)
     if args.lr_of:
@@ -406,7 +376,21 @@ def config_of(args, training, tests):
     frozen = 0.0                        # share of the steps in which the head learns alone
     if args.start or config.get("weights", "none") != "none":
         frozen = min(1.0, args.frozen_epochs / args.epochs)
-    return config | dict(frozen_steps=round(config["steps"] * frozen))
+    config["frozen_steps"] = round(config["steps"] * frozen)
+    m = build(config, training, args.start, device)     # first: weights may be missing
+    if jobs.start_job(out, config):
+        return
+
+    step, cost = jobs.timed(train_step, args)
+    first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
+    to_do = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
+    loop(m, out, step, val, first, to_do)
+    if not args.forget:
+        jobs.save_state(out / "model.pt", dict(net=m.net.state_dict()))
+    values = test_and_save(out, m.net, tests, device)
+    jobs.finish_job(
+        out, config, time.time() - begun, device, counts=training.counts(), metrics=values,
+        curves=m.record["curves"], **of_gans, lr_finder=m.record["lr_finder"], cost=cost)
 
 
 def build(config, training, start, device):
@@ -415,14 +399,12 @@ def build(config, training, start, device):
     try:
         net = NETWORKS[config["model"]].build(config)
         net.eval()(torch.zeros(1, 3, config["size"], config["size"]))   # too small?
-    except (OSError, ValueError, LookupError, RuntimeError) as problem:     # none, or other --width
-        place = f"{torch.hub.get_dir()}/checkpoints"
-        raise UserError(f"--size {config['size']}: {problem!s:.200}. Give a larger --size, or if "
-                        f"it is --weights, put the file into {place}, or --weights none") from None
+    except (OSError, ValueError, LookupError, RuntimeError) as problem:
+        raise UserError(f"{problem!s:.200}: give a larger --size, put the --weights into "
+                        f"{torch.hub.get_dir()}/checkpoints, or take --weights none") from None
     if start:                           # all but the last layer
         saved, _ = jobs.load_run(start, gan.GANS)
-        state = saved.get("discriminator", {})
-        base = base_of(net)
+        state, base = saved["discriminator"], base_of(net)
         try:
             base.load_state_dict({name: state[name] for name in base.state_dict()})
         except (KeyError, RuntimeError):
@@ -446,15 +428,17 @@ def loop(m, out, train_step, val, first, steps_to_do):
             recent = torch.stack(m.record["recent"])
             loss, accuracy = recent.mean(0).tolist()
             probabilities = class_probabilities(m.net, val.images, m.device)
-            point = dict(loss=loss, accuracy=accuracy)
-            point["val_loss"] = metrics.log_loss(val.labels, probabilities)
-            point["val_accuracy"] = float((probabilities.argmax(1) == val.labels).mean())
+            right = probabilities.argmax(1) == val.labels
+            point = dict(
+                loss=loss, accuracy=accuracy,
+                val_loss=metrics.log_loss(val.labels, probabilities),
+                val_accuracy=float(right.mean()))
             progress.note = jobs.add_point(m.record, out, step + 1, point)
         progress(step + 1)
 
 
 def train_step(m, rate, momentum):
-    """One update. Returns (loss, accuracy) on the device."""
+    """One update. (loss, accuracy)"""
     for group in m.optimizer.param_groups:
         group |= dict(lr=rate, momentum=momentum, betas=(momentum, m.config["beta2"]))
     m.net.train()
@@ -532,7 +516,7 @@ def find_lr(m):
     if len(losses) <= skip:
         raise UserError("the lr finder's loss explodes at once: give --lr")
     lowest = skip + np.argmin(losses[skip:])
-    return dict(lrs=rates[:len(losses)], losses=losses, chosen=rates[lowest] / 10)
+    return dict(losses=losses, chosen=rates[lowest] / 10)
 
 
 # ---- Testing, and finished networks at work
@@ -547,7 +531,7 @@ def class_probabilities(net, images, device):
 
 
 def test_and_save(out, net, tests, device):
-    """The measures of each test set; predictions.csv, a line per image, for paired tests."""
+    """The measures of each test set; predictions.csv, for paired tests."""
     classes, values = tests["real"].classes, {}
     lines = [["test", "image", "lesion", "label", *classes]]
     for name, test in tests.items():
@@ -577,8 +561,6 @@ def predict(args):
     rows = []
     for path in map(Path, args.images):
         below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
-        if path.is_dir() and not below:
-            raise UserError(f"{path} holds no images ({', '.join(SUFFIXES)})")
         for file in below or [path]:
             picture = functools.partial(decode, file.read_bytes)
             rows.append(data.Row(str(file), "", "", "", "", picture))
@@ -588,8 +570,7 @@ def predict(args):
     for file, row in zip(images.ids, probabilities):
         called = config.classes[row.argmax()]
         lines.append([file, called, *(f"{probability:.6f}" for probability in row)])
-    for line in lines:
-        print(*line, sep="  ")
+    print("\n".join(map("  ".join, lines)))
     if args.csv:
         write_csv(args.csv, lines)
     print("A research model's opinion, not a diagnosis: show a skin change to a doctor.")
@@ -613,18 +594,17 @@ def rank(args):
         return
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
-    order = np.argsort(-sure, kind="stable")
-    sure = sure[order].tolist()         # too sure, as in the paper: it has learned these images
+    order = np.argsort(-sure, kind="stable")    # as in the paper, it has learned these images
     images.take(order).save(out / "images.npy")
-    jobs.finish_job(out, asked, time.time() - begun, device, n=len(images), probability=sure)
-    print(f"{out}: {len(images)} images, probability {sure[0]:.3f} to {sure[-1]:.3f}")
+    jobs.finish_job(out, asked, time.time() - begun, device)
+    print(f"{out}: {len(images)} images, surest first")
 
 
 def score(args):
     """FID (FD-<net> in another network), KID, IS of sets; at most half the training part."""
     out, begun = Path(args.out), time.time()
     device = jobs.start_device(args)
-    files = [Path(source) for source in args.sets]
+    files = [*map(Path, args.sets)]
     if args.over_steps:
         files += sorted(Path(args.over_steps).glob("snapshots/*.npy"))
     sets = {file.name.removesuffix(".npy"): thinned(data.load(file), args) for file in files}
@@ -649,11 +629,11 @@ def score(args):
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "
               f"KID {row['kid']:.4f}  IS {row['inception_score']:.2f}")
-    jobs.finish_job(out, config, time.time() - begun, device, net=name, size=side, rows=rows)
+    jobs.finish_job(out, config, time.time() - begun, device, net=name, rows=rows)
 
 
 def feature_extractor(run, device):
-    """(function: image set -> (features (n, d), probabilities), the distance's name, weights)."""
+    """(function: image set -> (features, probabilities), name of the distance, weights)."""
     if run == "inception":
         fid = metrics.inception_features(device)
         return lambda images: fid(images.images), "FID", run
@@ -670,23 +650,6 @@ def feature_extractor(run, device):
     return features, f"FD-{config.model}", weights_hash(run)
 
 
-# ---- Command line
-
-def add_train_options(add):
-    add("--data", required=True, help="split image set: a `prepare` job or an .npy file")
-    add("--synthetic", nargs="*", default=[], help="images to add: GAN jobs, class folders of any "
-        "generator, or CLASS=PATH with a flat folder or an .npz that holds arr_0")
-    add("--use", type=jobs.fraction, default="1", help="the first 1/4, say, of each set")
-    add("--shuffle", action="store_true", help="permute the synthetic labels: a placebo")
-    add("--alone", action="store_true", help="train on the synthetic images alone")
-    add("--mixed-test", nargs="*", type=jobs.at_least(0),
-        help="so many of each set's end into a second test")
-    add("--allow-leak", action="store_true", help="go on if a GAN saw test images; counted")
-    add("--through", type=jobs.at_least(8), help="so many px first: no class shows by its blur")
-    add("--from", dest="start", help="a GAN job: start as its discriminator (trunk)")
-    add("--lr-of", help="the learning rate that the lr finder chose in this job")
-
-
 def main():
     parser = jobs.Parser(prog="classify.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -695,28 +658,37 @@ def main():
     for name, entry in NETWORKS.items():
         p = networks.add_parser(name)
         p.set_defaults(function=train)
-        add_train_options(p.add_argument)
-        jobs.add_training_options(p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
-                                  optimizer=("adam", "adamw", "sgd", "adagrad"))
+        add = p.add_argument
+        add("--data", required=True, help="a `prepare` job or an .npy file")
+        add("--synthetic", nargs="*", default=[],
+            help="images to add: GAN jobs, class folders, CLASS=flat folder or .npz")
+        add("--use", type=jobs.fraction, default="1", help="the first 1/4, say, of each set")
+        add("--shuffle", action="store_true", help="permute their labels: a placebo")
+        add("--alone", action="store_true", help="train on these alone")
+        add("--mixed-test", nargs="*", type=jobs.at_least(0),
+            help="so many of each set's end into a second test")
+        add("--allow-leak", action="store_true", help="go on if a GAN saw test images")
+        add("--through", type=jobs.at_least(8), help="so many px first, blurred as a GAN's")
+        add("--from", dest="start", help="a GAN job: start as its discriminator (trunk)")
+        add("--lr-of", help="a job: take the rate of its lr finder")
+        jobs.add_training_options(
+            p, entry.recipe, augment=AUGMENT, schedule=("constant", "1cycle"),
+            optimizer=("adam", "adamw", "sgd", "adagrad"))
 
-    def command(function):
+    for function in (predict, rank, score):
         p = commands.add_parser(function.__name__, description=function.__doc__)
         p.set_defaults(function=function)
-        p.add_argument("run", help="a finished classifier; score takes inception too, for the FID")
-        return p
-
-    p = command(predict)
-    p.add_argument("images", nargs="+", help="photographs, or folders of them")
-    p.add_argument("--csv", help="write the probabilities here, a line per photograph")
-
-    judge = command(score)
-    judge.add_argument("sets", nargs="*", help="GAN jobs or image sets")
-    judge.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
-    for p in (command(rank), judge):
-        p.add_argument("--class", dest="of_class", required=p is not judge, help="of this alone")
+        p.add_argument("run", help="a finished classifier; for the FID: inception")
+        if function is predict:
+            p.add_argument("images", nargs="+", help="photographs, or folders of them")
+            p.add_argument("--csv", help="write the probabilities here")
+            continue
+        p.add_argument("--class", dest="of_class", required=function is rank, help="of this alone")
         p.add_argument("--data", required=True, help="split image set: its training part")
         p.add_argument("--out", required=True, help="folder of this job")
         jobs.add_common_options(p)
+    p.add_argument("sets", nargs="*", help="GAN jobs or image sets")    # of score, the last
+    p.add_argument("--over-steps", help="a GAN job: judge its snapshots too")
     args = parser.parse_args()
     args.function(args)
 

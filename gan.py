@@ -5,16 +5,13 @@
         --lr 1e-3 --steps 400 --out runs/gan           half a minute on one core
     python gan.py sample runs/gan --n 1000 --out more/        more images, as PNG files
 
-`train GAN --help` lists every hyper-parameter and its source. Read GANS below first: a model is
-one entry. Samples come from averaged weights in eval mode: an image is the same in any batch.
+Read GANS below first: a model is one entry; `train GAN --help` lists its numbers and sources.
 """
 import copy
 import re
-import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -34,7 +31,7 @@ from jobs import UserError
 
 @dataclass
 class Training:
-    """The networks of a training and what they learn with. The checkpoint has all their states."""
+    """Networks and what they learn with. The checkpoint has all their states."""
     config: dict                        # all that decides the result: the recipe and more
     device: torch.device
     autocast: torch.autocast            # bfloat16 inside, where the config says so
@@ -94,8 +91,7 @@ def chance(logit):
     return logit.float().sigmoid().mean()
 
 
-# ---- 4x4 kernels, 64 px: paper 000's WGAN-GP and, without biases, paper 003's DCGAN. Initial
-# weights: PyTorch's
+# ---- 4x4 kernels, 64 px: WGAN-GP (000); without biases DCGAN (003). PyTorch's first weights
 
 def wgan_gp_generator(z_dim=200, width=224, bias=True):
     """Table 3: 39,473,507 parameters. z (n, z_dim, 1, 1) -> image (n, 3, 64, 64) in [-1, 1].
@@ -130,7 +126,7 @@ def conv4_discriminator(width, norm, bias):
 def wgan_gp_critic(width=224):
     """Table 2 (width 224): 33,767,777 parameters; Table 1 (width 64), whose first row lacks its
     bias: 2,766,657. InstanceNorm as there; the text's BatchNorm would tie a batch together."""
-    return conv4_discriminator(width, partial(nn.InstanceNorm2d, affine=True), bias=True)
+    return conv4_discriminator(width, lambda maps: nn.InstanceNorm2d(maps, affine=True), bias=True)
 
 
 def gradient_penalty(critic, real, fake, weight=10.0):
@@ -622,8 +618,7 @@ GANS = {
             z_dim=(100, "section 3.2: uniform"),
             width=(128, "not stated; DCGAN paper's figure: 1024, 512, 256, 128 maps"),
             batch=(64, "section 4.3"),
-            epochs=(300.0, "section 4.3"),
-            lr=(2e-4, "not stated; DCGAN paper")),
+            epochs=(300.0, "section 4.3")),
         generator=lambda c: dcgan_generator(c["z_dim"], c["width"]),
         discriminator=lambda c: dcgan_discriminator(c["width"]),
         step=dcgan_step, noise="uniform"),
@@ -642,18 +637,8 @@ def as_inputs(config, z, labels):
     return z[:, :, None, None]
 
 
-def inputs_of(config, source, labels, seed):
-    """What images of these labels are drawn from: the first of `source`, or noise of this seed."""
-    if source is not None:
-        return data.to_tensor(source.images[:len(labels)])
-    rng = np.random.default_rng(seed)
-    draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[GANS[config["model"]].noise]
-    z = draw_z((len(labels), config["z_dim"]), np.float32)
-    return as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
-
-
 def drawn_classes(config):
-    """The classes of a model's samples: all if it is told the class, else the one it learned."""
+    """The classes of samples: all if the model is told, else the one it learned."""
     if GANS[config["model"]].labels:
         return config["classes"]
     return [config["of_class"] or "unlabelled"]
@@ -676,7 +661,7 @@ def update_average(average, net, step, decay):
 
 @torch.no_grad()
 def draw(generator, inputs, batch=64):
-    """Images of a generator in eval mode, of noise or of uint8 images: uint8 (n, h, w, 3)."""
+    """Images of a generator in eval mode (the same in any batch), of noise or images: uint8."""
     device = next(generator.parameters()).device
     images = []
     for some in inputs.split(batch):
@@ -687,16 +672,21 @@ def draw(generator, inputs, batch=64):
 
 
 def sample_set(name, config, generator, source, labels, seed, **seen):
-    """Samples of these labels, or as many as there are to translate; `seen` goes with them."""
-    inputs = inputs_of(config, source, labels, seed)
-    if "dry_run_of" in config:            # four, again and again
-        pictures = draw(generator, inputs[:4])
-        pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
+    """Samples of these labels, at most as many as `source` has; `seen` goes with them."""
+    model, classes = config["model"], drawn_classes(config)
+    if source is None:
+        rng = np.random.default_rng(seed)
+        draw_z = dict(normal=rng.standard_normal, uniform=rng.random)[GANS[model].noise]
+        z = draw_z((len(labels), config["z_dim"]), np.float32)
+        inputs = as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
     else:
-        pictures = draw(generator, inputs)
+        inputs = data.to_tensor(source.images[:len(labels)])
+    few = 4 if "dry_run_of" in config else None         # then again and again
+    pictures = draw(generator, inputs[:few])
+    pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
+
     ids = np.array([f"{name}/{k:05d}" for k in range(len(pictures))])
     no_part = np.zeros(len(ids), "U5")
-    model, classes = config["model"], drawn_classes(config)
     info = dict(source=f"{model} {name}", generator=model, size=config["size"]) | seen
     return data.ImageSet(pictures, labels[:len(ids)], classes, ids, ids, no_part, info)
 
@@ -704,7 +694,6 @@ def sample_set(name, config, generator, source, labels, seed, **seen):
 # ---- Training
 
 def training_part(path, of_class=None, size=None):
-    """The training images of a set, of one class if it is named, resized if a size is given."""
     images = data.load(path, size).part("train")
     if of_class:
         images = images.of_class(of_class)
@@ -712,11 +701,8 @@ def training_part(path, of_class=None, size=None):
 
 
 def load_images(args):
-    """(images to learn from, unseen test images), of --class alone if given. --leak: all, none."""
+    """(images to learn from, unseen test images), of --class if given. --leak: all, none."""
     whole = data.load(args.data, args.size)
-    if not whole.split.any():
-        print(f"{args.data} has no split: this GAN sees every image (`python data.py prepare` "
-              "makes one)", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images = whole if args.leak else whole.part("train")
@@ -728,7 +714,7 @@ def load_images(args):
 
 
 def labels_to_draw(args, config, like):
-    """(n,) class numbers of what --samples asks for; 1/1: as many as are in the set `like`."""
+    """(n,) class numbers of what --samples asks for; 1/1: as many as `like` has."""
     classes = drawn_classes(config)
     if args.samples == "balance":         # in turn, until each has as many as the largest class
         counts = training_part(args.data, size=args.size).share(args.share).counts()
@@ -738,7 +724,7 @@ def labels_to_draw(args, config, like):
         turns = [(k, label) for label, n in enumerate(lacking) for k in range(n)]
         return np.array([label for _, label in sorted(turns)] or [0])
     if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
-        raise UserError(f"--samples {args.samples}: give a number, a multiple like 3/2, or balance")
+        raise UserError(f"--samples {args.samples}: give a number, a multiple (3/2) or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(like)
@@ -747,7 +733,6 @@ def labels_to_draw(args, config, like):
 
 
 def train(args):
-    """Set up, train, finish."""
     entry, out, begun = GANS[args.model], Path(args.out), time.time()
     device = jobs.start_device(args)
     images, unseen = load_images(args)
@@ -760,13 +745,12 @@ def train(args):
     config |= dict(classes=images.classes, data=images.fingerprint())
     if entry.translates:
         config["source"] = source.fingerprint()
-    if entry.labels and args.of_class:
-        raise UserError(f"--class {args.of_class}: {args.model} learns every class")
-    if entry.labels and args.z_dim < len(images.classes):
-        raise UserError(f"--z-dim {args.z_dim}: z begins with {len(images.classes)} classes")
+    if entry.labels and (args.of_class or args.z_dim < len(images.classes)):
+        raise UserError(f"{args.model} is told all classes in z: without --class, "
+                        f"with --z-dim from {len(images.classes)}")
     labels = labels_to_draw(args, config, to_draw)
     if entry.translates and len(labels) > len(source):
-        raise UserError(f"--samples {args.samples}: there are {len(source)} images to translate")
+        raise UserError(f"--samples {args.samples}: --source has {len(source)} images")
     config["samples"] = len(labels)
     if jobs.start_job(out, config):
         return
@@ -776,7 +760,18 @@ def train(args):
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
     loop(m, out, train_step, steps, jobs.Progress(out.name, config["steps"], first))
-    finish(m, args, unseen, labels, begun, cost)
+
+    if not args.forget:
+        jobs.save_state(out / "model.pt", dict(
+            average=m.average.state_dict(), discriminator=m.discriminator.state_dict()))
+    seen = data.what_was_seen(images, source)
+    generated = sample_set(out.name, config, m.average, source, labels, args.seed + 1, **seen)
+    generated.save(out / "samples.npy")
+    values = metrics.judge_generated(generated, images, unseen, args.seed, source)
+    jobs.finish_job(out, config, time.time() - begun, device, counts=images.counts(),
+                    metrics=values, curves=m.record["curves"], cost=cost)
+    state = "COLLAPSED" if values["collapsed"] else "alive"
+    print(f"{out}: {len(generated)} samples, {state}, see {out}/grid.png")
 
 
 def build(config, images, source, device):
@@ -814,8 +809,9 @@ def make_optimizer(config, *nets):
 
 
 def loop(m, out, train_step, steps_to_do, progress):
-    """The training: a step on a new batch, average, log; steps_to_do saves."""
-    steps = m.config["steps"]
+    """A step on a new batch, average, log; steps_to_do saves."""
+    steps, seed = m.config["steps"], m.config["seed"]
+    drawn = out.name, m.config, m.average, m.source
     window = max(1, steps // 200)         # steps between two points of the curves
     m.record["curves"]["window"] = window
     for m.step in steps_to_do:
@@ -826,45 +822,17 @@ def loop(m, out, train_step, steps_to_do, progress):
         if done % window == 0 or done == steps:     # only here the loop waits for the device
             means = torch.stack(m.record["recent"]).float().mean(0).tolist()
             progress.note = jobs.add_point(m.record, out, done, dict(zip(values, means)))
-        if done * 10 // steps > m.step * 10 // steps:
-            log_samples(m, out, done)
+        if done * 10 // steps > m.step * 10 // steps:       # every tenth of the training
+            samples = sample_set(*drawn, in_turn(m.config, 16), seed).images
+            data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
+            if m.source is not None:      # sources above what became of them
+                samples = np.concatenate([m.source.images[:8], samples[:8]])
+            data.save_grid(out / "grid.png", samples)
+            labels = in_turn(m.config, m.config["snapshots"])
+            if len(labels):               # to be measured later: paper 004, Figure 6
+                more = sample_set(*drawn, labels, seed + 2)
+                more.save(out / f"snapshots/{done:06d}.npy")
         progress(done)
-
-
-def log_samples(m, out, done):
-    """Every tenth of the training: save a grid of samples, and --snapshots."""
-    config, seed = m.config, m.config["seed"]
-    labels = in_turn(config, 16)
-    samples = sample_set(out.name, config, m.average, m.source, labels, seed).images
-    data.save_grid(out / f"grid_{done:06d}.png", samples[:8])
-    if m.source is not None:              # sources above what became of them
-        samples = np.concatenate([m.source.images[:8], samples[:8]])
-    data.save_grid(out / "grid.png", samples)
-
-    if config["snapshots"]:               # to be measured later: paper 004, Figure 6
-        labels = in_turn(config, config["snapshots"])
-        more = sample_set(out.name, config, m.average, m.source, labels, seed + 2)
-        more.save(out / f"snapshots/{done:06d}.npy")
-
-
-def finish(m, args, unseen, labels, begun, cost):
-    """Weights, samples, their measures, result.json."""
-    out, config, seed = Path(args.out), m.config, m.config["seed"]
-    if not args.forget:
-        jobs.save_state(out / "model.pt", dict(
-            average=m.average.state_dict(), discriminator=m.discriminator.state_dict()))
-
-    seen = data.what_was_seen(m.images, m.source)
-    generated = sample_set(out.name, config, m.average, m.source, labels, seed + 1, **seen)
-    generated.save(out / "samples.npy")
-
-    values = metrics.judge_generated(generated, m.images, unseen, seed, m.source)
-    jobs.finish_job(out, config, time.time() - begun, m.device, counts=m.images.counts(),
-                    metrics=values, curves=m.record["curves"], cost=cost)
-    print(f"{out}: {config['steps']} steps, {len(generated)} samples, see {out}/grid.png")
-    if values["collapsed"]:
-        how = "COLLAPSED: diversity {diversity:.2f}, distinctness {distinctness:.2f}"
-        print(how.format(**values))
 
 
 # ---- More samples, layer tables
@@ -885,10 +853,10 @@ def sample(args):
         labels[:] = classes.index(args.of_class)
     if entry.translates:
         if not args.source:
-            raise UserError(f"{run} is a {config['model']}: give --source, the images to translate")
+            raise UserError(f"{run} is a {config['model']}: give --source, what to translate")
         source = training_part(args.source, config["source_class"], config["size"])
         if args.n > len(source):
-            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images to translate")
+            raise UserError(f"--n {args.n}: {args.source} has {len(source)} images")
     seen = data.what_was_seen(data.load(run / "samples.npy"), source)
     generated = sample_set(
         f"{run.name}/{args.seed}", config, generator, source, labels, args.seed, **seen)
@@ -911,7 +879,7 @@ def layer_table(net, shape):
 
 
 def describe(args):
-    """The layer tables of a model; for paper 000 also Table 1, the critic of width 64."""
+    """The layer tables of a model; of paper 000 also its Table 1."""
     entry = GANS[args.model]
     config = {name: value for name, (value, _) in entry.recipe.items()} | dict(classes=data.EIGHT)
     image = (3, config["size"], config["size"])
@@ -929,23 +897,6 @@ def describe(args):
         jobs.finish_job(args.out, config, 0.0, "cpu", tables=tables)
 
 
-# ---- Command line
-
-def add_train_options(add, entry):
-    add("--data", required=True, help="image set: a `prepare` job, an .npy file or a folder")
-    add("--class", dest="of_class", help="train on this class alone")
-    add("--samples", default="64",
-        help="images to draw at the end (64); 3/2: a multiple of the training images, or of those "
-             "to translate; balance: as many as --class, or each class of an ACGAN, lacks")
-    add("--leak", action="store_true", help="train on validation and test images too")
-    add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many at each tenth")
-    if entry.translates:
-        add("--source", required=True, help="image set to translate from")
-        add("--source-class", help="translate from this class alone")
-        add("--top", type=jobs.fraction, default=Fraction(1),
-            help="this first part of --data, ranked by `classify.py rank`: paper 002's alpha")
-
-
 def main():
     parser = jobs.Parser(prog="gan.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -954,23 +905,35 @@ def main():
     for name, entry in GANS.items():
         p = models.add_parser(name)
         p.set_defaults(function=train)
-        add_train_options(p.add_argument, entry)
+        add = p.add_argument
+        add("--data", required=True, help="a `prepare` job, an .npy file or a folder")
+        add("--class", dest="of_class", help="train on this class alone")
+        add("--samples", default="64",
+            help="images to draw (64); 3/2: a multiple of the training images, or of "
+                 "those to translate; balance: what its classes lack")
+        add("--leak", action="store_true", help="train on validation and test images too")
+        add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many at each tenth")
+        if entry.translates:
+            add("--source", required=True, help="image set to translate from")
+            add("--source-class", help="translate from this class alone")
+            add("--top", type=jobs.fraction, default=Fraction(1),
+                help="this first part of --data, ranked by `classify.py rank`: 002's alpha")
         jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes,
                                   z_dim=entry.z_dims)
 
-    p = commands.add_parser("describe", help="print layer tables", description=describe.__doc__)
+    p = commands.add_parser("describe", help="print layer tables")
     p.set_defaults(function=describe)
     p.add_argument("model", choices=GANS)
-    p.add_argument("--out", help="folder for a result.json with the tables")
+    p.add_argument("--out", help="folder for its result.json")
 
-    p = commands.add_parser("sample", help="draw more images", description=sample.__doc__)
+    p = commands.add_parser("sample", help="draw more images")
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
-    p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (default 64)")
+    p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (64)")
     p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
-    p.add_argument("--source", help="for a CycleGAN: the set whose training part it translates")
-    p.add_argument("--out", required=True, help="a file ending in .npy, or a folder for PNG files")
+    p.add_argument("--source", help="of a CycleGAN: translate the training part of this set")
+    p.add_argument("--out", required=True, help="an .npy file, or a folder for PNG files")
     args = parser.parse_args()
     args.function(args)
 
