@@ -364,8 +364,7 @@ def train(args):
     config = jobs.config_of(args, names, NETWORKS[args.model].recipe, epoch_steps)
     config |= dict(
         classes=training.classes, train=training.fingerprint(), start="none",
-        tests={name: test.fingerprint() for name, test in tests.items()},
-        synthetic=sorted(of_gans["generators"]))
+        tests={name: test.fingerprint() for name, test in tests.items()})
     if args.start:
         config["start"] = weights_hash(args.start)
     if args.lr_of:
@@ -377,6 +376,7 @@ def train(args):
     if args.start or config.get("weights", "none") != "none":
         frozen = min(1.0, args.frozen_epochs / args.epochs)
     config["frozen_steps"] = round(config["steps"] * frozen)
+    config["synthetic"] = sorted(of_gans["generators"])
     m = build(config, training, args.start, device)     # first: weights may be missing
     if jobs.start_job(out, config):
         return
