@@ -35,9 +35,8 @@ class Training:
     config: dict                        # all that decides the result: the recipe and more
     device: torch.device
     autocast: torch.autocast            # bfloat16 inside, where the config says so
-    images: data.ImageSet               # real ones, to learn from
     source: data.ImageSet               # what a CycleGAN translates: images of A; else None
-    batches: data.Batches               # of the real images
+    batches: data.Batches               # of real images, to learn from
     generator: nn.Module                # noise -> image; a CycleGAN's: image of A -> of B
     discriminator: nn.Module            # image -> is it real? a CycleGAN's: image of B
     average: nn.Module                  # moving average of the generator: draws the samples
@@ -660,11 +659,11 @@ def update_average(average, net, step, decay):
 
 
 @torch.no_grad()
-def draw(generator, inputs, batch=64):
+def draw(generator, inputs):
     """Images of a generator in eval mode (the same in any batch), of noise or images: uint8."""
     device = next(generator.parameters()).device
     images = []
-    for some in inputs.split(batch):
+    for some in inputs.split(64):
         if some.dtype == torch.uint8:               # as floats thousands would fill memory
             some = scaled(some)
         images.append(data.to_uint8(generator(some.to(device)).float()))
@@ -784,7 +783,7 @@ def build(config, images, source, device):
     generator, discriminator = net(entry.generator), net(entry.discriminator)
     bf16 = config["precision"] == "bf16"
     m = Training(
-        config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), images, source,
+        config, device, torch.autocast(device.type, torch.bfloat16, enabled=bf16), source,
         batches=data.Batches(images, config["batch"], config["seed"], device, entry.translates),
         generator=generator, discriminator=discriminator,
         average=copy.deepcopy(generator).eval().requires_grad_(False),

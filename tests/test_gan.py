@@ -81,6 +81,7 @@ def training(name, device="cpu", **changes):
     source = images.take(slice(12, 24)) if name == "cyclegan" else None
     torch.manual_seed(0)
     m = gan.build(config, images.take(slice(12)), source, torch.device(device))
+    m.images = images.take(slice(12))
     m.nets = [net for net in (m.generator, m.discriminator, m.back, m.judge_a) if net is not None]
     for weight in nn.ModuleList(m.nets).parameters():
         spread = 1.5 * weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.3
