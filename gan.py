@@ -906,17 +906,15 @@ def main():
         p.set_defaults(function=train)
         add = p.add_argument
         add("--data", required=True, help="a `prepare` job, an .npy file or a folder")
-        add("--class", dest="of_class", help="train on this class alone")
-        add("--samples", default="64",
-            help="images to draw (64); 3/2: a multiple of the training images, or of "
-                 "those to translate; balance: what its classes lack")
+        add("--class", dest="of_class", help="of this class alone")
+        add("--samples", default="64", help="how many to draw (64); 3/2: a multiple of the images "
+            "to learn from, or to translate; balance: what its classes lack")
         add("--leak", action="store_true", help="train on validation and test images too")
         add("--snapshots", type=jobs.at_least(0), default=0, help="keep so many at each tenth")
         if entry.translates:
-            add("--source", required=True, help="image set to translate from")
+            add("--source", required=True, help="set to translate from")
             add("--source-class", help="translate from this class alone")
-            add("--top", type=jobs.fraction, default=Fraction(1),
-                help="this first part of --data, ranked by `classify.py rank`: 002's alpha")
+            add("--top", type=jobs.fraction, default=Fraction(1), help="first part of a ranked --data")
         jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes,
                                   z_dim=entry.z_dims)
 
@@ -928,7 +926,7 @@ def main():
     p = commands.add_parser("sample", help="draw more images")
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
-    p.add_argument("--n", type=jobs.at_least(1), default=64, help="number of images (64)")
+    p.add_argument("--n", type=jobs.at_least(1), default=64, help="how many (64)")
     p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
     p.add_argument("--source", help="of a CycleGAN: translate the training part of this set")
