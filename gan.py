@@ -914,7 +914,7 @@ def main():
         if entry.translates:
             add("--source", required=True, help="set to translate from")
             add("--source-class", help="translate from this class alone")
-            add("--top", type=jobs.fraction, default=Fraction(1), help="first part of a ranked --data")
+            add("--top", type=jobs.fraction, default=Fraction(1), help="first part, by rank: alpha")
         jobs.add_training_options(p, entry.recipe, optimizer=("adam", "sgd"), size=entry.sizes,
                                   z_dim=entry.z_dims)
 
