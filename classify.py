@@ -276,7 +276,7 @@ def at_size(images, options):
 
 
 def thinned(images, args):
-    """The images; in a dry run some 64: its steps take less time."""
+    """The images; in a dry run some 64: two steps take less time."""
     every = max(1, len(images) // 64) if args.dry_run else 1
     return images.take(slice(None, None, every))
 
@@ -438,7 +438,7 @@ def loop(m, out, train_step, val, first, steps_to_do):
 
 
 def train_step(m, rate, momentum):
-    """One update. (loss, accuracy)"""
+    """One update. Returns (loss, accuracy) on the device."""
     for group in m.optimizer.param_groups:
         group |= dict(lr=rate, momentum=momentum, betas=(momentum, m.config["beta2"]))
     m.net.train()
@@ -594,7 +594,7 @@ def rank(args):
         return
     probabilities = class_probabilities(net, at_size(images, config).images, device)
     sure = probabilities[:, config.classes.index(args.of_class)]
-    order = np.argsort(-sure, kind="stable")    # as in the paper, it has learned these images
+    order = np.argsort(-sure, kind="stable")    # too sure, as in the paper: it learned them
     images.take(order).save(out / "images.npy")
     jobs.finish_job(out, asked, time.time() - begun, device)
     print(f"{out}: {len(images)} images, surest first")

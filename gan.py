@@ -906,7 +906,7 @@ def main():
         p.set_defaults(function=train)
         add = p.add_argument
         add("--data", required=True, help="a `prepare` job, an .npy file or a folder")
-        add("--class", dest="of_class", help="of this class alone")
+        add("--class", dest="of_class", help="learn this class alone")
         add("--samples", default="64", help="how many to draw (64); 3/2: a multiple of the images "
             "to learn from, or to translate; balance: what its classes lack")
         add("--leak", action="store_true", help="train on validation and test images too")
