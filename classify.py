@@ -348,6 +348,8 @@ def count_leaked(source, whole, held_out, args):
     if seen.any() and not args.allow_leak:
         raise UserError(f"{source}: {seen.sum()} validation and test images were seen: let a GAN "
                         "learn from the training part of --data, or give --allow-leak")
+    if seen.any():
+        print(f"LEAK: {source}: {seen.sum()} validation and test images were seen")
     if "digests" not in whole.info:
         print(f"{source}: only its own images can be checked for leaks", file=sys.stderr)
     return int(seen.sum())

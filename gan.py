@@ -9,6 +9,7 @@ Read GANS below first: a model is one entry; `train GAN --help` lists its number
 """
 import copy
 import re
+import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -702,6 +703,8 @@ def training_part(path, of_class=None, size=None):
 def load_images(args):
     """(images to learn from, unseen test images), of --class if given. --leak: all, none."""
     whole = data.load(args.data, args.size)
+    if not whole.split.any():
+        print(f"{args.data} has no split: this GAN learns from every image", file=sys.stderr)
     if args.of_class:
         whole = whole.of_class(args.of_class)
     images = whole if args.leak else whole.part("train")

@@ -392,7 +392,8 @@ def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesion
         options = [*TINY, "--synthetic", tmp_path / f"{k}.npy"]
         if leaked:
             train("no", *options, refusal=[f"{leaked} validation and test"])
-        assert train(f"job{k}", *options, *["--allow-leak"][:leaked]).leaked == leaked
+        job = train(f"job{k}", *options, *["--allow-leak"][:leaked])
+        assert job.leaked == leaked and ("LEAK" in job.said) == bool(leaked)
 
     both = [*TINY, "--synthetic", tmp_path / "1.npy", tmp_path / "2.npy", "--allow-leak"]
     assert train("both", *both).leaked == 16

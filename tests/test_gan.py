@@ -1,7 +1,7 @@
 """Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
 import copy
 import re
-from types import SimpleNamespace
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -292,7 +292,8 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         assert (samples.images == gan.draw(m.average, pixels[:n])).all()
 
 
-def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, refused, lesions):
+def test_what_a_gan_learns_from_and_draws(
+        tmp_path, monkeypatch, capsys, command, done, refused, lesions):
     asked, judge = [], metrics.judge_generated
     monkeypatch.setattr(metrics, "judge_generated", lambda *x: asked.append(x) or judge(*x))
     train = lesions.part("train")               # 40 benign, 38 malignant
@@ -327,9 +328,11 @@ def test_what_a_gan_learns_from_and_draws(tmp_path, monkeypatch, command, done, 
         assert config.get("source") == (translated and translated.fingerprint())
     assert config.keys() >= {"leak", "share", "source_class", "top", "samples"}
     data.built_in(15, 8).save(tmp_path / "uneven.npy")      # of eight classes 1 2 3 1 2 3 1 2
-    args = SimpleNamespace(samples="balance", data=tmp_path / "uneven.npy", size=8, share=1)
+    args = Namespace(samples="balance", data=tmp_path / "uneven.npy", size=8, share=1,
+                     of_class="NV", leak=False)
     turns = gan.labels_to_draw(args, recipe("acgan"), None).tolist()
     assert turns == [0, 1, 3, 4, 6, 7, 0, 3, 6]
+    assert len(gan.load_images(args)[0]) == 3 and "has no split" in capsys.readouterr().err
 
 
 def test_a_loop_keeps_means_ten_snapshots_and_pictures_of_the_average(tmp_path, monkeypatch):
