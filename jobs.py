@@ -7,6 +7,7 @@ import argparse
 import collections
 import contextlib
 import fcntl
+import importlib.metadata
 import io
 import json
 import math
@@ -21,7 +22,6 @@ import threading
 import time
 import zipfile
 from fractions import Fraction
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -59,14 +59,10 @@ def run_cli(main):
         message, status = "stopped. The same command goes on from the last checkpoint", 130
     except UserError as problem:
         message = str(problem)
-    except OSError as problem:
-        message = (f"cannot use {problem.filename or 'the output'}: {problem.strerror or problem}. "
-                   "Nothing finished is lost: mend it and start again")
-    except (MemoryError, RuntimeError) as problem:  # torch's own are RuntimeErrors
-        signs = ("MemoryError", "of memory", "allocate memory", "overflow")
-        if not any(sign in repr(problem) for sign in signs):
-            raise
-        message = f"too little memory for images or networks of that size ({problem})"
+    except (OSError, MemoryError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "memory" not in str(problem):
+            raise                                   # torch lacks memory by RuntimeErrors
+        message = f"{problem}. Nothing finished is lost: mend that or use less memory, start again"
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -92,25 +88,18 @@ def at_least(low, kind=int, below=1e12):
 fraction = at_least(1e-12, Fraction, below=1 + 1e-12)       # 1/4, 0.25 or 2000/24000, exactly
 
 
-def readable_time(seconds):
-    """40 s, 12 min, 2.5 h."""
-    if seconds < 6000:
-        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 class Progress:
-    """A line on standard error every few seconds: how far, the last losses, time left."""
-    def __init__(self, name, total, start=0):
-        self.name, self.total, self.first, self.note = name, total, start, ""
+    """A line on standard error every few seconds: how far, a note, time left."""
+    def __init__(self, name, total, start=0, every=5):
+        self.name, self.end, self.first, self.every, self.note = name, total, start, every, ""
         self.begun = self.spoke = time.time()
 
     def __call__(self, step):
         now = time.time()
-        if now - self.spoke > 5:                    # short work says nothing
-            self.spoke, done = now, max(step - self.first, 1)
-            left = readable_time((now - self.begun) / done * (self.total - step))
-            print(f"{self.name}  {step}/{self.total}  {self.note}  {left} left", file=sys.stderr)
+        if now - self.spoke >= self.every:          # short work says nothing
+            self.spoke = now
+            left = (now - self.begun) / (step - self.first) * (self.end - step) / 60
+            print(f"{self.name} {step}/{self.end} {self.note} {left:.1f} min left", file=sys.stderr)
 
 
 # ---- Files that are there whole or not at all, and a job's folder of them
@@ -134,17 +123,24 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def used(path):
+    """Where a file is read and put to use: what fails is the fault of the file."""
+    try:
+        yield
+    except Exception as problem:                    # json, zipfile and torch raise a dozen types
+        raise UserError(f"{path} cannot be used ({problem}): mend it, or delete it and run its job "
+                        "again, without --forget") from None
+
+
 def write_json(path, value):
     with replacing(path) as file:
         file.write(json.dumps(value, indent=1, allow_nan=False).encode())
 
 
 def read_json(path):
-    """The dictionary in a file. UserError, naming the file, if there is none."""
-    try:
+    with used(path):
         return dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as problem:
-        raise UserError(f"{path} cannot be read ({problem!r}): mend it, or delete it") from None
 
 
 def save_state(path, state):
@@ -157,22 +153,10 @@ def save_state(path, state):
 
 def load_state(path, device="cpu"):
     """What save_state wrote. torch checks no checksum, but the zip archive in the file has some."""
-    try:
+    with used(path):
         if zipfile.ZipFile(path).testzip() is not None:
             raise ValueError("wrong checksum")
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:                      # zipfile and torch raise a dozen types
-        raise UserError(f"{path} is damaged or missing ({error}): delete it, train again, without "
-                        "--forget") from None
-
-
-@contextlib.contextmanager
-def used(path):
-    """Where the states in a file are put to use: what fails is the fault of the file."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        raise UserError(f"{path} is of another job ({problem}): delete it to train again") from None
 
 
 def start_job(out, config):
@@ -207,30 +191,27 @@ def start_job(out, config):
 
 def finish_job(out, config, seconds, device, **result):
     """Write result.json, the last act of a job."""
-    packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
-    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+    packages = ("torch", "torchvision", "numpy", "scipy", "pillow")
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
     commit = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
-    name, processor = Path(sys.argv[0]).name, f"CPU {os.uname().machine}"
+    processor = f"CPU {os.uname().machine}"
     if torch.device(device).type == "cuda":
         processor = torch.cuda.get_device_name(device)
     write_json(Path(out) / "result.json", dict(
         config=config, **result, seconds=round(seconds, 1), device=processor,
         memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9,
-        versions=dict(versions, python=sys.version.split()[0]),
+        versions={name: importlib.metadata.version(name) for name in packages},
         commit=os.popen(commit).read().strip() or "unknown",
-        command=shlex.join([threads, "python", name, *sys.argv[1:]])))
+        command=shlex.join([threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
 
 
 # ---- A training: options, device, checkpoints
 
 def add_training_options(parser, recipe, **choices):
-    """The options of every training. recipe: {name: (default, its source)}; choices: of a name.
-    What an option takes goes by its name, else by its default's type."""
-    kinds = {int: at_least(1), float: at_least(0, float), str: str, "size": at_least(8),
-             "epochs": at_least(1e-6, float)}
+    """The options of every training. recipe: {name: (default, its source)}; choices: of a name."""
+    kinds = {int: at_least(1), float: at_least(0, float), str: str, "epochs": at_least(1e-6, float)}
     kinds |= dict.fromkeys(("beta1", "beta2", "average"), at_least(0, float, below=1))
     for name, (value, source) in recipe.items():
         kind = kinds.get(name, kinds[type(value)])
@@ -279,12 +260,11 @@ def load_checkpoint(out, parts, device, begun):
         return 0, begun
     state = load_state(path, device)
     with used(path):
-        for name, part in parts.items():
-            if hasattr(part, "load_state_dict"):
-                part.load_state_dict(state["parts"][name])
-        torch.set_rng_state(state["random"][0].cpu())
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([one.cpu() for one in state["random"][1:]])
+        for name, saved in state["parts"].items():
+            parts[name].load_state_dict(saved)
+        of_cpu, *of_gpus = [one.cpu() for one in state["random"]]
+        torch.set_rng_state(of_cpu)
+        torch.cuda.set_rng_state_all(of_gpus)
         print(f"{out}: going on from step {state['step']}", file=sys.stderr)
         return int(state["step"]), begun - float(state["seconds"])
 
@@ -300,12 +280,9 @@ def check_finite(out, parts, step, *values):
 
 
 def config_of(args, names, recipe, epoch_steps):
-    """What the options say of a result: these names, the recipe, and steps instead of its epochs.
-    epoch_steps: in one epoch; a dry run makes two of all."""
+    """What the options say of a result: these names, and the recipe with steps for its epochs."""
     config = {name: getattr(args, name, None) for name in [*names, *recipe] if "epochs" not in name}
-    for name, value in config.items():
-        if isinstance(value, Fraction):
-            config[name] = str(value)
+    config |= {name: str(value) for name, value in config.items() if isinstance(value, Fraction)}
     config["steps"] = args.steps or max(1, math.ceil(args.epochs * epoch_steps))
     if args.dry_run:
         config |= dict(steps=2, dry_run_of=config["steps"])
@@ -363,35 +340,25 @@ def add_point(record, out, step, point):
 
 def load_run(run, known):
     """(weights, config) of a finished training whose model is among the known ones."""
-    saved = load_state(Path(run) / "model.pt")
     config = read_json(Path(run) / "config.json")
     if config.get("model") not in known:
         raise UserError(f"{run} is not one of {', '.join(known)}")
-    return saved, config
+    return load_state(Path(run) / "model.pt"), config
 
 
 # ---- The runner
 
-Job = collections.namedtuple("Job", "study stage name words folder")    # words: after "python"
-
-
-def is_done(job):
-    return (job.folder / "result.json").exists()
+Job = collections.namedtuple("Job", "study stage name words result")    # words: after "python"
 
 
 def in_child(job):
     """What `python gan.py train ...` does, in a process forked from one that has torch already."""
-    parent = multiprocessing.parent_process().sentinel
-
     def die_with_parent():                          # a killed run leaves no job behind
-        wait([parent])
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
-    log = os.open(job.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout = sys.stderr = open(job.result.with_name("log.txt"), "a", buffering=1)
     sys.argv = job.words
     runpy.run_path(str(HERE / job.words[0]), run_name="__main__")
 
@@ -401,45 +368,34 @@ def run_jobs(jobs, slots):
     os.environ.update(OMP_NUM_THREADS=str(max(1, os.cpu_count() // slots)), PYTHONPATH=str(HERE))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan", "classify"])     # as `import gan, classify`
-    # What is forked inherits that Ctrl-C is ignored: the runner alone hears it, and ends the jobs
-    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    multiprocessing.forkserver.ensure_running()
-    signal.signal(signal.SIGINT, listening)
-    took, running = [], {}
-    todo = [job for job in jobs if not is_done(job)]
-    print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs were done before", flush=True)
+    todo = [job for job in jobs if not job.result.exists()]
+    running, progress = {}, Progress("jobs", len(todo), every=0)
     try:
         while True:
-            undone = [job for job in jobs if not is_done(job)]
+            undone = [job for job in jobs if not job.result.exists()]
             stages = {job.study: job.stage for job in reversed(undone)}     # a study's earliest
             ready = [job for job in todo if job.stage == stages.get(job.study)]
             for job in ready[:slots - len(running)]:
                 todo.remove(job)
-                job.folder.mkdir(parents=True, exist_ok=True)
+                job.result.parent.mkdir(parents=True, exist_ok=True)
                 child = context.Process(target=in_child, args=(job,))
                 child.start()
-                running[child.sentinel] = child, job, time.time()
+                running[child.sentinel] = child, job
             if not running:                         # done, or what is left needs a job that failed
                 break
-            for sentinel in wait(list(running)):
-                child, job, started = running.pop(sentinel)
+            for sentinel in multiprocessing.connection.wait(list(running)):
+                child, job = running.pop(sentinel)
                 child.join()
-                took.append(time.time() - started)
-                left = len(todo) + len(running)
-                left_time = readable_time(sum(took) / len(took) * left / slots)
-                print(f"[{len(jobs) - left}/{len(jobs)}] {job.study}/{job.name:32}"
-                      f"{readable_time(took[-1]):>7}, about {left_time} left", flush=True)
-                if not is_done(job):
-                    log = (job.folder / "log.txt").read_text(errors="replace").splitlines()
-                    print(f"FAILED, so the later stages of {job.study} wait:", *log[-5:],
-                          f"alone: python {shlex.join(job.words)}", sep="\n    ", flush=True)
+                progress.note = f"{job.study}/{job.name}"
+                progress(progress.end - len(todo) - len(running))
+                if not job.result.exists():
+                    log = job.result.with_name("log.txt").read_text(errors="replace").splitlines()
+                    print("FAILED, so later stages wait:", *log[-5:], sep="\n    ", flush=True)
     finally:                                        # Ctrl-C: what runs saves and ends
         for child in multiprocessing.active_children():
             child.terminate()
-        for child in multiprocessing.active_children():
             child.join()
-    work = readable_time(sum(took))
-    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done, {work} of work")
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done")
     return len(undone)
 
 
@@ -449,19 +405,19 @@ def dry_run(jobs, slots):
     last = dict(zip(kinds, jobs))
     needed = list(last.values())
     for job in needed:                              # which grows meanwhile
-        needed += [one for one in jobs if str(one.folder) in job.words and one not in needed]
+        needed += [one for one in jobs if str(one.result.parent) in job.words and one not in needed]
     missing = run_jobs([job for job in jobs if job in needed], slots)
 
     all_hours = all_disk = 0
     for kind, job in last.items():
-        if is_done(job):
-            result, number = read_json(job.folder / "result.json"), kinds.count(kind)
+        if job.result.exists():
+            result, number = read_json(job.result), kinds.count(kind)
             seconds = result.get("cost", {}).get("step_seconds", 0)
             hours = result["config"].get("dry_run_of", 0) * seconds / 3600
-            disk = sum(file.stat().st_size for file in job.folder.rglob("*")) / 1e9
-            memory = f"RAM {result['memory_gb']:.1f}, GPU {result['gpu_memory_gb']:.1f}"
-            print(f"{number:4} x {job.study}/{job.name}: {seconds:.3g} s a step, {hours:.3g} h; "
-                  f"GB: {memory}, disk {disk:.3g}")
+            disk = sum(file.stat().st_size for file in job.result.parent.rglob("*")) / 1e9
+            memory = "GB: RAM {memory_gb:.1f}, GPU {gpu_memory_gb:.1f}".format(**result)
+            print(f"{number:4} x {job.study}/{job.name}: {seconds:.3g} s a step, {hours:.3g} h, "
+                  f"{memory}, disk {disk:.3g}")
             all_hours, all_disk = all_hours + number * hours, all_disk + number * disk
     print(f"all {len(jobs)} jobs, one after another: {all_hours:.3g} h, {all_disk:.3g} GB of disk")
     return missing
@@ -479,7 +435,8 @@ def main():
     jobs = []
     for line in sys.stdin:                          # STUDY <tab> STAGE <tab> NAME <tab> COMMAND
         study, stage, name, command = line.rstrip("\n").split("\t")
-        jobs.append(Job(study, int(stage), name, shlex.split(command), Path(args.out, study, name)))
+        result = Path(args.out, study, name, "result.json")
+        jobs.append(Job(study, int(stage), name, shlex.split(command), result))
     function = dry_run if args.dry_run else run_jobs
     sys.exit(function(jobs, args.jobs) > 0)
 

@@ -1,9 +1,7 @@
 """metrics.py: labels and features in, numbers out. Knows nothing of training.
 
-    python metrics.py compare runs/real runs/hybrid        two classifiers on the same test images
-    python metrics.py fid real_photos/ gan_images/         FID, KID and noise floor of two sets
-
-Every interval of the report is made by `combine` below; start there.
+    python metrics.py compare runs/real runs/hybrid     two classifiers, or seeds of RUN-s0, ...
+    python metrics.py fid real_photos/ gan_images/      FID, KID and noise floor of two sets
 """
 import csv
 import functools
@@ -15,7 +13,6 @@ import torch
 from scipy import linalg, optimize, stats
 from scipy.spatial.distance import cdist, pdist
 from torch import nn
-from torch.nn import functional as F
 
 import data
 import jobs
@@ -23,13 +20,14 @@ from jobs import UserError
 
 COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
 DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
-FID_WEIGHTS = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-               "pt_inception-2015-12-05-6726825d.pth")
+SIDE = 64           # of the images that `fid` compares
+FID_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+           "pt_inception-2015-12-05-6726825d.pth")
 
 
 # ---- Measures of one classifier
 
-@np.errstate(invalid="ignore", divide="ignore")
+@np.errstate(all="ignore")
 def measures(labels, probabilities, classes, weights):
     """{measure: values (b,)}, nan where undefined. Of two classes also the AUC of the second.
     labels (n,), probabilities (n, k); weights (b, n): how often an image counts, in b versions."""
@@ -53,14 +51,12 @@ def measures(labels, probabilities, classes, weights):
 
 def auc(labels, scores, weights):
     """(b,): area under the ROC curve: P(a positive scores above a negative), ties count half."""
-    order = np.argsort(scores, kind="stable")
-    _, first = np.unique(scores[order], return_index=True)      # of the images of each score
-    positive = (weights * labels)[:, order]
-    positives = np.add.reduceat(positive, first, 1)
-    negatives = np.add.reduceat(weights[:, order] - positive, first, 1)
-    below = negatives.cumsum(1) - negatives / 2
-    won = (positives * below).sum(1)
-    return won / (positives.sum(1) * negatives.sum(1))
+    positive, negative = labels == 1, labels == 0
+    gaps = scores[positive][:, None] - scores[negative]
+    won = (np.sign(gaps) + 1) / 2                   # 1, a half or 0 for each pair
+    positives, negatives = weights[:, positive], weights[:, negative]
+    pairs = positives.sum(1) * negatives.sum(1)
+    return (positives @ won * negatives).sum(1) / pairs
 
 
 def roc_curve(labels, scores):
@@ -125,8 +121,9 @@ def lesions_of(measure, labels, probabilities, groups, classes):
     if name not in classes:             # a mean over the classes: as sure as so many lesions alike
         of_class = [len(set(groups[labels == c])) for c in range(len(classes))]
         return round(len(of_class) * stats.hmean(of_class))             # 0: undefined
-    true = labels == classes.index(name)
-    called = probabilities.argmax(1) == classes.index(name)
+    c = classes.index(name)
+    true = labels == c
+    called = probabilities.argmax(1) == c
     over = {"recall": true, "precision": called, "f1": true | called}[kind]
     return len(set(groups[over]))
 
@@ -189,10 +186,9 @@ def difference(arms, weights):
 def gain(arms, before, after):
     """difference() of the mean of the arms named in `after` to the mean of those in `before`."""
     weights = dict.fromkeys([*before, *after], 0.0)
-    for name in before:
-        weights[name] -= 1 / len(before)
-    for name in after:
-        weights[name] += 1 / len(after)
+    for names, sign in ((before, -1), (after, 1)):
+        for name in names:
+            weights[name] += sign / len(names)
     return difference(arms, weights)
 
 
@@ -222,11 +218,12 @@ def wilson(share, n, z=1.96):
 def evaluate(labels, probabilities, groups, classes):
     """What result.json keeps of one test: counts, loss, and each measure's interval."""
     one = np.eye(len(classes), dtype=int)
-    called = one[probabilities.argmax(1)]
-    values = dict(n=len(labels))
-    values["confusion"] = (one[labels].T @ called).tolist()     # [true class][called class]
-    values["loss"] = log_loss(labels, probabilities)
-    values["majority"] = np.bincount(labels).max() / len(labels)
+    matrix = one[labels].T @ one[probabilities.argmax(1)]       # [true class][called class]
+    values = dict(
+        n=len(labels),
+        confusion=matrix.tolist(),
+        loss=log_loss(labels, probabilities),
+        majority=np.bincount(labels).max() / len(labels))
     for name, arm in arms_of([(labels, probabilities, groups, classes)]).items():
         values[name] = level(arm)
     return values
@@ -276,17 +273,14 @@ def worth(arms, triples):
 def read_predictions(folder, test="real"):
     """(labels, probabilities, groups, classes) of one test in predictions.csv."""
     file = Path(folder) / "predictions.csv"
-    try:
-        with open(file, encoding="utf-8", newline="") as lines:
-            table = np.array(list(csv.reader(lines)))       # a row of another length: ValueError
+    with jobs.used(file), open(file, encoding="utf-8", newline="") as lines:
+        table = np.array(list(csv.reader(lines)))           # a row of another length: ValueError
         classes = table[0, 4:].tolist()
         table = table[table[:, 0] == test]
         labels = np.array([classes.index(name) for name in table[:, 3]])
         probabilities = np.asarray_chkfinite(table[:, 4:], float)
         if not len(table):
             raise ValueError(f"it has no test {test}")
-    except (OSError, ValueError, IndexError, csv.Error) as problem:
-        raise UserError(f"{file} cannot be used ({problem}): run its job again") from None
     return labels, probabilities, table[:, 2], classes
 
 
@@ -312,12 +306,12 @@ def kid(x, y):
     def kernel(a, b):
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    def within(a):
+    within = 0.0
+    for a in (x, y):
         k = kernel(a, a)
         others = k.sum() - k.trace()
-        return others / len(k) / (len(k) - 1)
-
-    return within(x) + within(y) - 2 * kernel(x, y).mean()
+        within += others / len(k) / (len(k) - 1)
+    return within - 2 * kernel(x, y).mean()
 
 
 def inception_score(probabilities):
@@ -332,14 +326,10 @@ def inception_score(probabilities):
 
 def distances(x, y, probabilities=None, seed=0, draws=5):
     """Frechet distance of y (n, d) to as many of x (at most half of it), noise floor of x to itself
-    (a small n biases both upwards), kernel distance, Inception score."""
-    x = np.asarray(x, np.float64)
-    y = np.asarray(y, np.float64)
+    (a small n biases both upwards), kernel distance, Inception score. x, y: float64."""
     n = min(len(x) // 2, len(y))
     if n < 2:
         raise UserError(f"a distance needs 4 and 2 images or more, not {len(x)} and {len(y)}")
-    if not np.isfinite(x.sum() + y.sum()) or x.std(0).max() < 1e-9:
-        raise UserError("these features are constant or infinite: take or train another network")
     rng = np.random.default_rng(seed)
     gaps, floors = [], []
     for _ in range(draws):
@@ -347,12 +337,10 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
         y = rng.permutation(y)
         gaps.append(frechet(some[:n], y[:n]))
         floors.append(frechet(some[:n], some[n:2 * n]))
-    row = {
-        "distance": np.mean(gaps),
-        "spread": np.std(gaps),
-        "floor": np.mean(floors),
-        "n": n,
-        "kid": kid(some[:5000], y[:5000])}          # of more its kernel fills memory
+    row = dict(
+        distance=np.mean(gaps), spread=np.std(gaps),
+        floor=np.mean(floors), n=n,
+        kid=kid(some[:5000], y[:5000]))             # of more its kernel fills memory
     if probabilities is not None:
         row["inception_score"] = inception_score(probabilities)
     return row
@@ -363,7 +351,7 @@ def colour_features(images, side=8):
     means = []
     for pixels in torch.from_numpy(images).split(256):      # as floats all at once fill memory
         pixels = pixels.permute(0, 3, 1, 2).float() / 255
-        means.append(F.adaptive_avg_pool2d(pixels, side).flatten(1))
+        means.append(nn.functional.adaptive_avg_pool2d(pixels, side).flatten(1))
     return torch.cat(means).double().numpy()
 
 
@@ -374,8 +362,8 @@ def copying(generated, train, held_out, seed=0):
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
-    seen = train[rng.permutation(len(train))[:n]]
-    unseen = held_out[rng.permutation(len(held_out))[:n]]
+    seen = rng.permutation(train)[:n]
+    unseen = rng.permutation(held_out)[:n]
     real = colour_features(np.concatenate([seen, unseen]), 16)
     nearest = cdist(colour_features(generated, 16), real).argmin(1)
     often = np.bincount(nearest, minlength=2 * n)
@@ -393,8 +381,7 @@ def spread(images):
 
 
 def to_nearest(images):
-    """Median distance of an image to its nearest other one, in 8 x 8 mean colours less that of the
-    image: noise upon a picture makes no other one."""
+    """Median distance to the nearest other image, in 8 x 8 mean colours: noise makes no other."""
     colours = colour_features(images).reshape(len(images), 3, -1)
     colours -= colours.mean(2, keepdims=True)
     colours = colours.reshape(len(images), -1)
@@ -402,67 +389,55 @@ def to_nearest(images):
     return np.median(rising[:, 1])
 
 
-def over_real(measure, images, real):
-    """What a measure says of the images, over the same of real ones."""
-    if min(len(images), len(real)) < 2:
-        return 1.0                                  # one image differs from nothing
-    return float(measure(images) / max(measure(real), 1e-9))
-
-
 def judge_generated(generated, train, held_out, seed=0, source=None):
-    """{measure: value} of a generator's images: what result.json keeps of them. All are image sets.
-    held_out: what it never saw, perhaps nothing; source: what it translated, in order."""
+    """{measure: value} of generated images. held_out: never seen; source: what was translated."""
     rng = np.random.default_rng(seed)
     diversity, distinctness = [], []
     for name in generated.classes:
-        samples, real = generated.of_class(name), train
+        samples, real = generated.of_class(name).images, train.images
         if name in train.classes:
-            real = train.of_class(name)
-        order = rng.permutation(len(samples))
-        samples = samples.images[order[:128]]
-        order = rng.permutation(len(real))
-        real = real.images[order[:128]]
+            real = train.of_class(name).images
+        samples = rng.permutation(samples)[:128]
+        real = rng.permutation(real)[:128]
         n = min(len(samples), len(real))            # the more images, the nearer the nearest
-        diversity.append(over_real(spread, samples, real))
-        distinctness.append(over_real(to_nearest, samples[:n], real[:n]))
-    values = {
-        "diversity": float(np.mean(diversity)),
-        "distinctness": min(distinctness)}
-    values["collapsed"] = values["diversity"] < COLLAPSED or values["distinctness"] < DISTINCT
+        if n > 1:                                   # one image differs from nothing
+            diversity.append(spread(samples) / max(spread(real), 1e-9))
+            distinctness.append(to_nearest(samples[:n]) / max(to_nearest(real[:n]), 1e-9))
+    diversity = np.mean(diversity or [1.0])
+    distinctness = min(distinctness or [1.0])
+    collapsed = diversity < COLLAPSED or distinctness < DISTINCT
+    values = dict(diversity=diversity, distinctness=distinctness, collapsed=bool(collapsed))
 
     if source is not None and len(generated) > 1:
-        after = generated.images[:128]              # 1: nothing is changed; 0: as another original
-        before = source.images[:len(after)].astype(np.float32)
-        moved = np.linalg.norm((after - before).reshape(len(after), -1), axis=1)
-        apart = pdist(before.reshape(len(after), -1)).mean()
-        values["resemblance"] = float(1 - moved.mean() / max(apart, 1e-9))
+        n = min(len(generated), 128)                # 1: nothing is changed; 0: as another original
+        before = source.images[:n].reshape(n, -1).astype(np.float32)
+        moved = np.linalg.norm(generated.images[:n].reshape(n, -1) - before, axis=1)
+        values["resemblance"] = float(1 - moved.mean() / max(pdist(before).mean(), 1e-9))
     if len(train) >= 4 and len(generated) >= 2:     # the least that distances takes
         real = colour_features(train.images)
         row = distances(real, colour_features(generated.images), draws=1)
         for key in ("distance", "floor", "n", "kid"):
             values[f"fd_8x8_{key}"] = row[key]
-    some = generated.images[rng.permutation(len(generated))[:2000]]     # of 24,000 it takes minutes
+    some = rng.permutation(generated.images)[:2000]         # of 24,000 it takes minutes
     return values | copying(some, train.images, held_out.images, seed)
 
 
 def inception_features(device="cpu"):
-    """The FID's Inception (TensorFlow's, weights by pytorch-fid), a function: uint8 (n, h, w, 3) ->
-    (features (n, 2048), probabilities (n, 1008)). torchvision's, but its pooling branches average
-    without the padding, and the last one takes the maximum."""
+    """The FID's Inception, a function: uint8 (n, h, w, 3) -> (features (n, 2048), probabilities (n,
+    1008)). torchvision's, with TensorFlow's weights (by pytorch-fid) and its pooling branches."""
     from torchvision.models import inception_v3     # not above: the report would wait 1.5 s for it
     try:
-        weights = torch.hub.load_state_dict_from_url(
-            FID_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True)
+        weights = torch.hub.load_state_dict_from_url(FID_URL, check_hash=True, weights_only=True)
     except Exception as problem:                    # no network, wrong checksum, not a weights file
-        raise UserError(f"no FID weights ({problem}): put {FID_WEIGHTS} into "
+        raise UserError(f"no FID weights ({problem}): put {FID_URL} into "
                         f"{torch.hub.get_dir()}/checkpoints, or take --net none") from None
     net = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
     net.load_state_dict(weights)
     for name, block in net.named_children():
         if name == "Mixed_7c":
-            replace_pooling(block, nn.MaxPool2d(3, stride=1, padding=1))
+            replace_pooling(block, nn.MaxPool2d(3, 1, padding=1))
         elif hasattr(block, "branch_pool"):
-            replace_pooling(block, nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False))
+            replace_pooling(block, nn.AvgPool2d(3, 1, padding=1, count_include_pad=False))
     head = net.fc.weight.detach().double()
     net.fc = nn.Identity()
     net.eval().to(device)
@@ -472,7 +447,7 @@ def inception_features(device="cpu"):
         features = []
         for pixels in torch.from_numpy(images).split(64):
             x = data.scaled(pixels.to(device).permute(0, 3, 1, 2))
-            x = F.interpolate(x, size=(299, 299), mode="bilinear")
+            x = nn.functional.interpolate(x, 299, mode="bilinear")
             features.append(net(x).double().cpu())
         features = torch.cat(features)
         return features.numpy(), (features @ head.T).softmax(1).numpy()
@@ -489,19 +464,14 @@ def replace_pooling(block, pool):
 
 # ---- Command line
 
-def arms_of_job(run):
-    """arms_of a finished classifier: of the folder RUN, or of RUN-s0, RUN-s1, ..."""
-    run = Path(run)
-    folders = sorted(run.parent.glob(f"{run.name}-s[0-9]*")) or [run]
-    return arms_of([read_predictions(folder) for folder in folders])
-
-
 def compare(args):
-    """Every measure of two classifiers and its difference. A, B: RUN; of all seeds without -s0."""
-    of_a, of_b = arms_of_job(args.a), arms_of_job(args.b)
+    both = []
+    for run in map(Path, args.folders):
+        folders = sorted(run.parent.glob(f"{run.name}-s[0-9]*")) or [run]
+        both.append(arms_of([read_predictions(folder) for folder in folders]))
     print(f"{'':24}{'A':>7}{'B':>7}   B - A [95 % interval]     p")
-    for name, a in of_a.items():
-        b = of_b[name]
+    for name, a in both[0].items():
+        b = both[1][name]
         value, low, high, p = gain(dict(a=a, b=b), "a", "b")
         if value is not None:                       # nor undefined: a class is never found
             chance = "one seed: chance of the test lesions alone" if p is None else f"{p:.3f}"
@@ -510,33 +480,25 @@ def compare(args):
 
 
 def fid(args):
-    """Frechet distance, KID, noise floor of real images A and generated ones B."""
-    a, b = data.load(args.a, args.size), data.load(args.b, args.size)
-    a = data.resized(a, args.size).images
-    b = data.resized(b, args.size).images
+    a, b = (data.resized(data.load(path, SIDE), SIDE).images for path in args.folders)
     if args.net == "none":
         name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
         row = distances(colour_features(a), colour_features(b))
     else:
         name, features = "FID", inception_features()
-        row = distances(features(a)[0], features(b)[0])
-    print(f"{name} {row['distance']:.4f}   noise floor {row['floor']:.4f} (A against itself)   "
-          f"n {row['n']} a side, images {args.size} px   KID {row['kid']:.5f}")
+        row = distances(features(a)[0], *features(b))
+    print(f"{name}, {SIDE} px:", *[f"{key} {value:.4g}" for key, value in row.items()])
 
 
 def main():
     parser = jobs.Parser(prog="metrics.py", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    for function in (compare, fid):
-        p = commands.add_parser(function.__name__, description=function.__doc__)
-        p.set_defaults(function=function)
-        p.add_argument("a", metavar="A")
-        p.add_argument("b", metavar="B")
-    p = commands.choices["fid"]
-    p.add_argument("--net", choices=("inception", "none"), default="inception", help="none: no FID")
-    p.add_argument("--size", type=jobs.at_least(8), default=64, help="side of the images (64 px)")
+    add = parser.add_argument
+    add("command", choices=("compare", "fid"))
+    add("folders", nargs=2, help="A, then B")
+    add("--net", choices=("inception", "none"), default="inception",
+        help="of fid; none: mean colours, no FID")
     args = parser.parse_args()
-    args.function(args)
+    dict(compare=compare, fid=fid)[args.command](args)
 
 
 if __name__ == "__main__":

@@ -21,22 +21,21 @@ from jobs import UserError
     (UserError("mend\n  it"), 2, "x.py: mend it\n"),
     (BrokenPipeError(), 0, ""),
     (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
-    (PermissionError(13, "Denied", "f"), 2, "cannot use f: Denied. Nothing finished is lost"),
-    (MemoryError(), 2, "too little memory"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "too little memory"),
-    (RuntimeError("Storage size calculation overflowed"), 2, "too little memory"),
-    (RuntimeError("CUDA error: an illegal memory access"), None, "")])
+    (PermissionError(13, "Denied", "f"), 2, "Denied: 'f'. Nothing finished is lost"),
+    (MemoryError(), 2, "use less memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "use less memory")])
 def test_what_can_be_mended_ends_in_one_line(monkeypatch, capsys, problem, status, said):
     monkeypatch.setattr(sys, "argv", ["/a/x.py"])
     monkeypatch.setattr(os, "_exit", sys.exit)
-    with pytest.raises(RuntimeError if status is None else SystemExit) as end:
+    with pytest.raises(SystemExit) as end:
         jobs.run_cli(Mock(side_effect=problem))
-    assert status is None or end.value.code == status
-    assert said in capsys.readouterr().err
+    assert end.value.code == status and said in capsys.readouterr().err
+    with pytest.raises(RuntimeError):                       # no user's fault
+        jobs.run_cli(Mock(side_effect=RuntimeError("shapes cannot be multiplied")))
     monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))
     with pytest.raises(SystemExit):
         jobs.run_cli(lambda: print("more than fits"))
-    assert "cannot use the output: No space left" in capsys.readouterr().err
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_options_and_config_of_a_training():
@@ -48,11 +47,11 @@ def test_options_and_config_of_a_training():
     for words in wrong.split("|"):
         with pytest.raises(UserError, match="--help"):
             parser.parse_args(["--out", "x", *words.split()])
-    for words, expected in (("", dict(steps=5)), ("--steps 7", dict(steps=7)),
-                            ("--dry-run", dict(steps=2, dry_run_of=5))):
-        args = parser.parse_args(["--out", "x", "--z-dim", "1", "--share", "2/8", *words.split()])
+    for words, steps in (("", dict(steps=5)), ("--steps 7", dict(steps=7)),
+                         ("--dry-run", dict(steps=2, dry_run_of=5))):
+        args = parser.parse_args(f"--out x --z-dim 1 --share 2/8 {words}".split())
         config = jobs.config_of(args, ["share", "top"], recipe, 2.2)
-        assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | expected
+        assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | steps
     assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
     with pytest.raises(UserError, match="memory"):
         jobs.check_memory(10 ** 6, 1000)
@@ -61,13 +60,12 @@ def test_options_and_config_of_a_training():
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
     jobs.start_device(SimpleNamespace(seed=7))
     assert torch.initial_seed() == 7 and torch.backends.cudnn.deterministic
-    tick = iter([0, 6, 7, 12, 0, 10, 20, 23]).__next__
+    tick = iter([0, 60, 64, 120, 0, 10, 20, 23]).__next__
     monkeypatch.setattr(jobs, "time", SimpleNamespace(time=tick, perf_counter=tick))
     progress = jobs.Progress("job", 10, 2)                  # of 10 steps 2 were done before
     for step in (4, 5, 6):
         progress(step)
-    assert capsys.readouterr().err == "job  4/10    18 s left\njob  6/10    12 s left\n"
-    assert [jobs.readable_time(s) for s in (99, 720, 9000)] == ["99 s", "12 min", "2.5 h"]
+    assert capsys.readouterr().err == "job 4/10  3.0 min left\njob 6/10  2.0 min left\n"
     step, cost = jobs.timed(lambda a, b: a + b, SimpleNamespace(dry_run=True))
     assert (step(1, 2), step(3, 4), cost) == (3, 7, dict(step_seconds=3))
 
@@ -77,11 +75,10 @@ def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp
     jobs.write_json(file, dict(old=1))
     with pytest.raises(ValueError):
         jobs.write_json(file, dict(new=float("nan")))
-    with pytest.raises(OSError) as problem, jobs.replacing(file) as half:
+    with pytest.raises(OSError, match="full: '.*a.json"), jobs.replacing(file) as half:
         half.write(b"{")
         assert jobs.read_json(file) == dict(old=1)                  # until it is complete
         raise OSError(28, "full")
-    assert problem.value.filename == str(file)
     assert jobs.read_json(file) == dict(old=1) and list(tmp_path.iterdir()) == [file]
     for text in (b"[1]", b"{", b"\xff", b"[" * 100000):
         file.write_bytes(text)
@@ -109,29 +106,28 @@ def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_p
     files = sorted(file.name for file in out.rglob("*") if file.is_file())
     assert files == [".lock", "config.json", "result.json"]
     assert result | dict(config=dict(lr=1, sizes=[2, 3]), n=4, seconds=1.2) == result
-    threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"
-    assert result["command"] == f"{threads} python gan.py train 'a b'"
+    assert result["command"] == "OMP_NUM_THREADS=1 python gan.py train 'a b'"
     assert result["versions"]["torch"] and result["commit"] and result["memory_gb"] > 0.01
 
 
 def test_all_of_a_job_is_there_before_it_counts(monkeypatch, tmp_path, prepared, done):
     def write_json(path, value, write=jobs.write_json):
-        if path.name == "result.json":
-            there.append({file.name for file in path.parent.iterdir()})
+        there[path.parent.name, path.name] = {file.name for file in path.parent.iterdir()}
         write(path, value)
 
-    there, tiny = [], ["--data", prepared, "--steps", 2, "--batch", 8, "--out"]
+    there, tiny = {}, ["--data", prepared, "--steps", 2, "--batch", 8, "--out"]
     monkeypatch.setattr(jobs, "write_json", write_json)
     monkeypatch.setattr(jobs, "SAVE_EVERY", -1)
     done("gan", "train", "plain_gan", "--width", 5, *tiny, tmp_path / "gan")
     done("classify", "train", "cnn", "--forget", *tiny, tmp_path / "cnn")
-    assert there[0] >= {"checkpoint.pt", "model.pt", "samples.npy", "samples.json", "grid.png"}
-    assert "predictions.csv" in there[1] and "model.pt" not in there[1]
+    of_gan, of_cnn = there["gan", "result.json"], there["cnn", "result.json"]
+    assert of_gan >= {"checkpoint.pt", "model.pt", "samples.npy", "samples.json", "grid.png"}
+    assert "predictions.csv" in of_cnn and "model.pt" not in of_cnn
 
 
 def parts_of(seed):
     torch.manual_seed(seed)
-    record = jobs.Record(curves=dict(loss=[float(seed)]))
+    record = jobs.Record(curves=dict(loss=[seed]))
     return dict(net=torch.nn.Linear(2, 2), record=record, last=torch.nn.Linear(1, 1))
 
 
@@ -146,17 +142,17 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
     with pytest.raises(UserError, match="not a finite number at step 6"):
         jobs.add_point(parts["record"], tmp_path, 6, dict(loss=float("inf")))
     assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=.5)) == "loss 0.50"
-    assert parts["record"] == dict(curves=dict(loss=[1.0, 0.5]), recent=[])
+    assert parts["record"] == dict(curves=dict(loss=[1, 0.5]), recent=[])
     other = parts_of(2)
     assert jobs.load_checkpoint(tmp_path, other, "cpu", 100.0) == (3, 90.0)
     assert other["net"].weight.tolist() == weights and torch.equal(torch.get_rng_state(), drawn)
-    assert other["record"] == dict(curves=dict(loss=[1.0]))
-    for change in (dict(more=other["net"]), dict(net=torch.nn.Linear(3, 2))):
-        with pytest.raises(UserError, match="checkpoint.pt is of another job"):
-            jobs.load_checkpoint(tmp_path, other | change, "cpu", 1.0)
+    assert other["record"] == dict(curves=dict(loss=[1]))
+    for wrong in ({}, other | dict(net=torch.nn.Linear(3, 2))):
+        with pytest.raises(UserError, match="checkpoint.pt cannot be used"):
+            jobs.load_checkpoint(tmp_path, wrong, "cpu", 1.0)
     one = torch.tensor(weights[0][:1]).numpy().tobytes()
     file.write_bytes(file.read_bytes().replace(one, b"1234"))
-    with pytest.raises(UserError, match="checkpoint.pt is damaged"):
+    with pytest.raises(UserError, match="checkpoint.pt cannot be used .wrong checksum"):
         jobs.load_checkpoint(tmp_path, other, "cpu", 1.0)
 
 
@@ -203,9 +199,8 @@ def start_runner(out, rows, *words):
     """The runner at work on rows of (study, stage, name, command)."""
     process = subprocess.Popen(
         [sys.executable, "jobs.py", "--out", out, "--jobs", "2", *words], text=True, cwd=ROOT,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        env=dict(os.environ, OMP_NUM_THREADS="1"))
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for study, stage, name, command in rows:
         process.stdin.write(f"{study}\t{stage}\t{name}\t{command} --out {out}/{study}/{name}\n")
     return process
@@ -216,19 +211,15 @@ def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp
     names = [("a", 1, "data"), ("a", 2, "bad"), ("a", 2, "other"), ("a", 3, "late"),
              ("b", 1, "data"), ("b", 2, "more")]
     process = start_runner(tmp_path, [(*name, tmp_path / "job.py") for name in names])
-    said, errors = process.communicate()
+    said = process.communicate()[0]
     order = (tmp_path / "order").read_text().split()
     at_work = [k - 2 * order[:k].count("end") for k in range(len(order))]
     begun = [job for job in order if job != "end"]
-    assert max(at_work) == 2 and sorted(begun[:2]) == ["a/data", "b/data"], said + errors
+    assert max(at_work) == 2 and sorted(begun[:2]) == ["a/data", "b/data"], said
     assert sorted(begun[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
     assert process.returncode == 1 and "4 of 6 jobs are done" in said and said.count("FAILED") == 1
-    left = re.findall(r"\[(\d)/6\] ./\w+ +(\d+) s, about (\d+) s left", said)
-    seconds = [int(took) for _, took, _ in left]
-    for done, (number, _, about) in enumerate(left, 1):
-        mean, rest = sum(seconds[:done]) / done, 6 - done
-        assert int(number) == done and abs(int(about) - mean * rest / 2) <= 1 + rest / 4
-    assert "it is broken" in said and f"alone: python {tmp_path}/job.py --out" in said
+    assert re.findall(r"jobs (\d)/6 ./\w+ .* min left", said) == [*"12345"]
+    assert "it is broken" in said
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
     assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
     assert (tmp_path / "order").read_text().split()[10:] == ["a/bad", "end", "a/late", "end"]
@@ -242,7 +233,7 @@ def test_stopping_the_run_leaves_no_job_behind_and_saves_if_it_can(tmp_path, pre
     process = start_runner(tmp_path, [("a", 1, "gan", train), ("a", 2, "late", LESIONS)])
     process.stdin.close()
     while not (job / "log.txt").exists() or "/4000" not in (job / "log.txt").read_text():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.send_signal(kind)
     process.wait()
@@ -257,16 +248,16 @@ def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done,
     train = f"classify.py train cnn --data {tmp_path}/study/data --batch 8 --dry-run --steps"
     rows = [("study", 1, "data", LESIONS), ("study", 1, "other", LESIONS),
             ("study", 2, "a", f"{train} 1"), ("study", 2, "b", f"{train} 720000")]
-    said, errors = start_runner(tmp_path, rows, "--dry-run").communicate()
-    assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, errors
+    said = start_runner(tmp_path, rows, "--dry-run").communicate()[0]
+    assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, said
     job, alone = tmp_path / "study" / "b", tmp_path / "alone"
-    seconds = jobs.read_json(job / "result.json")["cost"]["step_seconds"]
+    result = jobs.read_json(job / "result.json")
+    seconds = result["cost"]["step_seconds"]
     hours = 720000 * seconds / 3600
     disk, of_data = [sum(file.stat().st_size for file in folder.iterdir()) / 1e9
                      for folder in (job, job.with_name("other"))]
-    assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h; GB: RAM" in said
-    threads = f"OMP_NUM_THREADS={max(1, os.cpu_count() // 2)} python"
-    assert jobs.read_json(job / "result.json")["command"].startswith(threads)
+    assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h, GB: RAM" in said
+    assert result["command"].startswith(f"OMP_NUM_THREADS={max(1, os.cpu_count() // 2)} python")
     assert f"disk {disk:.3g}" in said and f"one after another: {2 * hours:.3g} h" in said
     assert f"{2 * disk + 2 * of_data:.3g} GB of disk" in said
     done(*f"{train} 720000".replace(".py", "").split(), "--out", alone)
