@@ -17,6 +17,13 @@ import jobs
 from jobs import UserError
 
 
+def refusal(function, *values, **named):
+    """The one line in which this ends."""
+    with pytest.raises(UserError) as end:
+        function(*values, **named)
+    return str(end.value)
+
+
 @pytest.mark.parametrize("problem, status, said", [
     (UserError("mend\n  it"), 2, "x.py: mend it\n"),
     (BrokenPipeError(), 0, ""),
@@ -45,16 +52,14 @@ def test_options_and_config_of_a_training():
     wrong = ("--z-dim 0|--z-dim 1.5|--beta1 1|--beta1 -.1|--beta1 nan|--size 10|--epochs 0|--see 1|"
              "--steps 0|--steps 1000000000000|--share 0|--share 5/4|--share 1/0|--share x")
     for words in wrong.split("|"):
-        with pytest.raises(UserError, match="--help"):
-            parser.parse_args(["--out", "x", *words.split()])
+        assert "--help" in refusal(parser.parse_args, ["--out", "x", *words.split()])
     for words, steps in (("", dict(steps=5)), ("--steps 7", dict(steps=7)),
                          ("--dry-run", dict(steps=2, dry_run_of=5))):
         args = parser.parse_args(f"--out x --z-dim 1 --share 2/8 {words}".split())
         config = jobs.config_of(args, ["share", "top"], recipe, 2.2)
         assert config == dict(share="1/4", top=None, z_dim=1, beta1=.5, size=9) | steps
     assert (args.seed, args.precision, args.forget, args.stop_after) == (0, "float32", False, None)
-    with pytest.raises(UserError, match="memory"):
-        jobs.check_memory(10 ** 6, 1000)
+    assert "memory" in refusal(jobs.check_memory, 10 ** 6, 1000)
 
 
 def test_the_seed_reaches_torch_and_progress_and_steps_are_timed(monkeypatch, capsys):
@@ -82,21 +87,20 @@ def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp
     assert jobs.read_json(file) == dict(old=1) and list(tmp_path.iterdir()) == [file]
     for text in (b"[1]", b"{", b"\xff", b"[" * 100000):
         file.write_bytes(text)
-        with pytest.raises(UserError, match="a.json"):
-            jobs.read_json(file)
+        assert str(file) in refusal(jobs.read_json, file)
 
 
 def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
     out, config = tmp_path / "job", dict(lr=1, sizes=(2, 3))
     assert [jobs.start_job(out, config) for _ in range(2)] == [None, None]
-    with pytest.raises(UserError, match=r": lr 1 -> 2; n None -> 5; sizes \[2, 3\] -> None\."):
-        jobs.start_job(out, dict(lr=2, n=5))
+    changed = refusal(jobs.start_job, out, dict(lr=2, n=5))
+    assert ": lr 1 -> 2; n None -> 5; sizes [2, 3] -> None." in changed
     with open(out / ".lock") as ours, pytest.raises(BlockingIOError):     # held until the end
         fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
     jobs.LOCKS.clear()                                  # as if the process had ended
-    with open(out / ".lock") as held, pytest.raises(UserError, match="another process is at work"):
+    with open(out / ".lock") as held:
         fcntl.flock(held, fcntl.LOCK_SH)
-        jobs.start_job(out, config)
+        assert "another process is at work" in refusal(jobs.start_job, out, config)
     (out / "snapshots").mkdir()
     monkeypatch.setattr(sys, "argv", ["/a/gan.py", "train", "a b"])
     jobs.finish_job(out, config, 1.23, "cpu", n=4)
@@ -137,10 +141,9 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
     assert jobs.load_checkpoint(tmp_path, parts, "cpu", 5.0) == (0, 5.0)
     jobs.save_checkpoint(tmp_path, parts, step=3, seconds=10.0)
     parts["net"].weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="not a finite number at step 4"):
-        jobs.save_checkpoint(tmp_path, parts, step=4, seconds=11.0)
-    with pytest.raises(UserError, match="not a finite number at step 6"):
-        jobs.add_point(parts["record"], tmp_path, 6, dict(loss=float("inf")))
+    assert "number at step 4" in refusal(jobs.save_checkpoint, tmp_path, parts, step=4, seconds=11)
+    point = parts["record"], tmp_path, 6, dict(loss=float("inf"))
+    assert "number at step 6" in refusal(jobs.add_point, *point)
     assert jobs.add_point(parts["record"], tmp_path, 7, dict(loss=.5)) == "loss 0.50"
     assert parts["record"] == dict(curves=dict(loss=[1, 0.5]), recent=[])
     other = parts_of(2)
@@ -148,12 +151,10 @@ def test_a_checkpoint_holds_all_and_a_broken_state_never_takes_its_place(tmp_pat
     assert other["net"].weight.tolist() == weights and torch.equal(torch.get_rng_state(), drawn)
     assert other["record"] == dict(curves=dict(loss=[1]))
     for wrong in ({}, other | dict(net=torch.nn.Linear(3, 2))):
-        with pytest.raises(UserError, match="checkpoint.pt cannot be used"):
-            jobs.load_checkpoint(tmp_path, wrong, "cpu", 1.0)
+        assert f"{file} cannot be used" in refusal(jobs.load_checkpoint, tmp_path, wrong, "cpu", 1)
     one = torch.tensor(weights[0][:1]).numpy().tobytes()
     file.write_bytes(file.read_bytes().replace(one, b"1234"))
-    with pytest.raises(UserError, match="checkpoint.pt cannot be used .wrong checksum"):
-        jobs.load_checkpoint(tmp_path, other, "cpu", 1.0)
+    assert "(wrong checksum)" in refusal(jobs.load_checkpoint, tmp_path, other, "cpu", 1)
 
 
 @pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM])
@@ -173,8 +174,7 @@ def test_a_training_saves_what_it_has_done_and_stops_where_it_is_asked(tmp_path,
         monkeypatch.setattr(jobs, "SAVE_EVERY", every)
         assert list(jobs.steps_to_do(tmp_path, parts, 0, 0, 3, None)) == [0, 1, 2]
     parts["net"].weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="not a finite number at step 9"):
-        list(jobs.steps_to_do(tmp_path, parts, 0, 9, 9, None))
+    assert "at step 9" in refusal(list, jobs.steps_to_do(tmp_path, parts, 0, 9, 9, None))
     assert saved == [1, 2, 3]
 
 
@@ -208,18 +208,17 @@ def start_runner(out, rows, *words):
 
 def test_the_runner_runs_two_at_once_by_stages_goes_on_and_names_what_failed(tmp_path):
     (tmp_path / "job.py").write_text(JOB)
-    names = [("a", 1, "data"), ("a", 2, "bad"), ("a", 2, "other"), ("a", 3, "late"),
-             ("b", 1, "data"), ("b", 2, "more")]
+    names = [*zip("aaaabb", "122312", "data bad other late data more".split())]
     process = start_runner(tmp_path, [(*name, tmp_path / "job.py") for name in names])
     said = process.communicate()[0]
     order = (tmp_path / "order").read_text().split()
-    at_work = [k - 2 * order[:k].count("end") for k in range(len(order))]
+    assert max(k - 2 * order[:k].count("end") for k in range(len(order))) == 2      # at work
     begun = [job for job in order if job != "end"]
-    assert max(at_work) == 2 and sorted(begun[:2]) == ["a/data", "b/data"], said
+    assert sorted(begun[:2]) == ["a/data", "b/data"], said
     assert sorted(begun[2:]) == ["a/bad", "a/other", "b/more"]      # a/late needs all before it
-    assert process.returncode == 1 and "4 of 6 jobs are done" in said and said.count("FAILED") == 1
+    assert process.returncode == 1 and "4 of 6 jobs are done" in said
+    assert said.count("FAILED") == said.count("it is broken") == 1
     assert re.findall(r"jobs (\d)/6 ./\w+ .* min left", said) == [*"12345"]
-    assert "it is broken" in said
     good = [(*name, f"{tmp_path}/job.py --good") for name in names]
     assert "6 of 6 jobs are done" in start_runner(tmp_path, good).communicate()[0]
     assert (tmp_path / "order").read_text().split()[10:] == ["a/bad", "end", "a/late", "end"]
@@ -252,14 +251,14 @@ def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done,
     assert {job.name for job in (tmp_path / "study").iterdir()} == {"data", "other", "b"}, said
     job, alone = tmp_path / "study" / "b", tmp_path / "alone"
     result = jobs.read_json(job / "result.json")
+    assert result["command"].startswith(f"OMP_NUM_THREADS={max(1, os.cpu_count() // 2)} python")
     seconds = result["cost"]["step_seconds"]
-    hours = 720000 * seconds / 3600
     disk, of_data = [sum(file.stat().st_size for file in folder.iterdir()) / 1e9
                      for folder in (job, job.with_name("other"))]
-    assert f"   2 x study/b: {seconds:.3g} s a step, {hours:.3g} h, GB: RAM" in said
-    assert result["command"].startswith(f"OMP_NUM_THREADS={max(1, os.cpu_count() // 2)} python")
-    assert f"disk {disk:.3g}" in said and f"one after another: {2 * hours:.3g} h" in said
-    assert f"{2 * disk + 2 * of_data:.3g} GB of disk" in said
+    for words in (f"   2 x study/b: {seconds:.3g} s a step, {200 * seconds:.3g} h, GB: RAM",
+                  f"disk {disk:.3g}\n", f"one after another: {400 * seconds:.3g} h, "
+                  f"{2 * disk + 2 * of_data:.3g} GB of disk"):
+        assert words in said
     done(*f"{train} 720000".replace(".py", "").split(), "--out", alone)
     assert (alone / "predictions.csv").read_bytes() == (job / "predictions.csv").read_bytes()
     refused(["data 'drawn lesions' -> 'x'; scale 'quick' -> 'small'"], "jobs", "--out", tmp_path,
