@@ -7,7 +7,6 @@ import argparse
 import collections
 import contextlib
 import fcntl
-import importlib.metadata
 import io
 import json
 import math
@@ -191,7 +190,8 @@ def start_job(out, config):
 
 def finish_job(out, config, seconds, device, **result):
     """Write result.json, the last act of a job."""
-    packages = ("torch", "torchvision", "numpy", "scipy", "pillow")
+    packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
+    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
     commit = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
     processor = f"CPU {os.uname().machine}"
@@ -201,7 +201,7 @@ def finish_job(out, config, seconds, device, **result):
         config=config, **result, seconds=round(seconds, 1), device=processor,
         memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9,
-        versions={name: importlib.metadata.version(name) for name in packages},
+        versions=dict(versions, python=sys.version.split()[0]),
         commit=os.popen(commit).read().strip() or "unknown",
         command=shlex.join([threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
