@@ -134,7 +134,8 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
 
     luck = np.array([-.003, -.001, 0, .001, .003])
     arms = dict(real=steady(.70 + luck), gan=steady(.72 + luck), more=steady(.80 + luck))
-    assert metrics.gain(arms, ["real", "gan"], ["more"])[0] == pytest.approx(.09)
+    gain = metrics.gain(arms, ["real", "gan"], ["gan", "more", "more"])     # .71 to .7733
+    assert gain[0] == pytest.approx(.19 / 3)
     triples = [("real", "gan", "more")]
     x, low, high = metrics.worth(arms, triples)
     assert x == pytest.approx(0.2) and 0.1 < low < 0.2 < high < 0.3
@@ -194,6 +195,7 @@ def test_a_generator_is_judged_by_what_is_planted(lesions):
     assert values["diversity"] == pytest.approx(.5, abs=1e-3) and values["distinctness"] == 0
     twice = metrics.judge_generated(data.mix([train, train]), train.take(order[:10]), unseen)
     assert not twice["collapsed"]                   # measured on as many as there are real ones
+    assert metrics.judge_generated(train.take(order[:10]), train, unseen)["distinctness"] < .9
     assert metrics.to_nearest(train.images[np.maximum(order, 16)]) == 0     # as most of them
     assert metrics.DISTINCT == .2 and metrics.COLLAPSED == .4
     noise = np.random.default_rng(0).integers(0, 256, (320, 16, 16, 3), np.uint8)
@@ -231,8 +233,8 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     floor = metrics.distances(colours, colours[:24])["floor"]
     assert f"floor {floor:.4g} n 24 kid" in done(*fid, "--net", "none")
     monkeypatch.setattr(metrics, "inception_features", lambda: lambda images: (
-        sizes.append(images.shape[1]) or colours, None))
-    assert done(*fid).startswith("FID, 64 px: distance ") and sizes == [64, 64]
+        sizes.append(images.shape[1]) or metrics.colour_features(images), None))
+    assert f"floor {floor:.4g} n 24 kid" in done(*fid) and sizes == [64, 64]
 
     files = [tmp_path / name / "predictions.csv" for name in ("a-s0", "a-s10", "b-s0", "b-s1")]
     for file, right in zip(files, (6, 8, 7, 9)):    # so many of 10 are called what they are
