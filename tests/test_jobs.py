@@ -242,6 +242,7 @@ def test_stopping_the_run_leaves_no_job_behind_and_saves_if_it_can(tmp_path, pre
     assert not (job / "result.json").exists() and not (tmp_path / "a" / "late").exists()
     if kind == signal.SIGINT:
         assert process.returncode == 130 and 0 < torch.load(job / "checkpoint.pt")["step"] < 4000
+        assert "stopped. The same command goes on" in (job / "log.txt").read_text()
 
 
 def test_a_dry_run_makes_the_last_of_each_kind_and_what_it_needs(tmp_path, done, refused):
