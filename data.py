@@ -6,17 +6,15 @@
     python data.py prepare DIR --for dermagan --out runs/data    the set a study needs, below DIR
     python data.py check my_photos                               copies, wrong labels, leaks
     python data.py export runs/data --share 1/2 --out half/      PNG for any other generator
-
-Other people's photographs and tables are read in reading.py.
 """
-import collections
-import functools
-import itertools
 import shutil
 import sys
 import time
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +25,8 @@ from scipy.cluster.hierarchy import DisjointSet
 from torch.nn import functional as F
 
 import jobs
-from jobs import UserError
-from reading import (COLUMN_NAMES, Row, class_name, counted, first_of, hash_of, plain, plain_name,
-                     read_rows)
+from jobs import UserError, at_least
+from reading import COLUMN_NAMES, Row, class_name, counted, first_of, hash_of, plain_name, read_rows
 
 TWO = ["benign", "malignant"]
 EIGHT = "AK BCC BKL DF MEL NV SCC VASC".split()
@@ -82,13 +79,10 @@ class ImageSet:
         return self.take(self.labels == self.classes.index(name))
 
     def counts(self):
-        """{class name: number of images}"""
-        numbers = np.bincount(self.labels, minlength=len(self.classes))
-        return dict(zip(self.classes, numbers.tolist()))
+        return {name: int((self.labels == k).sum()) for k, name in enumerate(self.classes)}
 
     def share(self, share):
-        """This share of each class, by whole lesions (but perhaps its last one) in a fixed random
-        order: a larger share holds a smaller."""
+        """This share of each class, lesion by lesion in a fixed order: a larger holds a smaller."""
         if share >= 1:
             return self
         lots = [hash_of(group.encode()) for group in self.groups]
@@ -100,7 +94,6 @@ class ImageSet:
         return self.take(np.sort(chosen).astype(int))
 
     def digests(self):
-        """A hash of each image's pixels."""
         return np.array([hash_of(image.tobytes()) for image in self.images])
 
     def fingerprint(self):
@@ -143,7 +136,7 @@ def mix(sets):
     for one in sets:
         unknown = first_of(sorted(set(one.classes) - set(first.classes)))
         if unknown:
-            raise UserError(f"{one.info.get('source')}: its classes {unknown} are not among "
+            raise UserError(f"{one.info.get('source')}: classes {unknown} are not among "
                             f"{first_of(first.classes)}")
         numbers = np.array([first.classes.index(name) for name in one.classes])
         labels.append(numbers[one.labels])
@@ -152,23 +145,21 @@ def mix(sets):
 
 def what_was_seen(*sets):
     """Hashes of pixels and {prepared set: ids} of the sets, and of what their own GANs saw."""
-    digests, ids = set(), collections.defaultdict(set)
+    digests = set()
+    ids = defaultdict(set)
     for images in filter(None, sets):
-        digests.update(images.digests().tolist(), images.info.get("digests", []))
-        ids[images.info.get("dataset", "unknown")].update(images.ids.tolist())
+        digests.update(images.digests(), images.info.get("digests", []))
+        ids[images.info.get("dataset", "unknown")].update(images.ids)
         for dataset, names in images.info.get("seen_ids", {}).items():
             ids[dataset].update(names)
     seen_ids = {dataset: sorted(names) for dataset, names in ids.items()}
     return dict(digests=sorted(digests), seen_ids=seen_ids)
 
 
-# ---- Reading
+# ---- Reading and choosing
 
 def load(path, size=None, columns=()):
-    """The image set of an .npy or .npz file, a job's folder, a folder of images or a zip.
-
-    size: that of a folder's photographs; files and GAN images have one. columns: as in read_rows.
-    """
+    """The image set of a file, a job's folder, or a folder or zip of photographs, at `size` px."""
     path = Path(path)
     for name in ("images.npy", "samples.npy"):      # the folder of a `prepare` or a GAN job
         if (path / name).is_file():
@@ -213,11 +204,11 @@ def load_file(path):
 
 def load_synthetic(source, size=None):
     """The images of a generator, as load() reads them; or CLASS=PATH: those of this class in PATH,
-    or all, if they are of one class or none. info["generator"]: the GAN's model, else PATH's name.
-    """
+    or all, if they are of one class or none. info["generator"]: our GAN's, else PATH's name."""
     label, _, path = str(source).partition("=")
     if Path(source).exists() or not path:
-        images, path = load(source, size), source
+        path = source
+        images = load(path, size)
     else:
         images = load(path, size, [("label", "folder")])    # tables tell nothing
         if len(images.classes) > 1:
@@ -225,10 +216,9 @@ def load_synthetic(source, size=None):
         images = replace(images, classes=[label], labels=images.labels * 0)
     if images.classes == ["unlabelled"]:
         raise UserError(f"{source}: of which class? Say CLASS={source}, as benign={source}")
-    if "generator" in images.info:
-        return images
-    of_path = dict(generator=Path(path).name, source=source, path=str(path))
-    return replace(images, info=images.info | of_path)
+    if "generator" not in images.info:
+        images.info |= dict(generator=Path(path).name, path=str(path))
+    return images
 
 
 def decoded(rows, size, info):
@@ -242,12 +232,11 @@ def decoded(rows, size, info):
         try:
             pictures[k] = rows[k].picture(size)
         except Exception as problem:                # Pillow and zipfile raise a dozen types
-            reason, *_ = str(problem).split(" <")   # without an address in memory
-            bad.append(f"{rows[k].name} ({reason})")
+            bad.append(f"{rows[k].name} ({type(problem).__name__})")
+        progress(k + 1)
 
     with ThreadPoolExecutor() as pool:
-        for k, _ in enumerate(pool.map(work, range(len(rows)))):
-            progress(k + 1)
+        list(pool.map(work, range(len(rows))))
     if bad:
         raise UserError(f"{info['source']}: repair or remove {len(bad)} unreadable images: "
                         f"{first_of(sorted(bad))}")
@@ -257,7 +246,6 @@ def decoded(rows, size, info):
 
 
 def resized(images, size):
-    """The set with images `size` px wide, bicubic."""
     if size is None or images.images.shape[1] == size:
         return images
     jobs.check_memory(len(images), size)
@@ -267,8 +255,6 @@ def resized(images, size):
     return replace(images, images=pictures)
 
 
-# ---- Which images, which classes
-
 def of_classes(rows, classes, notes):
     """The rows of a study's classes, under the study's names; notes says what is left out."""
     named = [row._replace(label=class_name(row.label, binary=classes == TWO)) for row in rows]
@@ -277,46 +263,32 @@ def of_classes(rows, classes, notes):
     if dropped:
         notes.append(f"left out, not of the classes {', '.join(classes)}: {counted(dropped)}")
     if len({row.label for row in kept}) < 2:
-        found = counted(row.label for row in rows)
-        raise UserError(f"two or more classes of {first_of(classes)} are needed, not {found}: is "
-                        "it the right column? --columns label=... names another")
+        raise UserError(f"two or more classes of {first_of(classes)} are needed, not "
+                        f"{counted(row.label for row in rows)}: is it the right column? --columns "
+                        "label=... names another")
     return kept
-
-
-def find_set(root, study):
-    """(the folder below root that serves a study, what it stands in for or None)."""
-    names = STUDIES[study][1].split(", ")
-    found = [name for name in names if (root / name).is_dir()]
-    folder = root / found[0] if found else root
-    if found[:1] == names[:1] or study == "controls":
-        return folder, None
-    name = found[0] if found else f"your own {root.name}"
-    return folder, f"{name} instead of {names[0]}"
 
 
 def choose(rows, limits, seed):
     """At most limits[class] images of a class, whole lesions at random."""
-    sizes = collections.Counter((row.label, row.lesion) for row in rows)
-    lesions = sorted(sizes)
+    sizes = Counter((row.label, row.lesion) for row in rows)
+    room = Counter(row.label for row in rows)
+    if not limits.keys() <= room.keys():
+        raise UserError(f"--limit {first_of([*limits])}: the classes are {first_of(sorted(room))}")
+    room = dict(room) | limits
     taken = set()
-    found = collections.Counter(row.label for row in rows)
-    if not limits.keys() <= found.keys():
-        raise UserError(f"--limit {first_of([*limits])}: the classes are {first_of(sorted(found))}")
-    room = dict(found) | limits
-    for k in np.random.default_rng(seed).permutation(len(lesions)):
-        label, _ = lesions[k]
-        if sizes[lesions[k]] <= room[label]:
-            taken.add(lesions[k])
-            room[label] -= sizes[lesions[k]]
+    for label, lesion in np.random.default_rng(seed).permutation(sorted(sizes)):
+        if sizes[label, lesion] <= room[label]:
+            taken.add((label, lesion))
+            room[label] -= sizes[label, lesion]
     return [row for row in rows if (row.label, row.lesion) in taken]
 
 
 # ---- Splits and copies
 
 def split_by_group(labels, groups, share, seed):
-    """Mask of the images of the second part: about this share of each class, or from 1 on this
-    number, in whole groups, which count under the label of their first image. They come in random
-    order and each goes to the part that lacks more."""
+    """Mask of the second part: this share, or from 1 on this number, of each class. Whole groups,
+    of their first image's label, come in random order, each to the part that lacks more."""
     names, first, member = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(member)
     second = np.zeros(len(names), bool)
@@ -325,13 +297,10 @@ def split_by_group(labels, groups, share, seed):
         of_class = rng.permutation(np.flatnonzero(labels[first] == label))
         n = sizes[of_class].sum()
         wanted = share if share >= 1 else share * n
-        others = n - wanted
+        lacking = [n - wanted, wanted]
         for group in of_class:
-            second[group] = wanted > others
-            if second[group]:
-                wanted -= sizes[group]
-            else:
-                others -= sizes[group]
+            second[group] = lacking[1] > lacking[0]
+            lacking[int(second[group])] -= sizes[group]
     return second[member]
 
 
@@ -362,7 +331,7 @@ def near_pairs(images):
     a 9 x 8 thumbnail get brighter to the right?"""
     bits = []
     for image in images.images:
-        grey = Image.fromarray(image).convert("F").resize((9, 8), Image.Resampling.LANCZOS)
+        grey = Image.fromarray(image).convert("F").resize((9, 8), Image.LANCZOS)
         bits.append(np.diff(grey).ravel() > 0)
     return scipy.spatial.KDTree(bits).query_pairs(1.5, output_type="ndarray").T     # 2 bits: 1.41
 
@@ -380,15 +349,11 @@ def near_test(images):
 def check(args):
     """Copies, conflicting labels, unreadable files, and what the set's own split leaks."""
     rows, notes = read_rows(Path(args.source), args.zeros, args.columns)
-    if any(row.part for row in rows):               # what has no part goes to train
-        rows = [row._replace(part=row.part or "train") for row in rows]
+    rows = [row._replace(part=row.part or "train") for row in rows]
     images = decoded(rows, 64, dict(source=args.source))
     split = images.split
     labels = np.array(images.classes)[images.labels]
-    print("\n".join(notes + warnings_of(images)))
-    print(f"images: {len(images)} of {len(set(images.groups))} lesions")
-    for part, counts in counts_of_parts(images).items():
-        print(f"{part}: {counts}")
+    print("\n".join(notes + counts_of_parts(images)[1]))
 
     a, b = near_pairs(images)
     across = split[a] != split[b]
@@ -402,7 +367,7 @@ def check(args):
     print(f"nearly equal pictures (dHash within 2 bits): {len(a)} pairs, "
           f"{across.sum()} across parts")
     for what in ("lesion", "patient"):
-        parts = collections.defaultdict(set)
+        parts = defaultdict(set)
         for row in rows:
             parts[getattr(row, what)].add(row.part)
         parts.pop("", None)                         # of no known patient
@@ -418,8 +383,8 @@ def bilateral(images):
     colour, there |dR| + |dG| + |dB|; both sigmas are 75."""
     here = to_tensor(images).float()
     padded = F.pad(here, (4, 4, 4, 4), mode="reflect")
-    total, weights = 0, 0
-    for dy, dx in itertools.product(range(-4, 5), repeat=2):
+    total = weights = 0
+    for dy, dx in product(range(-4, 5), repeat=2):
         if dy ** 2 + dx ** 2 <= 4 ** 2:
             moved = padded.roll((-dy, -dx), (2, 3))
             there = moved[:, :, 4:-4, 4:-4]
@@ -448,7 +413,6 @@ ABSORB = np.float32([[0.42, 0.85, 1.25],                    # brown: of red, gre
                      [0.16, 0.95, 0.70],                    # red
                      [1.15, 0.95, 0.62]])                   # blue
 WHITE = np.float32([0.96, 0.90, 0.84])
-ARTEFACTS = dict(hair=0.3, vignette=0.6, corners=0.12)      # odds, the same in every class
 
 # layout, spacing or size, what it adds to brown, red, blue and white
 STRUCTURES = {
@@ -494,7 +458,7 @@ def random_field(rng, place, low, high):
 
 def honeycomb(rng, place, spacing):
     """1 in the middle of the cells of a bent lattice, -0.5 between them: waves at 60 degrees."""
-    bend = [random_field(rng, place, 2, 9), random_field(rng, place, 2, 9)]
+    bend = [random_field(rng, place, 2, 9) for _ in range(2)]
     angle = rng.uniform(0, np.pi) + np.arange(3) * np.pi / 3
     directions = np.stack([np.cos(angle), np.sin(angle)])
     waves = 4 * np.pi / np.sqrt(3) / spacing * directions
@@ -504,7 +468,7 @@ def honeycomb(rng, place, spacing):
 
 def pigment(rng, label, place):
     """Brown, red, blue, white (size, size, 4) of a lesion without skin. place: x, y in it."""
-    like, *own_shape, own = LESIONS[EIGHT[label]].split()
+    like, *own_shape, own = LESIONS[label].split()
     _, *other_shape, other = LESIONS[like].split()
     severity = 0.5 * rng.beta(1, 2)         # 0: a textbook case; .5: half the other class
     shape = (1 - severity) * np.array(own_shape, float) + severity * np.array(other_shape, float)
@@ -550,13 +514,13 @@ def turned(place, angle):
 
 
 def add_artefacts(rng, image, frame):
-    """What is in the picture but not of the lesion, drawn without knowing the class."""
+    """What is in the picture but not of the lesion: of the same odds in every class."""
     far = np.linalg.norm(frame, axis=-1)[..., None]
-    if rng.random() < ARTEFACTS["vignette"]:
+    if rng.random() < 0.6:                 # vignette
         image *= 1 - 0.2 * far ** 2
-    if rng.random() < ARTEFACTS["corners"]:      # the dark rim of the dermoscope
+    if rng.random() < 0.12:                # the dark rim of the dermoscope
         image *= smooth((1.16 - far) / 0.08)
-    if rng.random() < ARTEFACTS["hair"]:
+    if rng.random() < 0.3:                 # hair
         for _ in range(rng.integers(1, 8)):
             place = turned(frame, rng.uniform(0, np.pi))
             middle = rng.uniform(-0.9, 0.9)
@@ -566,7 +530,7 @@ def add_artefacts(rng, image, frame):
 
 
 def draw_lesion(label, lesion, view, seed=0, size=64):
-    """One picture, uint8 (size, size, 3): a view of a lesion of class number `label`."""
+    """One picture, uint8 (size, size, 3): a view of a lesion of class `label`."""
     rng = np.random.default_rng([seed, lesion])     # of the lesion: the same in all its views
     picture = np.random.default_rng([seed, lesion, view + 1])
     line = np.float32((np.arange(size) + 0.5) * 2 / size - 1)
@@ -588,22 +552,21 @@ def draw_lesion(label, lesion, view, seed=0, size=64):
     return np.uint8(np.clip(image, 0, 1) * 255)
 
 
-def lesion_rows(n, seed, size=8):
+def lesion_rows(n, seed):
     """The first n pictures of drawn lesions: 1, 2, 3, 1, 2, ... views, one class after another."""
-    jobs.check_memory(n, size)
     rows = []
-    for lesion in itertools.count():
-        for view in range(lesion % 3 + 1):
-            if len(rows) == n:
-                return rows
-            name, label = f"lesion{lesion:05d}", lesion % 8
-            picture = functools.partial(draw_lesion, label, lesion, view, seed)
-            rows.append(Row(f"{name}_{view}", EIGHT[label], name, "", "", picture))
+    views = ((lesion, view) for lesion in range(n) for view in range(lesion % 3 + 1))
+    for lesion, view in islice(views, n):
+        name = f"lesion{lesion:05d}"
+        label = EIGHT[lesion % 8]
+        picture = partial(draw_lesion, label, lesion, view, seed)
+        rows.append(Row(f"{name}_{view}", label, name, "", "", picture))
+    return rows
 
 
 def built_in(n, size=64, seed=0):
     """The first n drawn lesions: an image set of 8 classes, 1 to 3 views of each lesion."""
-    rows = lesion_rows(n, seed, size)
+    rows = lesion_rows(n, seed)
     return decoded(rows, size, dict(source=f"drawn lesions (seed {seed})"))
 
 
@@ -703,19 +666,20 @@ def lesions(args):
 
 def gather(args, size):
     """The images that `prepare` was asked for; info says how the set was read."""
-    stand_in, notes = None, []
-    classes = args.classes
-    if args.study:
-        classes, _ = STUDIES[args.study]
+    classes, sets = STUDIES.get(args.study, (args.classes, ""))
+    stand_in = None
+    notes = []
     if args.built_in:
-        rows = lesion_rows(args.built_in, args.seed, size)
+        rows = lesion_rows(args.built_in, args.seed)
         source = f"drawn lesions (seed {args.seed})"
     else:
-        folder = Path(args.source)
-        if args.study:
-            folder, stand_in = find_set(folder, args.study)
-        rows, notes = read_rows(folder, args.zeros, args.columns)
-        source = folder.name
+        root = Path(args.source)
+        names = sets.split(", ")
+        found = next((name for name in names if (root / name).is_dir()), "")
+        if found != names[0] and args.study != "controls":
+            stand_in = f"{found or 'your own ' + root.name} instead of {names[0]}"
+        source = (root / found).name
+        rows, notes = read_rows(root / found, args.zeros, args.columns)
     if classes:
         rows = of_classes(rows, classes, notes)
     if args.resplit:
@@ -736,9 +700,9 @@ def prepare(args):
     if args.drop_near:
         images = images.take(~near)
     info = images.info
-    info["near_test"] = int(near.sum())
     info["dataset"] = images.fingerprint()          # ids tell a leak only within one prepared set
-    info["reading"] += warnings_of(images)
+    counts, notes = counts_of_parts(images)
+    info["reading"] += notes
 
     decisive = "study size val test resplit limit enhance drop_near seed"
     config = {name: getattr(args, name) for name in decisive.split()}
@@ -750,53 +714,37 @@ def prepare(args):
         shown = np.concatenate([images.images[:8], filtered[:8]])
         save_grid(out / "before_after.png", shown)
         images = resized(replace(images, images=filtered), args.size)
-    show_training_images(images, out, args.seed)
-    images.save(out / "images.npy")
-    counts = counts_of_parts(images)
-    n_lesions = len(set(images.groups))
-    jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=info,
-                    lesions=n_lesions)
-
-    print("\n".join(info["reading"]))
-    for part, count in counts.items():
-        print(f"{part:6} {sum(count.values()):6}  {count}")
-    print(f"{out}: {len(images)} images of {n_lesions} lesions. Dropped, because the lesion or the "
-          f"picture is also in a later part: {info['dropped']}. "
-          f"Near copies of test images (--drop-near leaves them out): {near.sum()}")
-    if info["stand_in"]:
-        print(f"stand-in: {info['stand_in']}")
-
-
-def counts_of_parts(images):
-    """{part: {class: number of images}}; a set without parts has one called "all"."""
-    parts = [part for part in ("train", "val", "test") if part in images.split]
-    counts = {part: images.part(part).counts() for part in parts}
-    return counts or {"all": images.counts()}
-
-
-def warnings_of(images):
-    """Sentences on what makes a set hard to learn from or to test on."""
-    notes = []
-    for part, counts in counts_of_parts(images).items():
-        absent = [name for name, n in counts.items() if n == 0]
-        if absent:
-            notes.append(f"warning: {part} has no image of {first_of(absent)}")
-    for name, n in images.counts().items():
-        if n < 10:
-            notes.append(f"warning: class {name} has only {n} images")
-    return notes
-
-
-def show_training_images(images, out, seed):
-    """grid.png, 8 training images of each class; augmented.png, 16 copies of one image."""
     train = images.part("train")
-    by_class = [train.of_class(name) for name in train.classes]
-    shown = np.concatenate([some.images[:8] for some in by_class])
+    shown = np.concatenate([train.of_class(name).images[:8] for name in train.classes])
     save_grid(out / "grid.png", shown)
-    torch.manual_seed(seed)
+    torch.manual_seed(args.seed)
     copies = scaled(to_tensor(shown[[0] * 16]))
     copies = augment(copies, zoom=0, shift=0, shear=10, brightness=0)       # as paper 001 does
     save_grid(out / "augmented.png", to_uint8(copies))
+    images.save(out / "images.npy")
+    jobs.finish_job(out, config, time.time() - begun, "cpu", counts=counts, source=info,
+                    lesions=len(set(images.groups)))
+
+    print("\n".join(info["reading"]))
+    print(f"{out}: {info['stand_in'] or info['source']}. Dropped, since their lesion or picture is "
+          f"also in a later part: {info['dropped']}. "
+          f"Near copies of test images (--drop-near leaves them out): {near.sum()}")
+
+
+def counts_of_parts(images):
+    """{part: {class: number of images}}, and sentences: what is in them, and what is lacking."""
+    counts = {}
+    notes = [f"{len(images)} images of {len(set(images.groups))} lesions"]
+    for part in ("train", "val", "test"):
+        if part in images.split:
+            counts[part] = images.part(part).counts()
+            notes.append(f"{part}: {counts[part]}")
+            absent = [name for name, n in counts[part].items() if n == 0]
+            notes += [f"warning: {part} has no image of {name}" for name in absent]
+    for name, n in images.counts().items():
+        if n < 10:
+            notes.append(f"warning: class {name} has only {n} images")
+    return counts, notes
 
 
 def export(args):
@@ -805,21 +753,18 @@ def export(args):
     info = dict(source=f"{args.part} of {args.run}", size=images.images.shape[1])
     info |= what_was_seen(images)
     replace(images, info=info).save(args.out)
-    classes = " and MINE/".join(images.classes)
-    print(f"{args.out}: {images.counts()}. Your generator's images go to MINE/{classes}, with a "
-          f"copy of its info.json. Then: bash run_all.sh controls --data ... --synthetic MINE")
+    print(f"{args.out}: {images.counts()}. Your generator's images go to folders of these names "
+          f"in MINE, info.json too; then bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def class_limit(text):
-    """An argparse type: CLASS=N."""
     name, _, number = text.rpartition("=")
     return name, int(number)
 
 
 def column(text):
-    """An argparse type: a key of COLUMN_NAMES = the title of a column."""
     meaning, _, title = text.partition("=")
-    if meaning not in COLUMN_NAMES or not plain(title):
+    if meaning not in COLUMN_NAMES or not any(map(str.isalnum, title)):
         raise ValueError
     return meaning, title
 
@@ -832,37 +777,36 @@ def main():
         command = commands.add_parser(function.__name__, help=text, description=text)
         command.set_defaults(function=function)
     drawn, p, c, e = commands.choices.values()
-    drawn.add_argument("--n", type=jobs.at_least(1), default=80, help="number of pictures (80)")
+    number = at_least(1, below=1e6)
+    drawn.add_argument("--n", type=number, default=80, help="number of pictures (80)")
 
     one = p.add_mutually_exclusive_group(required=True)
     one.add_argument("source", nargs="?", help="class folders, images with a csv, or a zip")
-    one.add_argument("--built-in", type=jobs.at_least(1), metavar="N", help="N drawn lesions")
-    p.add_argument("--for", dest="study", choices=STUDIES, help="the set and classes of a study")
-    p.add_argument("--binary", dest="classes", action="store_const", const=TWO,
-                   help="two classes, benign and malignant")
-    share = jobs.at_least(0, float)
-    p.add_argument("--test", type=share, default=0.2, help="share, or images per class, unless the "
-                   "set has such a part (0.2)")
-    p.add_argument("--val", type=share, default=0.1, help="the same, of what --test leaves (0.1)")
-    p.add_argument("--resplit", action="store_true", help="forget the set's own split")
-    p.add_argument("--limit", type=class_limit, nargs="+", default=[], metavar="CLASS=N",
-                   help="at most N images of this class, whole lesions")
-    p.add_argument("--drop-near", action="store_true", help="drop near copies of test images")
-    p.add_argument("--enhance", action="store_true", help="bilateral filter, gamma 1.5 (001)")
+    one.add_argument("--built-in", type=number, metavar="N", help="N drawn lesions")
+    add = p.add_argument
+    share = at_least(0, float)
+    add("--for", dest="study", choices=STUDIES, help="the set and classes of a study")
+    add("--binary", dest="classes", action="store_const", const=TWO, help="two classes")
+    add("--test", type=share, default=0.2, help="share, or images a class, if not given")
+    add("--val", type=share, default=0.1, help="the same, of what --test leaves (0.1)")
+    add("--resplit", action="store_true", help="forget the set's own split")
+    add("--limit", type=class_limit, nargs="+", default=[], metavar="CLASS=N",
+        help="at most N images of this class, whole lesions")
+    add("--drop-near", action="store_true", help="drop near copies of test images")
+    add("--enhance", action="store_true", help="bilateral filter, gamma 1.5 (001)")
 
     c.add_argument("source", help="a data set")
     for command in (p, c):
         command.add_argument("--zeros", metavar="CLASS", help="class of rows that hold only zeros")
         command.add_argument("--columns", type=column, nargs="+", default=[], action="extend",
-                             metavar="X=COLUMN", help="what columns of the tables mean, X: image, "
-                             "label, lesion, patient, part")
+                             metavar="X=COLUMN", help="X: image, label, lesion, patient, part")
 
     e.add_argument("run", help="folder of a `prepare` job")
-    e.add_argument("--part", choices=("train", "val", "test"), default="train")
+    e.add_argument("--part", default="train", help="train, val or test")
     e.add_argument("--share", type=jobs.fraction, default=1, help="of each class, such as 1/2 (1)")
     for command in (drawn, p):
-        command.add_argument("--size", type=jobs.at_least(8), default=64, help="pixels (64)")
-        command.add_argument("--seed", type=jobs.at_least(0), default=0)
+        command.add_argument("--size", type=at_least(8), default=64, help="pixels (64)")
+        command.add_argument("--seed", type=at_least(0), default=0)
     for command in (drawn, p, e):
         command.add_argument("--out", required=True, help="a new folder (lesions: or .npy file)")
     args = parser.parse_args()
