@@ -222,7 +222,7 @@ def classes_of_folders(pictures):
         own = sorted((folder for folder in above if folder not in shared), key=is_known)
         if own:                     # the known ones are last
             labels[name] = own[-1]
-    only = [*filter(is_known, above)] or ["unlabelled"]  # all share all
+    only = [*filter(is_known, above)] or ["unlabelled"]  # all share them
     return labels or dict.fromkeys(folders, only[-1])
 
 
@@ -317,11 +317,11 @@ def read_table(place, name, raw, find, named, strict):
             why = f"line {line} has more cells than the header: quote those that hold {mark!r}"
             raise unclear(place, why, header)
         row = dict(zip(header, chain(cells, repeat(""))))
-        image = row[columns["image"][0]]
-        if find(image):
-            rows.append((f"{place} line {line}", row, find(image)))
+        names = find(row[columns["image"][0]])
+        if names:
+            rows.append((f"{place} line {line}", row, names))
         else:
-            lost.append(image)
+            lost.append(row[columns["image"][0]])
     for meaning in ("lesion", "patient", "part"):
         cells = {row[title].lower() for title in columns[meaning] for _, row, _ in rows}
         if rows and cells <= NO_ID:         # an empty column is none
@@ -344,7 +344,7 @@ def read_tables(folder, files, kinds, find, named):
     missing = set(" ".join(named.values()).split()) - titles
     if missing:
         headers = {table.name: first_of(table.header) for table in tables}
-        raise UserError(f"no table of {folder} has a column {first_of([*missing])}: {headers}")
+        raise UserError(f"no table of {folder} has a column {first_of(sorted(missing))}: {headers}")
     for meaning, table in product(DECISIVE, tables):
         if table.name not in own and any(one.columns[meaning] for one in tables if one.name in own):
             table.columns["unused"] += table.columns[meaning]
@@ -468,7 +468,7 @@ def rows_of(labels, files, values):
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name], values["patient", name]
-        if patient and patient in patients[""]:     # that one may be any of his lesions
+        if patient and patient in patients[""]:     # a picture tells no lesion
             lesion = f"patient {patient}"
         elif patient and len(patients[lesion] - {""}) > 1:      # 1 of A is not 1 of B
             lesion = f"patient {patient} {lesion}"
@@ -490,7 +490,7 @@ def notes_on(tables, rows, labels, files, kinds):
     free = sum(not row.part for row in rows)
     deep = sum(is_deep(files[row.name]) for row in rows if kind_of(row.name)[:2] != ".j")
     notes = [f"classes: {classes}",
-             f"lesions: {lesions}; {alone} of {len(rows)} images count on their own",
+             f"lesions: {lesions}; {alone} of {len(rows)} images are on their own",
              f"parts: {parts}; {free} of {len(rows)} images have none",
              f"grey of more than 8 bits, scaled: {deep} images"]
 
@@ -498,7 +498,7 @@ def notes_on(tables, rows, labels, files, kinds):
     twice = sorted(labels.keys() - {row.name for row in rows})
     others = [kind for kind in kinds.values() if kind not in ("", "table", *SUFFIXES)]
     unused = {"images of no class": first_of(lost, 3), "no photographs": counted(others),
-              "second files of a name and content": first_of(twice, 3)}
+              "second files of one content": first_of(twice, 3)}
     for table in tables:
         unused[f"columns of {table.name}"] = first_of(table.columns["unused"], 12)
         unused[f"rows of {table.name}, no such images here"] = first_of(table.lost, 3)
