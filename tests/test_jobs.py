@@ -88,6 +88,8 @@ def test_a_half_written_or_foreign_file_never_takes_the_place_of_a_whole_one(tmp
     for text in (b"[1]", b"{", b"\xff", b"[" * 100000):
         file.write_bytes(text)
         assert str(file) in refusal(jobs.read_json, file)
+    jobs.write_json(tmp_path / "config.json", dict(model="vae"))
+    assert "is not one of cnn, mlp" in refusal(jobs.load_run, tmp_path, ["cnn", "mlp"])
 
 
 def test_a_job_is_done_once_continued_or_refused_by_naming_each_difference(tmp_path, monkeypatch):
