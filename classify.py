@@ -140,7 +140,7 @@ def mobilenet_v1_body(weights):
 def inception(classes, size, weights):
     """Paper 004: Inception V3, 24,348,900 parameters for 2 classes with the auxiliary head, which
     gives logits too in training. Its weights, too, were trained on [-1, 1]."""
-    net = published("inception_v3", weights, init_weights=True)
+    net = published("inception_v3", weights, init_weights=weights == "none")
     net.transform_input = False
     net.fc = nn.Linear(2048, classes)
     net.AuxLogits.fc = nn.Linear(768, classes)

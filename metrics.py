@@ -20,7 +20,6 @@ from jobs import UserError
 
 COLLAPSED = 0.4     # diversity below it: samples differ less than that share of what real images do
 DISTINCT = 0.2      # distinctness below it: the same few pictures come again and again
-SIDE = 64           # of the images that `fid` compares
 FID_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
            "pt_inception-2015-12-05-6726825d.pth")
 
@@ -355,6 +354,11 @@ def colour_features(images, side=8):
     return torch.cat(means).double().numpy()
 
 
+def some_of(images, n, rng):
+    """At most n of them at random; a copy of all, in another order, would fill memory."""
+    return images[rng.permutation(len(images))[:n]]
+
+
 def copying(generated, train, held_out, seed=0):
     """{closer_to_train: [share, low, high]} of GAN images whose nearest real one, in 16 x 16
     thumbnails, was learned from and not held out: .5 without copying. {} without images."""
@@ -362,8 +366,8 @@ def copying(generated, train, held_out, seed=0):
     if n < 2:
         return {}
     rng = np.random.default_rng(seed)
-    seen = rng.permutation(train)[:n]
-    unseen = rng.permutation(held_out)[:n]
+    seen = some_of(train, n, rng)
+    unseen = some_of(held_out, n, rng)
     real = colour_features(np.concatenate([seen, unseen]), 16)
     nearest = cdist(colour_features(generated, 16), real).argmin(1)
     often = np.bincount(nearest, minlength=2 * n)
@@ -397,8 +401,8 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
         samples, real = generated.of_class(name).images, train.images
         if name in train.classes:
             real = train.of_class(name).images
-        samples = rng.permutation(samples)[:128]
-        real = rng.permutation(real)[:128]
+        samples = some_of(samples, 128, rng)
+        real = some_of(real, 128, rng)
         n = min(len(samples), len(real))            # the more images, the nearer the nearest
         if n > 1:                                   # one image differs from nothing
             diversity.append(spread(samples) / max(spread(real), 1e-9))
@@ -418,7 +422,7 @@ def judge_generated(generated, train, held_out, seed=0, source=None):
         row = distances(real, colour_features(generated.images), draws=1)
         for key in ("distance", "floor", "n", "kid"):
             values[f"fd_8x8_{key}"] = row[key]
-    some = rng.permutation(generated.images)[:2000]         # of 24,000 it takes minutes
+    some = some_of(generated.images, 2000, rng)         # of 24,000 it takes minutes
     return values | copying(some, train.images, held_out.images, seed)
 
 
@@ -480,14 +484,14 @@ def compare(args):
 
 
 def fid(args):
-    a, b = (data.resized(data.load(path, SIDE), SIDE).images for path in args.folders)
+    a, b = (data.resized(data.load(path, args.size), args.size).images for path in args.folders)
     if args.net == "none":
         name = "FD-8x8 (mean colours of an 8 x 8 grid; no FID)"
         row = distances(colour_features(a), colour_features(b))
     else:
         name, features = "FID", inception_features()
         row = distances(features(a)[0], *features(b))
-    print(f"{name}, {SIDE} px:", *[f"{key} {value:.4g}" for key, value in row.items()])
+    print(f"{name}, {args.size} px:", *[f"{key} {value:.4g}" for key, value in row.items()])
 
 
 def main():
@@ -497,6 +501,7 @@ def main():
     add("folders", nargs=2, help="A, then B")
     add("--net", choices=("inception", "none"), default="inception",
         help="of fid; none: mean colours, no FID")
+    add("--size", type=jobs.at_least(8), default=64, help="of the images of fid (64 px)")
     args = parser.parse_args()
     dict(compare=compare, fid=fid)[args.command](args)
 

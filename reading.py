@@ -196,9 +196,11 @@ def is_deep(read):
 
 
 def part_of(folders):
-    """The part told by the nearest folder with one such word (not train_test_split), or ""."""
-    for folder in folders[::-1]:
-        told = [PARTS[word.lower()] for word in WORD.findall(folder) if word.lower() in PARTS]
+    """The part that the nearest folder called so tells, else the nearest with one such word in its
+    name (not train_test_split), or ""."""
+    nearest = folders[::-1]
+    for words in [*([folder] for folder in nearest), *map(WORD.findall, nearest)]:
+        told = [PARTS[word.lower()] for word in words if word.lower() in PARTS]
         if len(told) == 1:
             return told[0]
     return ""
@@ -277,8 +279,9 @@ def understood(header, named):
 def unclear(place, why, header):
     return UserError(
         f"{place} {why}. Its header: {first_of(header, 12)}. Say --columns image=... label=... (or "
-        "label=A,B,C of 0 and 1, label=folder) lesion=... patient=... part=... (or part=none), "
-        "or write a labels.csv (image, label, lesion_id, patient_id, split), or move it away")
+        "label=A,B,C of 0 and 1, label=folder) lesion=... patient=... part=... (or lesion=none, "
+        "part=none), or write a labels.csv (image, label, lesion_id, patient_id, split), or move "
+        "it away")
 
 
 def lines_of(place, name, raw, find):
@@ -388,7 +391,9 @@ def values_of(tables, files, zeros, named):
             told["part"] = PARTS.get(told["part"].lower())
             if table.columns["label"]:
                 told["label"] = class_of(table, row, place, zeros)
-            if "part" not in named:
+            # train.csv tells the part if it lists images, or tells classes; no metadata table does
+            a_list = table.header[0] == "1" or len(table.header) == 1
+            if "part" not in named and (a_list or understood(table.header, {})["label"]):
                 told["table"] = of_table
             for name, meaning in product(names, filter(told.get, told)):
                 text = told[meaning]
@@ -486,13 +491,16 @@ def notes_on(tables, rows, labels, files, kinds):
     classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
     lesions = told_by(tables, "lesion", "patient") or "not given"
     alone = sum(row.lesion == row.name for row in rows)
-    parts = told_by(tables, "part") or "names of folders or tables"
     free = sum(not row.part for row in rows)
+    parts = "not given"
+    if free < len(rows):
+        parts = told_by(tables, "part") or "names of folders or tables"
     deep = sum(is_deep(files[row.name]) for row in rows if kind_of(row.name)[:2] != ".j")
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images are on their own",
-             f"parts: {parts}; {free} of {len(rows)} images have none",
-             f"grey of more than 8 bits, scaled: {deep} images"]
+             f"parts: {parts}; {free} of {len(rows)} images have none"]
+    if deep:
+        notes.append(f"grey of more than 8 bits, scaled: {deep} images")
 
     lost = [name for name, kind in kinds.items() if kind in SUFFIXES and name not in labels]
     twice = sorted(labels.keys() - {row.name for row in rows})

@@ -42,10 +42,11 @@ def test_networks_have_the_papers_recipe_and_layers_named_weights_one_device(mon
 
     def published(name, weights, **options):
         asked.append(weights)
-        net = models.get_model(name, **options)
-        net.transform_input = True                      # as Inception has it with weights
-        return net
+        file = models.get_model(name, weights=None).state_dict()
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: file)
+        return from_torchvision(name, weights.replace("named", "DEFAULT"), **options)
 
+    from_torchvision = classify.published
     monkeypatch.setattr(classify, "published", published)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url",
                         lambda *_, **__: asked.append("named") or {})
