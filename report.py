@@ -155,10 +155,9 @@ def value(study, job, measure, row="", number=0):
         return f"{np.mean([one['metrics'][test]['loss'] for one in seeds]):.3f}"
     if kind == "validation":
         return f"{np.mean([one['curves']['val_accuracy'][-1] for one in seeds]):.3f}"
-    name, label = measure.removesuffix(" %"), label or row
-    if kind in ("precision", "recall", "f1"):       # of a class: the head's, else the row's
-        name = f"{kind} {label}"
-    arm = study.arms(job).get(name)
+    label = label or row                            # its class: the head's, else the row's
+    arms = study.arms(job)
+    arm = arms.get(measure.removesuffix(" %"), arms.get(f"{kind} {label}"))
     if arm is None:
         return f"no {measure} here"
     level = metrics.level(arm)
@@ -340,7 +339,7 @@ def filled(study, rows):
 
 def claims_of(study, hidden):
     """A row for each claim: {column: cell}, without the hidden column."""
-    rows = next(block for block in read_paper(study.name) if "claim" in block[0])
+    rows = next((block for block in read_paper(study.name) if "claim" in block[0]), [])
     gains, table = [], []
     for row in rows:
         gain, arms = study.gain(row["before"], row["after"]), study.arms(row["after"])
@@ -348,7 +347,7 @@ def claims_of(study, hidden):
         if row["before"] == "-" and arms:           # not a gain but an accuracy
             gain = [*metrics.level(arms["accuracy"]), None]
             clean = f"{value(study, row['after'], 'accuracy %')} %"
-        if row["before, as printed"] != "-":
+        if row.get("before, as printed", "-") != "-":
             before, after = row["before, as printed"], row["after, as printed"]
             as_printed = points(study.gain(before, after))
             as_printed += study.after_collapse(f"{before} {after}")

@@ -31,8 +31,8 @@ def test_a_change_fits_and_runs(tmp_path, prepared, file, before, after, command
     for source in ROOT.glob("*.py"):
         shutil.copy(source, tmp_path)
     text = (tmp_path / file).read_text()
-    assert text.count(before) == 1
-    (tmp_path / file).write_text(text.replace(before, after))
+    assert before in text
+    (tmp_path / file).write_text(text.replace(before, after, 1))
     [draw] = re.findall(r'(?m)^DRAW="(.*)"$', TEXT)
     words = command.replace("$DRAW", draw).split()
     tiny = ["--data", prepared, "--steps", "2", "--batch", "4"]

@@ -110,7 +110,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         _, low, high, _ = metrics.gain(arms, "a", "b")
         held["gain"] += low <= 0 <= high
     assert measured["accuracy"].views == 2 and measured["accuracy"].lesions == 120
-    assert len(held) == 10 and all(0.92 <= count / 200 <= 0.99 for count in held.values()), held
+    assert len(held) >= 10 and all(0.92 <= count / 200 <= 0.99 for count in held.values()), held
     half = 0.5 / 50 * scipy.stats.t(49).ppf(0.975)              # half a lesion: the least of chance
     arms = dict(a=steady([.7, .7], 50), b=steady([.7, .7]), c=steady([.7]), d=steady([.7, np.nan]))
     assert metrics.gain(arms, "a", "b") == pytest.approx([0, -half, half, 1])
