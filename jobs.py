@@ -394,6 +394,7 @@ def run_jobs(jobs, slots):
     finally:                                        # Ctrl-C: what runs saves and ends
         for child in multiprocessing.active_children():
             child.terminate()
+        for child in multiprocessing.active_children():
             child.join()
     print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs are done")
     return len(undone)

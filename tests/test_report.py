@@ -150,8 +150,8 @@ def in_words(title, label, series):
 
 def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     classifier(tmp_path, "s/net", .70, tests=("real", "mixed"))
-    classifier(tmp_path, "s/net_2", .80)
-    classifier(tmp_path, "s/net_10", .90)
+    classifier(tmp_path, "s/net_a_2", .80)
+    classifier(tmp_path, "s/net_a_10", .90)
     data(tmp_path, "s", "photographs")
     gan(tmp_path, "s/gan-s0", resemblance=.2)
     gan(tmp_path, "s/gan-s1", resemblance=.4)
@@ -181,10 +181,10 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
             ("- **a**\n- b", "<ul><li><b>a</b></li><li>b</li></ul>"),
             ("| a |\n| --- |\n| 1 |", "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>")):
         assert expected in page.to_html(block, tmp_path)
-    chart = page.line_chart("<title>", "x", [("up", [1, 3], [0, 10]), ("flat", [1, 2], [5, 5])])
+    chart = page.line_chart("<title>", "x", [("up", [1, 3], [2, 12]), ("flat", [1, 2], [7, 7])])
     assert '"50.0,180.0 344.0,30.0"' in chart and '"50.0,105.0 197.0,105.0"' in chart
     assert "&lt;title&gt;" in chart and re.findall(r'y="(\d+)"[^>]*>(\d+)<', chart) == [
-        ("184", "0"), ("196", "1"), ("109", "5"), ("196", "2"), ("34", "10"), ("196", "3")]
+        ("184", "2"), ("196", "1"), ("109", "7"), ("196", "2"), ("34", "12"), ("196", "3")]
     colours = [re.findall(f'(#\\w+)"{what}', chart) for what in (" stroke-width", ">(?:up|flat)<")]
     assert colours == [page.COLOURS[:2]] * 2
     assert 'd="M216 46H345"' in page.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
