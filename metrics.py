@@ -337,8 +337,10 @@ def distances(x, y, probabilities=None, seed=0, draws=5):
         gaps.append(frechet(some[:n], y[:n]))
         floors.append(frechet(some[:n], some[n:2 * n]))
     row = dict(
-        distance=np.mean(gaps), spread=np.std(gaps),
-        floor=np.mean(floors), n=n,
+        distance=np.mean(gaps),
+        spread=np.std(gaps),
+        floor=np.mean(floors),
+        n=n,
         kid=kid(some[:5000], y[:5000]))             # of more its kernel fills memory
     if probabilities is not None:
         row["inception_score"] = inception_score(probabilities)

@@ -43,7 +43,8 @@ def test_networks_have_the_papers_recipe_and_layers_named_weights_one_device(mon
     def published(name, weights, **options):
         asked.append(weights)
         file = models.get_model(name, weights=None).state_dict()
-        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: file)
+        loader = "torchvision.models._api.load_state_dict_from_url"
+        monkeypatch.setattr(loader, lambda *_, **__: file)
         return from_torchvision(name, weights.replace("named", "DEFAULT"), **options)
 
     from_torchvision = classify.published
