@@ -121,6 +121,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interval():
     assert metrics.holm([.01, None, .04, .03]) == [.03, None, .06, .06]
     assert metrics.holm([.7, .6]) == [1, 1]
+    assert metrics.log_loss(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(27.6, abs=0.1)
     for k in (0, 30, 40):
         interval = scipy.stats.binomtest(k, 40).proportion_ci(method="wilson")
         assert metrics.wilson(k / 40, 40) == pytest.approx([k / 40, *interval], abs=1e-4)
@@ -142,6 +143,8 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
     for end in (low, high):             # there the gain of GAN images just differs from that share
         weights = dict(gan=1.0, more=-end, real=end - 1)
         assert metrics.difference(arms, weights)[3] == pytest.approx(0.05, abs=1e-4)
+    arms["other"] = steady(.76 + luck)  # two GANs upon the same real images
+    assert metrics.worth(arms, [*triples, ("real", "other", "more")])[0] == pytest.approx(0.4)
     for right in (.70, .701, .60):              # real images help neither clearly nor at all
         worth = metrics.worth(arms | dict(more=steady(right + luck)), triples)
         assert worth[1:] == [-np.inf, np.inf]
