@@ -216,7 +216,9 @@ def test_the_fids_inception_pools_as_tensorflows(monkeypatch):
     plain = inception_v3(num_classes=1008, aux_logits=False, init_weights=False).eval()
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: plain.state_dict())
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3)).astype(np.uint8)
-    features, probabilities = metrics.inception_features()(images)
+    features_of = metrics.inception_features()
+    features_of(255 - images)                       # a batch before it changes nothing
+    features, probabilities = features_of(images)
 
     pools = iter([partial(F.avg_pool2d, count_include_pad=False)] * 8 + [F.max_pool2d])
     monkeypatch.setattr(F, "avg_pool2d", lambda x, **shape: next(pools)(x, **shape))
@@ -239,8 +241,9 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
         sizes.append(images.shape[1]) or metrics.colour_features(images), None))
     assert f"floor {floor:.4g} n 24 kid" in done(*fid) and sizes == [64, 64]
 
-    files = [tmp_path / name / "predictions.csv" for name in ("a-s0", "a-s10", "b-s0", "b-s1")]
-    for file, right in zip(files, (6, 8, 7, 9)):    # so many of 10 are called what they are
+    names = "a-small", "a-s0", "a-s10", "b-s0", "b-s1"
+    files = [tmp_path / name / "predictions.csv" for name in names]
+    for file, right in zip(files, (2, 6, 8, 7, 9)):     # so many of 10 are called what they are
         rows = ["test,image,lesion,label,benign,malignant", "mixed,i,l,benign,1,0"]
         for k in range(10):
             benign = int((k % 2 == 0) == (k < right))
@@ -253,7 +256,7 @@ def test_commands(tmp_path, done, refused, prepared, monkeypatch):
     compare = ["metrics", "compare", tmp_path / "a", tmp_path / "b"]
     assert "0.700  0.800   +0.100 [" in done(*compare)
     assert "one seed" in done("metrics", "compare", *[file.parent] * 2)
-    for file in files[2:]:                          # one image less: of a seed, then of both
+    for file in files[3:]:                          # one image less: of a seed, then of both
         file.write_text("\n".join(rows[:-1]))
         refused(["same test images"], *compare)
     for bad in (rows[:2], [*rows, "real,i,l,benign,nan,1"]):
