@@ -472,9 +472,11 @@ def gan_table(page, study):
 
 def gan_row(name, measures, steps="-"):
     """A line of that table. Copying comes last: who copies a few pictures looks collapsed."""
-    state, copies = "alive", "-"
-    if measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
-        state = "alive, but far"
+    state, copies, distance = "alive", "-", "-"
+    if "fd_8x8_distance" in measures:               # not of a single image
+        distance = "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures)
+        if measures["fd_8x8_distance"] > FAR * measures["fd_8x8_floor"]:
+            state = "alive, but far"
     if measures["collapsed"]:
         state = "COLLAPSED: its rows count as failed"
     if "closer_to_train" in measures:
@@ -484,8 +486,7 @@ def gan_row(name, measures, steps="-"):
     return {
         "GAN": name, "steps": steps, "diversity": f"{measures['diversity']:.2f}",
         "distinctness": f"{measures['distinctness']:.2f}",
-        "FD-8x8 (noise floor)": "{fd_8x8_distance:.3f} ({fd_8x8_floor:.3f})".format(**measures),
-        "nearer to training images": copies, "state": state}
+        "FD-8x8 (noise floor)": distance, "nearer to training images": copies, "state": state}
 
 
 # ---- The first screen, and the last

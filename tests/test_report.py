@@ -95,6 +95,8 @@ def test_what_is_planted_in_the_controls_is_found_and_ones_own_generator_named_f
     assert part("gains") in without_intervals(markdown) and part("gans") in markdown
     chart = (tmp_path / "report/001.svg").read_text()
     assert re.findall(r'<circle cx="(\d+)"', chart) == ["259", "173"]      # the DCGAN, my-vae
+    one = report.gan_row("of a single image", dict(diversity=1, distinctness=1, collapsed=False))
+    assert (one["state"], one["FD-8x8 (noise floor)"]) == ("alive", "-")
 
 
 @pytest.mark.parametrize("with_gan, more, said", [
