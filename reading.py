@@ -467,16 +467,15 @@ def rows_of(labels, files, values):
     """A Row of each image, but one of all of the same name, class, part and content."""
     rows, spelled = {}, {}
     times = Counter(Path(name).name.lower() for name in labels)
-    patients = defaultdict(set)         # of each lesion, "" for none
+    patients = defaultdict(set)         # of each lesion
     for name in labels:
         patients[values["lesion", name]].add(values["patient", name])
     for name, label in labels.items():
         label = spelled.setdefault(label.casefold(), label)     # Benign is benign
         lesion, patient = values["lesion", name], values["patient", name]
-        if patient and patient in patients[""]:     # a picture tells no lesion
-            lesion = f"patient {patient}"
-        elif patient and len(patients[lesion] - {""}) > 1:      # 1 of A is not 1 of B
-            lesion = f"patient {patient} {lesion}"
+        # Lesion 1 of patient A is not lesion 1 of patient B
+        if patient and (not lesion or len(patients[lesion] - {""}) > 1):
+            lesion = f"patient {patient} {lesion}".strip()
         part = values["part", name] or part_of(name.split("/")[:-1]) or values["table", name]
         file_name = Path(name).name.lower()
         content = times[file_name] > 1 and hash_of(files[name]())
