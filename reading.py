@@ -494,7 +494,8 @@ def notes_on(tables, rows, labels, files, kinds):
     parts = "not given"
     if free < len(rows):
         parts = told_by(tables, "part") or "names of folders or tables"
-    deep = sum(is_deep(files[row.name]) for row in rows if kind_of(row.name)[:2] != ".j")
+    may_be = [row.name for row in rows if kind_of(row.name) in (".png", ".tif", ".tiff")]
+    deep = sum(is_deep(files[name]) for name in may_be)
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images are on their own",
              f"parts: {parts}; {free} of {len(rows)} images have none"]
