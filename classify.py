@@ -100,7 +100,6 @@ def resnet50_body(weights, width=64):
 
 class MaxAndMean(nn.Module):
     """(n, maps, h, w) -> (n, 2 maps): fastai's AdaptiveConcatPool and Flatten."""
-
     def forward(self, x):
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
 

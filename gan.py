@@ -264,7 +264,6 @@ LEVELS = (16, 32, 64)       # sides that LAPGAN sharpens; it begins at 8 px
 class LaplacianGenerator(nn.Module):
     """LAPGAN, Denton et al. 2015: an 8 px image; at each level the detail its enlargement lacks.
     z (n, 5504, 1, 1): 128 values for 8 px, one plane of noise for each level."""
-
     def __init__(self, width=64):
         super().__init__()
         self.base = nn.Sequential(
@@ -348,7 +347,6 @@ def acgan_generator(z_dim=110, width=64, size=128):
 
 class TwoHeads(nn.Module):
     """ACGAN's ends: features (n, d) -> logit of real (n,), raw class logits (n, classes)."""
-
     def __init__(self, features, classes):
         super().__init__()
         self.source = nn.Linear(features, 1)
@@ -725,12 +723,11 @@ def labels_to_draw(args, config, like):
         lacking = [max(counts.values()) - counts[name] for name in classes]
         turns = [(k, label) for label, n in enumerate(lacking) for k in range(n)]
         return np.array([label for _, label in sorted(turns)] or [0])
-    if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", args.samples):
+    if not re.fullmatch(r"[1-9]\d{,6}(/[1-9]\d*)?", args.samples):
         raise UserError(f"--samples {args.samples}: give a number, a multiple (3/2) or balance")
     number = Fraction(args.samples)
     if "/" in args.samples:
         number = number * len(like)
-    jobs.check_memory(round(number), args.size)
     return in_turn(config, max(1, round(number)))
 
 
@@ -844,7 +841,6 @@ def sample(args):
     run, device = Path(args.run), jobs.start_device(args)
     saved, config = jobs.load_run(run, GANS)
     entry, classes, source = GANS[config["model"]], drawn_classes(config), None
-    jobs.check_memory(args.n, config["size"])
     with jobs.used(run / "model.pt"):
         generator = entry.generator(config).eval().to(device)
         generator.load_state_dict(saved["average"])
@@ -929,7 +925,7 @@ def main():
     p = commands.add_parser("sample", help="draw more images")
     p.set_defaults(function=sample)
     p.add_argument("run", help="folder of a finished GAN")
-    p.add_argument("--n", type=jobs.at_least(1), default=64, help="how many (64)")
+    p.add_argument("--n", type=jobs.at_least(1, below=1e7), default=64, help="how many (64)")
     p.add_argument("--class", dest="of_class", help="of an ACGAN: draw this class alone")
     p.add_argument("--seed", type=jobs.at_least(0), default=1000, help="of the noise (1000)")
     p.add_argument("--source", help="of a CycleGAN: translate the training part of this set")

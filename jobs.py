@@ -68,12 +68,6 @@ def run_cli(main):
     os._exit(status)                # of a full output sys.exit would speak once more
 
 
-def check_memory(n, side):
-    """UserError, before and not after hours of work, if n images would not fit twice."""
-    if 2 * n * side ** 2 * 3 > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise UserError(f"{n} images of {side} x {side} px are more than fits into the memory")
-
-
 def at_least(low, kind=int, below=1e12):
     """An argparse type: a finite number that is not below `low`."""
     def parse(text):
@@ -176,7 +170,6 @@ def start_job(out, config):
     before, result = read_json(out / "config.json"), None
     if (out / "result.json").exists():
         result = read_json(out / "result.json")
-        before = result.get("config", {})
     changed = [f"{key} {before.get(key)!r} -> {config.get(key)!r}"
                for key in sorted(before | config) if before.get(key) != config.get(key)]
     if changed:
@@ -305,13 +298,8 @@ def timed(step, args):
 def steps_to_do(out, parts, begun, first, last, stop_after):
     """Yield first ... last - 1. Saves every minute, and on Ctrl-C or --stop-after, to end there."""
     stop, saved = threading.Event(), time.time()
-
-    def mark(number, _):                # so that no step is cut in the middle; a second Ctrl-C does
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = [(number, signal.signal(number, mark)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signals = signal.SIGINT, signal.SIGTERM         # they wait: no step is cut in the middle
+    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
     try:
         for step in range(first, last):
             yield step
@@ -325,7 +313,7 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
                 raise KeyboardInterrupt
         check_finite(out, parts, last)
     finally:
-        for number, handler in before:
+        for number, handler in zip(signals, before):
             signal.signal(number, handler)
 
 

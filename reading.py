@@ -3,13 +3,11 @@
 One rule: what decides classes, lesions and parts is said; what looks as if it should and is not
 understood is an error that shows the header. Folders give classes only where no table does.
 """
-import contextlib
 import csv
 import hashlib
 import io
 import os
 import re
-import warnings
 import zipfile
 from collections import Counter, defaultdict
 from functools import partial
@@ -22,13 +20,10 @@ from PIL import Image, ImageOps
 
 from jobs import UserError
 
-Image.MAX_IMAGE_PIXELS = 64_000_000  # 192 MB; where Pillow warns, we refuse
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-csv.field_size_limit(10 ** 9)        # a contour in one cell is no error
+csv.field_size_limit(10 ** 9)   # a contour in one cell is no error
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab")
 TEXTS = ("", ".txt")    # tables too, if a header or list names images
-DEEP = ("I", "F")       # Pillow's modes of more than 8 bits
 SHEETS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml")
 EMPTY = {"", "-", "?", "na", "n/a", "nan", "null"}
 NO_ID = EMPTY | {"none", "unknown"}
@@ -151,8 +146,6 @@ def files_of(folder):
         except (zipfile.BadZipFile, OSError):
             raise UserError(f"{file} is not a readable zip: get it again") from None
         for name in archive.namelist():     # the archive's name may tell the part
-            if kind_of(name) == ".zip":
-                raise UserError(f"{file} holds another zip, {name}: unpack it")
             inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
             files[inside] = partial(archive.read, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")
@@ -165,7 +158,7 @@ def decode(read, size):
     with Image.open(io.BytesIO(read())) as image:
         image.draft("RGB", (2 * size, 2 * size))    # decodes a large JPEG at 1/2, 1/4 or 1/8
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(DEEP):
+        if image.mode.startswith(("I", "F")):   # more than 8 bits
             grey = np.asarray(image, np.float64)
             bits = int(grey.max()).bit_length()     # used by the camera: 8, 10, 12, 14 or 16
             white = 2 ** max(bits + bits % 2, 8) - 1 if grey.max() > 1 else 1
@@ -186,13 +179,6 @@ def kinds_of(files):
         if kind in SUFFIXES and (MASKS.search(name) or picture != stem and picture in stems):
             kinds[name] = "mask"
     return kinds
-
-
-def is_deep(read):
-    """Is it grey of more than 8 bits? No image is told later."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(read())) as image:
-        return image.mode.startswith(DEEP)
-    return False
 
 
 def part_of(folders):
@@ -427,17 +413,16 @@ def refuse_doubts(folder, files, tables, labels, named):
             raise unclear(folder / table.name, why, table.header)
     for table, title in [(table, title) for table in tables for title in table.columns["unused"]]:
         cells = {row[title].lower() for _, row, _ in table.rows} - NO_ID
-        seems, chosen = "", title
-        if re.sub("^(is|in)", "", plain(title)) in PARTS:       # is_test
-            seems, chosen = "part", "none"      # 0 and 1 are no parts
-        if cells <= set(PARTS):
-            seems, chosen = "part", title
+        seems = ""
+        is_part = re.sub("^(is|in)", "", plain(title)) in PARTS     # is_test
+        if is_part or cells <= set(PARTS):
+            seems = "part"
         if ID.search(plain(title)):
-            seems, chosen = "lesion", title
+            seems = "lesion"
         if len(cells) > 1 and all(map(is_known, cells)):
-            seems, chosen = "label", title
+            seems = "label"
         if cells and seems and seems not in settled:
-            why = f"seems to tell the {seems} in column {title}: --columns {seems}={chosen}"
+            why = f"seems to tell the {seems} in column {title}: --columns {seems}={title} or none"
             raise unclear(folder / table.name, why, table.header)
 
     headers = [f"{table.name} ({first_of(table.header)})" for table in tables]
@@ -485,7 +470,7 @@ def rows_of(labels, files, values):
     return list(rows.values())
 
 
-def notes_on(tables, rows, labels, files, kinds):
+def notes_on(tables, rows, labels, kinds):
     """Sentences: what tells classes, lesions and parts, and what was not used."""
     classes = told_by(tables, "label") or f"folders {first_of(sorted(set(labels.values())))}"
     lesions = told_by(tables, "lesion", "patient") or "not given"
@@ -494,13 +479,9 @@ def notes_on(tables, rows, labels, files, kinds):
     parts = "not given"
     if free < len(rows):
         parts = told_by(tables, "part") or "names of folders or tables"
-    may_be = [row.name for row in rows if kind_of(row.name) in (".png", ".tif", ".tiff")]
-    deep = sum(is_deep(files[name]) for name in may_be)
     notes = [f"classes: {classes}",
              f"lesions: {lesions}; {alone} of {len(rows)} images are on their own",
              f"parts: {parts}; {free} of {len(rows)} images have none"]
-    if deep:
-        notes.append(f"grey of more than 8 bits, scaled: {deep} images")
 
     lost = [name for name, kind in kinds.items() if kind in SUFFIXES and name not in labels]
     twice = sorted(labels.keys() - {row.name for row in rows})
@@ -533,4 +514,4 @@ def read_rows(folder, zeros=None, columns=()):
     labels = labels or classes_of_folders(pictures)
     refuse_doubts(folder, files, tables, labels, named)
     rows = rows_of(labels, files, values)
-    return rows, notes_on(tables, rows, labels, files, kinds)
+    return rows, notes_on(tables, rows, labels, kinds)

@@ -8,7 +8,6 @@ from PIL import Image
 
 import jobs
 import metrics
-import page
 import report
 
 CLASSES = ["benign", "malignant"]
@@ -161,7 +160,7 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     finished(tmp_path, "s/score", net="FID", rows=[row])
     layers = [["", [4, 8, 8], 1234], ["", [8, 8], 5], ["Flatten", [], 0], ["total", [], 1300]]
     finished(tmp_path, "s/networks", tables=dict(net=layers))
-    study, shown = report.Study(tmp_path / "s", []), page.Page(tmp_path / "report")
+    study, shown = report.Study(tmp_path / "s", []), report.Page(tmp_path / "report")
     for line in part("cells").splitlines():
         job, row, measure, expected = line.split("; ")
         assert report.value(study, job, measure, row).startswith(expected), line
@@ -182,18 +181,18 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
             ("### a *b* `c<d`", "<h3>a <i>b</i> <code>c&lt;d</code></h3>"),
             ("- **a**\n- b", "<ul><li><b>a</b></li><li>b</li></ul>"),
             ("| a |\n| --- |\n| 1 |", "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>")):
-        assert expected in page.to_html(block, tmp_path)
-    chart = page.line_chart("<title>", "x", [("up", [1, 3], [2, 12]), ("flat", [1, 2], [7, 7])])
+        assert expected in report.to_html(block, tmp_path)
+    chart = report.line_chart("<title>", "x", [("up", [1, 3], [2, 12]), ("flat", [1, 2], [7, 7])])
     assert '"50.0,180.0 344.0,30.0"' in chart and '"50.0,105.0 197.0,105.0"' in chart
     assert "&lt;title&gt;" in chart and re.findall(r'y="(\d+)"[^>]*>(\d+)<', chart) == [
         ("184", "2"), ("196", "1"), ("109", "7"), ("196", "2"), ("34", "12"), ("196", "3")]
     colours = [re.findall(f'(#\\w+)"{what}', chart) for what in (" stroke-width", ">(?:up|flat)<")]
-    assert colours == [page.COLOURS[:2]] * 2
-    assert 'd="M216 46H345"' in page.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
+    assert colours == [report.COLOURS[:2]] * 2
+    assert 'd="M216 46H345"' in report.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
 
 
 def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
-    shown, folder = page.Page(tmp_path / "x"), tmp_path / "study/job"
+    shown, folder = report.Page(tmp_path / "x"), tmp_path / "study/job"
     shown.table([{"a|b": "<c>\nd"}])
     folder.mkdir(parents=True)
     Image.new("RGB", (2080, 160)).save(folder / "d.png")
@@ -203,7 +202,8 @@ def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
         "![e](x/study-job-e.jpg)", "e"])]
     assert Image.open(tmp_path / "x/study-job-d.jpg").size == (1040, 80)
     image = '<img alt="&quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>"'
-    assert image in shown.html() and shown.html().count("src=\"data:image/jpeg;") == 2
+    html = report.to_html(shown.blocks[1], tmp_path)
+    assert image in html and html.count("src=\"data:image/jpeg;") == 2
 
 
 @pytest.mark.parametrize("whole, damaged", [
