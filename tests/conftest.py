@@ -25,9 +25,9 @@ def result_of(folder):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """cli("gan", "train", ...) as a shell would: (exit status, standard output, error)."""
-    def call(module, *words):
+def done(monkeypatch, capsys):
+    """done("gan", "train", ...) as a shell would, with this exit status: what the command says."""
+    def call(module, *words, status=0):
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, words)])
         monkeypatch.setattr(jobs.os, "_exit", sys.exit)     # must not end pytest
         capsys.readouterr()
@@ -35,26 +35,18 @@ def cli(monkeypatch, capsys):
             sys.exit(jobs.run_cli(importlib.import_module(module).main))
         while jobs.LOCKS:                       # as if the process had ended
             jobs.LOCKS.popitem()[1].close()
-        return end.value.code or 0, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0) == status, err
+        return err if status else out
     return call
 
 
 @pytest.fixture
-def done(cli):
-    """As cli, but the command must succeed; returns its standard output."""
-    def call(*words):
-        status, out, err = cli(*words)
-        assert status == 0, err
-        return out
-    return call
-
-
-@pytest.fixture
-def refused(cli):
+def refused(done):
     """The command must end as bad input does: status 2, one line that holds all of `words`."""
     def call(words, *command):
-        status, _, err = cli(*command)
-        assert status == 2 and err.count("\n") == 1 and all(word in err for word in words), err
+        said = done(*command, status=2)
+        assert said.count("\n") == 1 and all(word in said for word in words), said
     return call
 
 
@@ -75,11 +67,10 @@ def prepared(lesions, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made(prepared, tmp_path_factory):
-    """{class: folder} of two tiny trained GANs with 24 samples each."""
-    root = tmp_path_factory.mktemp("gans")
+    """The folder of a tiny DCGAN that has learned from the benign ones."""
+    out = tmp_path_factory.mktemp("gans") / "benign"
+    train = f"gan.py train dcgan_cls --data {prepared} --class benign --samples 24 --out {out}"
     with pytest.MonkeyPatch.context() as patch:
-        for name in data.TWO:
-            train = f"gan.py train dcgan_cls --data {prepared} --class {name} --out {root / name}"
-            patch.setattr(sys, "argv", [*train.split(), "--samples", "24", *map(str, TINY_GAN)])
-            gan.main()
-    return {name: root / name for name in data.TWO}
+        patch.setattr(sys, "argv", [*train.split(), *map(str, TINY_GAN)])
+        gan.main()
+    return out

@@ -8,7 +8,6 @@ import argparse
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -49,44 +48,34 @@ def contents(folder):
     return found
 
 
-def faults_of(kind, folder, number, moment, expected):
-    """What is wrong after one start that is stopped at that moment and one that goes on."""
+def check(kind, folder, number, moment, expected):
+    """One start that is stopped at that moment, and one that goes on: what is wrong then?"""
     process = start(kind, folder)
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
+    time.sleep(moment)
+    if process.poll() is None:
         (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
     process.wait()
     again = start(kind, folder).wait()              # 2: a tree that was complete is refused
-    left_over = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part"), *folder.rglob("checkpoint.pt")]
-    different = contents(folder) != expected
-    faults = dict(undone=again not in (0, 2), left=left_over, different=different)
-    return [name for name, found in faults.items() if found]
+    left = [*folder.rglob(".*.tmp"), *folder.rglob(".*.part"), *folder.rglob("checkpoint.pt")]
+    fine = again in (0, 2) and not left and contents(folder) == expected
+    print(folder.resolve(), "nothing is lost" if fine else f"WRONG: {again} {left}", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("kinds", nargs="*", default=[*KINDS])
-    args, rng = parser.parse_args(), random.Random(0)
-    os.chdir(tempfile.mkdtemp(prefix="kill"))
-    for file in ROOT.glob("*.py"):
-        Path(file.name).write_text(file.read_text().replace("SAVE_EVERY = 60.0", "SAVE_EVERY = 0"))
-    Path("list").write_text("".join(RUN))
-    for folder, kind in (("data", "prepare"), ("finished", "gan")):
-        assert start(kind, Path(folder)).wait() == 0, folder
-    for kind in args.kinds:
-        whole, begun = Path(f"{kind}-whole"), time.time()
-        assert start(kind, whole).wait() == 0, whole.resolve()
-        seconds = time.time() - begun
-        for number in (signal.SIGKILL, signal.SIGINT):
-            for k in range(args.times):
-                folder, moment = Path(f"{kind}-{number.name}-{k}"), (k + rng.random()) / args.times
-                faults = faults_of(kind, folder, number, moment * seconds, contents(whole))
-                print(folder.resolve(), *faults or ["nothing is lost"], flush=True)
-                if not faults:
-                    shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--times", type=int, default=20)
+parser.add_argument("kinds", nargs="*", default=[*KINDS])
+args, rng = parser.parse_args(), random.Random(0)
+os.chdir(tempfile.mkdtemp(prefix="kill"))
+for file in ROOT.glob("*.py"):
+    Path(file.name).write_text(file.read_text().replace("SAVE_EVERY = 60.0", "SAVE_EVERY = 0"))
+Path("list").write_text("".join(RUN))
+for folder, kind in (("data", "prepare"), ("finished", "gan")):
+    assert start(kind, Path(folder)).wait() == 0, folder
+for kind in args.kinds:
+    whole, begun = Path(f"{kind}-whole"), time.time()
+    assert start(kind, whole).wait() == 0, whole.resolve()
+    seconds = time.time() - begun
+    for number in (signal.SIGKILL, signal.SIGINT):
+        for k in range(args.times):
+            moment = seconds * (k + rng.random()) / args.times
+            check(kind, Path(f"{kind}-{number.name}-{k}"), number, moment, contents(whole))

@@ -402,16 +402,16 @@ def test_leaks_are_told_by_pixels_and_ids(tmp_path, train, colours, made, lesion
     turned = data.replace(lesions, split=np.where(lesions.split == "val", "train", "val"))
     data.mix([turned, lesions.part("test")]).save(tmp_path / "turned.npy")
     leaked = lesions.part("train").counts()["benign"]
-    train("no", "trunk", "--width", 4, "--data", tmp_path / "turned.npy", "--from", made["benign"],
-          refusal=[str(made["benign"]), f"{leaked} validation"])
+    train("no", "trunk", "--width", 4, "--data", tmp_path / "turned.npy", "--from", made,
+          refusal=[str(made), f"{leaked} validation"])
 
 
 def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, made, prepared):
-    saved = torch.load(made["benign"] / "model.pt", weights_only=True)["discriminator"]
-    start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made["benign"]]
+    saved = torch.load(made / "model.pt", weights_only=True)["discriminator"]
+    start = ["trunk", "--data", prepared, "--width", 4, "--batch", 8, "--from", made]
     rested = train("rested", *start, "--epochs", 1, "--frozen-epochs", 2)
     assert rested.config["frozen_steps"] == rested.config["steps"] == 9         # 78 images by 8
-    assert rested.config["start"] == classify.weights_hash(made["benign"])
+    assert rested.config["start"] == classify.weights_hash(made)
     body = [key for key in saved if not key.startswith("12.")]
     assert all(torch.equal(rested.state[key], saved[key]) for key in body)
     train("no", *start, "--width", 8, refusal=["--width"])

@@ -53,8 +53,8 @@ def test_a_result_of_one_test():
             "f1 malignant": 28}
     assert {kind: metrics.lesions_of(kind, *runs[1]) for kind in over} == over
     assert metrics.arms_of(runs)["precision malignant"].lesions == 16       # the least of them
-    with pytest.raises(UserError, match="same test images"):
-        metrics.arms_of([runs[0], (*runs[0][:2], lesions[:30][::-1], data.TWO)])
+    other = runs[0], (*runs[0][:2], lesions[:30][::-1], data.TWO)
+    pytest.raises(UserError, metrics.arms_of, other).match("same test images")
     again = metrics.lesion_weights.__wrapped__(tuple("aab"))        # the same draws each time
     assert (again == metrics.lesion_weights(tuple("aab"))).all()
 
@@ -149,8 +149,6 @@ def test_holm_and_levels_by_hand_wilson_as_scipys_and_worth_with_fiellers_interv
         worth = metrics.worth(arms | dict(more=steady(right + luck)), triples)
         assert worth[1:] == [-np.inf, np.inf]
 
-
-# ---- Generated images
 
 def test_distances_in_closed_form_and_against_sqrtm():
     rng = np.random.default_rng(0)

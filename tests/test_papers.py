@@ -121,8 +121,6 @@ def test_the_counts_of_the_notes_and_the_cells_marked_as_impossible():
         assert marked and marked <= impossible
 
 
-# ---- 000: WGAN-GP
-
 @pytest.mark.parametrize("report_of, figure", [
     ("Table 6", "Figure 3"), ("Table 7", "Figure 4"), ("Table 8", "Figure 5")])
 def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(report_of, figure):
@@ -145,8 +143,6 @@ def test_one_matrix_gives_tables_6_to_8_but_not_as_the_paper_names_its_values(re
     assert found == [matrix.T.ravel().tolist()]
 
 
-# ---- 001: DCGAN
-
 @pytest.mark.parametrize("number", (2, 3, 4))
 @pytest.mark.parametrize("k", (0, 1))
 def test_the_marks_of_paper_001(number, k):
@@ -168,8 +164,6 @@ def test_the_marks_of_paper_001(number, k):
     for sizes in ((471, 380), (380, 471)):          # d: all rounded, all cut off
         assert matrices(printed, sizes) == matrices(printed, sizes, cut=True) == []
 
-
-# ---- 002: ACGAN and CycleGAN
 
 def hits(precision, recall, n, cut=False):
     """[k, ...]: recall is k / n and precision k / m for some m, to three decimals (.88 is .880)."""

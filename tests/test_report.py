@@ -176,7 +176,7 @@ def test_cells_tables_and_figures_of_a_paper_are_filled(tmp_path, monkeypatch):
     assert report.value(study, "net", "recall", "benign") == "no benign here"
 
 
-def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
+def test_blocks_become_html_lines_go_where_their_numbers_are_and_pictures_are_small(tmp_path):
     for block, expected in (
             ("### a *b* `c<d`", "<h3>a <i>b</i> <code>c&lt;d</code></h3>"),
             ("- **a**\n- b", "<ul><li><b>a</b></li><li>b</li></ul>"),
@@ -190,8 +190,6 @@ def test_blocks_become_html_and_lines_go_where_their_numbers_are(tmp_path):
     assert colours == [report.COLOURS[:2]] * 2
     assert 'd="M216 46H345"' in report.interval_chart("t", {"a": [.5, 0, 9]})     # cut off at 1.5
 
-
-def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
     shown, folder = report.Page(tmp_path / "x"), tmp_path / "study/job"
     shown.table([{"a|b": "<c>\nd"}])
     folder.mkdir(parents=True)
@@ -202,13 +200,12 @@ def test_tables_and_captions_are_plain_and_pictures_small_files(tmp_path):
         "![e](x/study-job-e.jpg)", "e"])]
     assert Image.open(tmp_path / "x/study-job-d.jpg").size == (1040, 80)
     image = '<img alt="&quot; b &quot;  c " src="data:image/svg+xml;base64,PHN2Zz4="><figcaption>"'
-    html = report.to_html(shown.blocks[1], tmp_path)
-    assert image in html and html.count("src=\"data:image/jpeg;") == 2
+    row = report.to_html(shown.blocks[1], tmp_path)
+    assert image in row and row.count("src=\"data:image/jpeg;") == 2
 
 
 @pytest.mark.parametrize("whole, damaged", [
-    ("{", "["), ('"real"', '"late"'), ('"config": {', '"config": 3, "x": {'),
-    ('"metrics": {', '"metrics": 3, "x": {'), ('"metrics": {', '"metrics": {"diversity": 1, '),
+    ("{", "["), ('"real"', '"late"'), ('"metrics": {', '"metrics": {"diversity": 1, '),
     ('"leaked": 0', '"leaked": 0, "generators": {"mine": {"diversity": 1}}')])
 def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged):
     classifier(tmp_path, "controls/cnn_100_mine", .7)
@@ -217,8 +214,7 @@ def test_a_broken_or_foreign_file_is_named_and_skipped(tmp_path, whole, damaged)
     markdown = page_of(tmp_path)[0]
     assert "Left out, damaged: controls/cnn_100_mine-s0: " in markdown
     assert "| controls | unknown images | 1 on a GPU | abc1234 |" in markdown
-    with pytest.raises(jobs.UserError, match="run_all.sh"):
-        report.write(tmp_path / "nothing")
+    pytest.raises(jobs.UserError, report.write, tmp_path / "nothing").match("run_all.sh")
 
 
 def test_every_string_is_escaped_and_what_breaks_a_section_does_not_break_the_page(tmp_path):
