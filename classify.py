@@ -557,7 +557,7 @@ def load_net(run, device="cpu"):
 
 
 def predict(args):
-    """Class probabilities of one's own photographs: files, or all below folders."""
+    """Class probabilities of photographs: files, or all below folders; not filtered (--enhance)."""
     net, config = load_net(args.run)
     rows = []
     for path in map(Path, args.images):
@@ -621,11 +621,12 @@ def score(args):
         return
 
     side = min(made.images.shape[1] for made in sets.values())
-    real = data.resized(real, side)     # as blurred as the GANs' images
+    real = data.resized(real, side)     # all as blurred as the smallest
     rng, rows = np.random.default_rng(args.seed), []
     x, _ = features(real.take(rng.permutation(len(real))))
     for label, made in sets.items():
-        y, probabilities = features(made.take(rng.permutation(len(made))[:n]))
+        some = made.take(rng.permutation(len(made))[:n])
+        y, probabilities = features(data.resized(some, side))
         row = metrics.distances(x, y, probabilities, args.seed)
         rows.append(row | dict(set=label))
         print(f"{label}: {name} {row['distance']:.2f} (noise floor {row['floor']:.2f})  "

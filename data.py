@@ -160,7 +160,7 @@ def what_was_seen(*sets):
 # ---- Reading and choosing
 
 def load(path, size=None, columns=()):
-    """The image set of a file, a job's folder, or a folder or zip of photographs, at `size` px."""
+    """The image set of a file or job's folder; or of photographs, a folder or zip, at `size` px."""
     path = Path(path)
     for name in ("images.npy", "samples.npy"):      # the folder of a `prepare` or a GAN job
         if (path / name).is_file():
@@ -204,7 +204,7 @@ def load_file(path):
 
 def load_synthetic(source, size=None):
     """The images of a generator, as load() reads them; or CLASS=PATH: those of this class in PATH,
-    or all, if they are of one class or none. info["generator"]: our GAN's, else PATH's name."""
+    or all, if they are of one class or none. info["generator"]: our job's GAN, else PATH's name."""
     label, _, path = str(source).partition("=")
     if Path(source).exists() or not path:
         path = source
@@ -216,7 +216,7 @@ def load_synthetic(source, size=None):
         images = replace(images, classes=[label], labels=images.labels * 0)
     if images.classes == ["unlabelled"]:
         raise UserError(f"{source}: of which class? Say CLASS={source}, as benign={source}")
-    if "generator" not in images.info:
+    if "generator" not in images.info or "reading" in images.info:      # or by image files
         images.info |= dict(generator=Path(path).name, path=str(path))
     return images
 
@@ -469,8 +469,8 @@ def pigment(rng, label, place):
     """Brown, red, blue, white (size, size, 4) of a lesion without skin. place: x, y in it."""
     like, *own_shape, own = LESIONS[label].split()
     _, *other_shape, other = LESIONS[like].split()
-    severity = 0.5 * rng.beta(1, 2)         # 0: a textbook case; .5: half the other class
-    shape = (1 - severity) * np.array(own_shape, float) + severity * np.array(other_shape, float)
+    doubt = 0.5 * rng.beta(1, 2)         # 0: a textbook case; .5: half the other class
+    shape = (1 - doubt) * np.array(own_shape, float) + doubt * np.array(other_shape, float)
     radius, wobble, border, *colours = shape * np.exp(rng.normal(0, 0.25, 6))
     radius = np.clip(radius, 0.25, 0.72)
 
@@ -483,7 +483,7 @@ def pigment(rng, label, place):
     inside = inside * smooth(1 + (0.2 + wobble) * patchy)       # structures have gaps
     for name, text in STRUCTURES.items():
         layout, scale, *colour = text.split()
-        strength = (1 - severity) * (name in own) + severity * (name in other)
+        strength = (1 - doubt) * (name in own) + doubt * (name in other)
         if strength == 0 or rng.random() < 0.1:                 # not all show all
             continue
         strength *= np.exp(rng.normal(0.1, 0.3))
@@ -661,7 +661,8 @@ def lesions(args):
 def gather(args, size):
     """The images that `prepare` was asked for; info says how the set was read."""
     classes, sets = STUDIES.get(args.study, (args.classes, ""))
-    stand_in, notes = None, []
+    stand_in = None
+    notes = []
     if args.built_in:
         rows = lesion_rows(args.built_in, args.seed)
         source = f"drawn lesions (seed {args.seed})"

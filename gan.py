@@ -679,7 +679,7 @@ def sample_set(name, config, generator, source, labels, seed, **seen):
         inputs = as_inputs(config, torch.from_numpy(z), torch.as_tensor(labels))
     else:
         inputs = data.to_tensor(source.images[:len(labels)])
-    few = 4 if "dry_run_of" in config else None         # then again and again
+    few = 4 if "dry_run_of" in config else None         # repeated
     pictures = draw(generator, inputs[:few])
     pictures = np.resize(pictures, (len(inputs), *pictures.shape[1:]))
 
@@ -751,10 +751,10 @@ def train(args):
     if entry.translates and len(labels) > len(source):
         raise UserError(f"--samples {args.samples}: --source has {len(source)} images")
     config["samples"] = len(labels)
+    m = build(config, images, source, device)       # it may refuse --batch
     if jobs.start_job(out, config):
         return
 
-    m = build(config, images, source, device)
     train_step, cost = jobs.timed(entry.step, args)
     first, begun = jobs.load_checkpoint(out, vars(m), device, begun)
     steps = jobs.steps_to_do(out, vars(m), begun, first, config["steps"], args.stop_after)
@@ -828,7 +828,7 @@ def loop(m, out, train_step, steps_to_do, progress):
                 samples = np.concatenate([m.source.images[:8], samples[:8]])
             data.save_grid(out / "grid.png", samples)
             labels = in_turn(m.config, m.config["snapshots"])
-            if len(labels):               # to be measured later: paper 004, Figure 6
+            if len(labels):               # paper 004, Figure 6
                 more = sample_set(*drawn, labels, seed + 2)
                 more.save(out / f"snapshots/{done:06d}.npy")
         progress(done)

@@ -122,8 +122,8 @@ def used(path):
     try:
         yield
     except Exception as problem:                    # json, zipfile and torch raise a dozen types
-        raise UserError(f"{path} cannot be used ({problem}): mend it, or delete it and run its job "
-                        "again, without --forget") from None
+        raise UserError(f"{path} cannot be used ({problem}): mend it, or delete its folder and run "
+                        "that job again, without --forget") from None
 
 
 def write_json(path, value):
@@ -215,7 +215,7 @@ def add_training_options(parser, recipe, **choices):
     parser.add_argument("--share", type=fraction, default=Fraction(1), help="1/4, say, by lesion")
     parser.add_argument("--steps", type=kinds[int], help="(generator) steps, instead of --epochs")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
-                        help="bf16: autocast of the networks, never of losses, penalties, metrics")
+                        help="bf16: autocast of the networks, not of losses, norms, metrics")
     parser.add_argument("--stop-after", type=kinds[int], metavar="STEP", help="save there and stop")
     add_common_options(parser)
 
@@ -264,11 +264,9 @@ def load_checkpoint(out, parts, device, begun):
 
 def check_finite(out, parts, step, *values):
     """UserError if a training has broken down: a loss or a weight is not a finite number."""
-    fine = all(math.isfinite(value) for value in values)
-    for part in parts.values():
-        if hasattr(part, "parameters"):
-            fine = fine and all(weight.isfinite().all() for weight in part.parameters())
-    if not fine:
+    nets = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    finite = [weight.isfinite().all() for weight in torch.nn.ModuleList(nets).parameters()]
+    if not all(finite) or not all(map(math.isfinite, values)):
         raise UserError(f"{out}: loss or weight is not a finite number at step {step}: lower --lr")
 
 
@@ -303,12 +301,11 @@ def steps_to_do(out, parts, begun, first, last, stop_after):
     try:
         for step in range(first, last):
             yield step
-            asked = step + 1 == stop_after
-            if asked or stop.is_set() or time.time() - saved > SAVE_EVERY:
+            if step + 1 == stop_after:
+                stop.set()
+            if stop.is_set() or time.time() - saved > SAVE_EVERY:
                 saved = time.time()
                 save_checkpoint(out, parts, step=step + 1, seconds=saved - begun)
-            if asked:
-                sys.exit()
             if stop.is_set():
                 raise KeyboardInterrupt
         check_finite(out, parts, last)

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from jobs import UserError
 
-csv.field_size_limit(10 ** 9)   # a contour in one cell is no error
+csv.field_size_limit(10 ** 9)   # a cell may hold a contour
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv", ".tab")
 TEXTS = ("", ".txt")    # tables too, if a header or list names images
@@ -146,6 +146,8 @@ def files_of(folder):
         except (zipfile.BadZipFile, OSError):
             raise UserError(f"{file} is not a readable zip: get it again") from None
         for name in archive.namelist():     # the archive's name may tell the part
+            if kind_of(name) == ".zip":
+                raise UserError(f"{file} holds another zip, {name}: unpack it")
             inside = f"{path[:-4]}/{name}".replace("\\", "/").lstrip("/")
             files[inside] = partial(archive.read, name)
     hidden = re.compile(r"(^|/)(\.[^/]|__MACOSX)|/$|^info\.json$")

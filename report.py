@@ -69,8 +69,9 @@ class Study:
         if folder.name == "data":
             self.source = str(source.get("stand_in") or source["source"])
         if "diversity" in found:
-            how_bad = found["collapsed"], -found["diversity"]
-            self.gans.setdefault(name, {})[how_bad] = gan_row(name, found, config["steps"])
+            row = gan_row(name, found, config["steps"])
+            failed = not row["state"].startswith("alive")   # it collapsed or copies
+            self.gans.setdefault(name, {})[failed, found["collapsed"], -found["diversity"]] = row
         for generator, measures in result["generators"].items():
             if measures:                            # {} of gan.py's own
                 self.own[generator] = gan_row(generator, measures)
@@ -466,7 +467,7 @@ def controls_of(controls, net):
 def gan_table(page, study):
     """How each GAN ended, of several seeds the worst; also one's own generators."""
     rows = list(study.own.values())
-    rows += [seeds[max(seeds)] for seeds in study.gans.values()]    # collapsed, or least diverse
+    rows += [seeds[max(seeds)] for seeds in study.gans.values()]
     if rows:
         page.add("### The GANs (columns: see the end)")
         page.table(rows)
@@ -540,7 +541,7 @@ def last_screen(page, studies, scale):
                          "jobs": ", ".join(f"{n} on {device}" for device, n in devices.items()),
                          "commit": ", ".join(commits)})
     page.add("## How this was made")
-    page.add(f"Scale {scale}; written {time.strftime('%Y-%m-%d %H:%M')}. The command of a job is in "
+    page.add(f"Scale {scale}; written {time.strftime('%Y-%m-%d %H:%M')}. A job's command is in "
              "its result.json. GAN images have the licence of what the GANs learned.")
     page.table(rows)
 
@@ -719,9 +720,8 @@ def write(out, docs=None):
     page.blocks += damaged
     last_screen(page, studies, scale)
 
-    text = "\n\n".join(page.blocks)
-    html_blocks = [to_html(block, page.place.parent) for block in page.blocks]
-    for suffix, words in ((".md", text), (".html", "\n".join([HEAD, *html_blocks]))):
+    as_html = "\n".join([HEAD, *(to_html(block, page.place.parent) for block in page.blocks)])
+    for suffix, words in ((".md", "\n\n".join(page.blocks)), (".html", as_html)):
         path = page.place.with_suffix(suffix)
         with jobs.replacing(path) as file:
             file.write(words.encode())

@@ -123,7 +123,7 @@ def test_zips_links_circles_jobs_and_second_copies(tmp_path):
     assert "of no class" not in str(notes)
     assert len(reading.read_rows(tmp_path / "zips" / "x.zip")[0]) == 4
     outer = Path(shutil.make_archive(tmp_path / "outer", "zip", tmp_path / "zips"))
-    pytest.raises(UserError, reading.read_rows, outer).match("outer.zip .* no images but 2 .zip")
+    pytest.raises(UserError, reading.read_rows, outer).match("outer.zip holds another zip, .*: unp")
 
 
 def test_classes_are_filed_by_public_names_and_what_a_study_drops_is_said(tmp_path, done):
@@ -299,7 +299,8 @@ def test_a_generator_gets_its_share_and_gives_any_form(tmp_path, done, refused, 
 
     notes = {"metadata.csv": "file_name,prompt\n0.png,a mole\n", "x.json": ""}
     folder_of(tmp_path / "flat", pictures(["x/0.png", "x/1.png"]) | notes)
-    folder_of(tmp_path / "mine", pictures([f"{name}/{k}.png" for name in data.TWO for k in "123"]))
+    drawn = pictures([f"{name}/{k}.png" for name in data.TWO for k in "123"])
+    folder_of(tmp_path / "mine", drawn | {"info.json": '{"generator": "acgan"}'})      # by sample
     np.savez(tmp_path / "samples.npz", lesions.images[:5])
     data.replace(lesions, info=dict(generator="acgan")).save(tmp_path / "set.npy")
     ours = lesions.of_class("malignant")
