@@ -245,12 +245,12 @@ def worth(arms, triples):
     triples: names of (real, real + GAN, real + as many further real images); x: ratio of the gains,
     each summed over the triples. Fieller's interval: every x at which gain of GAN images - x * gain
     of real ones does not differ from 0; [nan, -inf, inf] if the latter is not clear."""
-    def at(of_gan, of_real):
+    def at(gan_weight, real_weight):
         weights = dict.fromkeys(np.ravel(triples), 0.0)
         for real, with_gan, with_real in triples:
-            weights[with_gan] += of_gan
-            weights[with_real] += of_real
-            weights[real] -= of_gan + of_real
+            weights[with_gan] += gan_weight
+            weights[with_real] += real_weight
+            weights[real] -= gan_weight + real_weight
         return difference(arms, weights)
 
     def p_above(y):

@@ -22,7 +22,7 @@ STUDIES="wgan_gp dcgan_cls acgan_cyclegan dermagan dcgan_inception controls"
 # ---- The experiments ------------------------------------------------------------------------------------
 # job NAME COMMAND and each_seed NAME COMMAND add a job to the stage; @other is the folder of another job of
 # the study, % the seed. A job needs the earlier stages of its study. $(data N) is the photographs, or N drawn
-# lesions; $BF16 and $DRY are options or nothing. Weights are forgotten but where a later job needs them.
+# lesions; $BF16, $DRY: options or nothing; N/M: N images where the paper has M. Weights: kept for later jobs only.
 
 wgan_gp() {     # paper 000: a WGAN-GP per class; CNN, MobileNet, ResNet-18 on real and real + GAN images
   local gan="" fit=$BF16 benign=879 malignant=888 mixed="100 104" net  # GAN images; those in the mixed test
@@ -57,8 +57,8 @@ dcgan_cls() {   # paper 001: a DCGAN on filtered images; its discriminator becom
            lapgan="--width 16 --batch 32 --lr 2e-3 --beta1 0 --steps 400 $BF16" ;;
   esac
   gan+=" $DRY" plain+=" --forget $DRY" lapgan+=" --forget $DRY" fit+=" $DRY"
-  local net=inception scratch=--forget          # the FID's network; without its weights one of ours, which is
-  if [ "$WEIGHTS" ]; then net=@base_scratch-s0 scratch=""; fi     # not the discriminator of what it judges
+  local net=inception scratch=--forget          # the FID's network; else one that began as no discriminator
+  if [ "$WEIGHTS" ]; then net=@base_scratch-s0 scratch=""; fi
   local prepare="data.py prepare $(data 480) --for dcgan_cls --size 64 --resplit --test 0.2581"
   stage
   job data     $prepare --enhance
@@ -187,7 +187,7 @@ dcgan_inception() {     # paper 004: a DCGAN of malignant images fills the small
 }
 
 controls() {    # ours: what is one GAN image worth? All arms make the same steps, tested on the same images
-  # The training part is the 200 %: 100 and as many further real ones. 25 % only at paper scale: elsewhere too few.
+  # Sizes: % of the half that GANs may see; the whole training part is 200. 25 at paper scale alone: else too few.
   local fit="--steps 20000 --batch 32 $BF16" gans="wgan_gp dcgan_cls dermagan dcgan_inception" limit=""
   local gan_steps="--steps 6000 --batch 32 $BF16" nets="cnn resnet18" sizes="25 50 100" test=0.4 alive="" net size gan train
   case $SCALE in
