@@ -37,7 +37,7 @@ def done(monkeypatch, capsys):
             jobs.LOCKS.popitem()[1].close()
         out, err = capsys.readouterr()
         assert (end.value.code or 0) == status, err
-        return err if status else out
+        return err if status else out + err
     return call
 
 

@@ -42,8 +42,8 @@ def numbers(rows, column):
 # ---- Cells, their jobs, their marks
 
 @pytest.mark.parametrize("study", report.PAPERS)
-def test_tables_hold_what_is_printed(study):
-    """Against tests/printed.txt, a second copy of every table but of titles and further claims."""
+def test_tables_hold_what_is_printed_every_mark_has_a_reason_and_every_share_holds(study):
+    """tests/printed.txt is a second copy of every table but of titles and further claims."""
     cells = []
     for heading, rows in tables_of(study).items():
         columns = [column for column in rows[0] if column != "title"]
@@ -53,6 +53,11 @@ def test_tables_hold_what_is_printed(study):
     printed = (ROOT / "tests/printed.txt").read_text(encoding="utf-8")
     printed = printed.partition(f"== {study}\n")[2].partition("== ")[0]
     assert " ".join(cells).replace("not printed", "-").split() == printed.split()
+    text = report.PAPERS[study].read_text(encoding="utf-8")
+    used = {mark for row in rows_of(study) for cell in row.values() for mark in marks_of(cell)}
+    assert sorted(used) == sorted(re.findall(r"(?m)^- \*\*([a-z])\*\* ", text))
+    for k, n, share in re.findall(r"(\d+) of (\d+)(?: is|,| =|) \(?(\.\d+)", text):
+        assert int(k) in counts(share, int(n)), (k, n, share)
 
 
 @pytest.mark.parametrize("scale", ["quick", "small", "paper"])
@@ -66,16 +71,6 @@ def test_every_job_that_a_file_names_is_one_of_run_all(scale):
                 assert found or name == "-", name
                 assert test != "mixed" or "--mixed-test" in options[found[0]], name
                 assert name != "fid" or f"{study}/{test}" in options, test
-
-
-@pytest.mark.parametrize("study", report.PAPERS)
-def test_every_mark_has_a_reason_and_every_share_holds(study):
-    """Shares such as "539 of 660 is .81667"."""
-    text = report.PAPERS[study].read_text(encoding="utf-8")
-    used = {mark for row in rows_of(study) for cell in row.values() for mark in marks_of(cell)}
-    assert sorted(used) == sorted(re.findall(r"(?m)^- \*\*([a-z])\*\* ", text))
-    for k, n, share in re.findall(r"(\d+) of (\d+)(?: is|,| =|) \(?(\.\d+)", text):
-        assert int(k) in counts(share, int(n)), (k, n, share)
 
 
 # ---- Which counts are printed like this?

@@ -111,14 +111,12 @@ def test_no_worth_without_a_gain_from_real_images(tmp_path, with_gan, more, said
     assert said in page_of(tmp_path)[2]
 
 
-@pytest.mark.parametrize("printed, gain, p, expected", [
-    line.split("; ") for line in part("verdicts").splitlines()])
-def test_verdicts(printed, gain, p, expected):
-    *gain, p = [None if number == "-" else float(number) for number in f"{gain} {p}".split()]
-    assert report.verdict(printed, gain, p) == expected
+def test_claims_get_their_verdicts_and_stand_on_the_first_screen(tmp_path, monkeypatch):
+    for line in part("verdicts").splitlines():
+        printed, gain, p, expected = line.split("; ")
+        *gain, p = [None if number == "-" else float(number) for number in f"{gain} {p}".split()]
+        assert report.verdict(printed, gain, p) == expected, line
 
-
-def test_claims_stand_on_the_first_screen_with_signs_and_protocols(tmp_path, monkeypatch):
     for net, right, command in (("cnn", .71, "python x"), ("mobilenet", .75, "python x"),
                                 ("resnet18", .80, "python x --synthetic y/gan-s0")):
         classifier(tmp_path, f"wgan_gp/{net}_real", .70)
