@@ -34,10 +34,9 @@ def test_a_change_fits_and_runs(tmp_path, prepared, file, before, after, command
     assert before in text
     (tmp_path / file).write_text(text.replace(before, after, 1))
     [draw] = re.findall(r'(?m)^DRAW="(.*)"$', TEXT)
+    tiny = f" --data {prepared} --steps 2 --batch 4" + " --samples 8" * command.startswith("gan.py")
+    command += " --built-in 60" if "prepare" in command else tiny       # the last one counts
     words = command.replace("$DRAW", draw).split()
-    tiny = ["--data", prepared, "--steps", "2", "--batch", "4"]
-    tiny += ["--samples", "8"] * (words[0] == "gan.py")
-    words += ["--built-in", "60"] if "prepare" in words else tiny       # the last one counts
     subprocess.run([sys.executable, *words, "--out", tmp_path / "job"], cwd=tmp_path, check=True)
 
 

@@ -1,7 +1,6 @@
 """Recipes, layers and steps beside the papers' own; samples, resuming, what a GAN has seen."""
 import copy
 import re
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -52,23 +51,19 @@ def test_networks_are_the_papers_layer_by_layer(key):
 def test_networks_that_are_no_chain_the_printed_tables_and_a_penalty_without_a_slope(done):
     assert "2,352,505" in done("gan", "describe", "acgan")
     words = done("gan", "describe", "wgan_gp")
-    for number in ("39,473,507", "33,767,777", "2,766,657", "  1792 x 4 x 4"):
-        assert number in words
+    assert all(stated in words for stated in ("39,473,507", "2,766,657", "  1792 x 4 x 4"))
     lapgan, z, x = training("lapgan").generator, torch.randn(2, 5504, 1, 1), torch.randn(2, 4, 8, 8)
     assert str(gan.cyclegan_generator(4, blocks=2)).count("ResidualBlock") == 2
     block, heads = gan.ResidualBlock(4), gan.TwoHeads(8, 3)
     assert torch.equal(block(x), x + block.layers(x))
-    logit, classes = heads(x[0, 0])
-    assert torch.equal(logit[:, None], heads.source(x[0, 0]))
-    assert torch.equal(classes, heads.label(x[0, 0]))
+    torch.testing.assert_close(heads(x[0, 0]), (heads.source(x[0, 0])[:, 0], heads.label(x[0, 0])))
     image = lapgan.levels(z, lapgan.levels(z))[-1]      # the largest, upon its own smaller ones
     assert image.abs().max() > 1 and torch.equal(lapgan(z), image.clamp(-1, 1))
     z, told = training("acgan").noise(400)
     assert set(told.tolist()) == set(range(8)) and abs(z[:, 8:].std() - 1) < 0.02
-    images, flat = torch.zeros(5, 3, 8, 8), nn.Parameter(torch.zeros(192))
-    penalty = gan.gradient_penalty(lambda x: x.flatten(1) @ flat, images, images, 7.0)
-    penalty.backward()
-    assert penalty.item() == pytest.approx(7, abs=1e-4) and flat.grad.isfinite().all()
+    flat = nn.Parameter(torch.zeros(256))
+    gan.gradient_penalty(lambda images: images.flatten(1) @ flat, x, x).backward()
+    assert flat.grad.isfinite().all()
 
 
 @torch.no_grad()
@@ -78,9 +73,8 @@ def training(name, device="cpu", **changes):
     config = recipe(name, seed=3, steps=8, batch=4, width=4, precision="float32")
     config |= small.get(name, {}) | changes
     images = data.built_in(24, config["size"])
-    source = images.take(slice(12, 24)) if name == "cyclegan" else None
     torch.manual_seed(0)
-    m = gan.build(config, images.take(slice(12)), source, torch.device(device))
+    m = gan.build(config, images.take(slice(12)), images.take(slice(12, 24)), torch.device(device))
     m.images = images.take(slice(12))
     m.nets = [net for net in (m.generator, m.discriminator, m.back, m.judge_a) if net is not None]
     for weight in nn.ModuleList(m.nets).parameters():
@@ -93,10 +87,6 @@ def bce(logit, target):
     return -nn.functional.logsigmoid(logit if target else -logit).mean()
 
 
-def squares(score, target):
-    return ((score - target) ** 2).mean()
-
-
 class Textbook:
     """The same networks in float64, the same batches and noise; gradient descent written out."""
 
@@ -104,7 +94,7 @@ class Textbook:
         self.__dict__.update(m.config, m=m, momentum={}, pools=([], []))
         self.nets = [copy.deepcopy(net).double() for net in m.nets]
         self.batches = data.Batches(m.images, self.batch, 3, "cpu")
-        self.sources = data.Batches(m.source or m.images, self.batch, 4, "cpu")
+        self.sources = data.Batches(m.source, self.batch, 4, "cpu")
 
     def real(self, batches):
         pixels, labels = batches.next()
@@ -129,7 +119,7 @@ class Textbook:
             alpha = torch.rand(self.batch, 1, 1, 1).double()
             x = (alpha * real + (1 - alpha) * fake).requires_grad_()
             slope, = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-            penalty = self.penalty * squares((slope ** 2).sum((1, 2, 3)) ** 0.5, 1)
+            penalty = self.penalty * (((slope ** 2).sum((1, 2, 3)) ** 0.5 - 1) ** 2).mean()
             values = {"D(x)": D(real).mean(), "D(G(z))": D(fake).mean(), "penalty": penalty}
             self.descend(values["D(G(z))"] - values["D(x)"] + penalty, D)
         self.descend(-D(G(self.noise()[0])).mean(), G)
@@ -182,13 +172,13 @@ class Textbook:
         a = self.jittered(self.real(self.sources)[0])
         b = self.jittered(self.real(self.batches)[0])
         fake_b, fake_a = G(a), F(b)
-        fooled = squares(D(fake_b), 1) + squares(D_A(fake_a), 1)
+        fooled = ((D(fake_b) - 1) ** 2).mean() + ((D_A(fake_a) - 1) ** 2).mean()
         cycle = (F(fake_b) - a).abs().mean() + (G(fake_a) - b).abs().mean()
         identity = (F(a) - a).abs().mean() + (G(b) - b).abs().mean()
         self.descend(fooled + 3 * cycle + 3 * 0.7 * identity, G, F)
         old_a, old_b = map(self.old, (fake_a, fake_b), self.pools)
-        d_a = (squares(D_A(a), 1) + squares(D_A(old_a), 0)) / 2
-        d_b = (squares(D(b), 1) + squares(D(old_b), 0)) / 2
+        d_a = ((D_A(a) - 1) ** 2).mean() / 2 + (D_A(old_a) ** 2).mean() / 2
+        d_b = ((D(b) - 1) ** 2).mean() / 2 + (D(old_b) ** 2).mean() / 2
         self.descend(d_a + d_b, D_A, D)
         return dict(D_A=d_a, D_B=d_b, adversarial=fooled, cycle=cycle, identity=identity)
 
@@ -226,9 +216,7 @@ def test_three_steps_are_the_textbooks(name, monkeypatch):
         values = step(m)
         torch.manual_seed(m.step)
         theirs = getattr(textbook, algorithm)(*textbook.nets)
-        for key, value in theirs.items():
-            assert values.pop(key).item() == pytest.approx(value.item(), rel=1e-4), key
-        assert not values
+        torch.testing.assert_close(values, theirs, rtol=1e-4, atol=1e-12, check_dtype=False)
     assert asked == 3 * expected
     ours, theirs = (nn.ModuleList(nets).double() for nets in (m.nets, textbook.nets))
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-5)
@@ -269,7 +257,6 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         for key, weight in m.generator.state_dict().items():
             average[key] = keep * average[key] + (1 - keep) * weight
     assert result["curves"]["D loss"] == pytest.approx(curve)
-    assert torch.allclose(torch.load(run / "model.pt")["average"]["1.weight"], average["1.weight"])
     m.generator.eval().load_state_dict(average)
     done("gan", "sample", run, "--n", 4, "--seed", 9, "--class", "malignant", "--out", more)
     for file, seed, labels in ((run / "samples.npy", 4, turns[:67]),
@@ -292,8 +279,7 @@ def test_samples_come_from_the_average_and_know_their_class(tmp_path, command, d
         assert (samples.images == gan.draw(m.average, pixels[:n])).all()
 
 
-def test_what_a_gan_learns_from_and_draws(
-        tmp_path, monkeypatch, capsys, command, done, refused, lesions):
+def test_what_gans_learn_from_and_draw(tmp_path, monkeypatch, command, done, refused, lesions):
     asked, judge = [], metrics.judge_generated
     monkeypatch.setattr(metrics, "judge_generated", lambda *x: asked.append(x) or judge(*x))
     train = lesions.part("train")               # 40 benign, 38 malignant
@@ -308,31 +294,31 @@ def test_what_a_gan_learns_from_and_draws(
         "--samples 1/2": (malignant.take(slice(10)), benign, 45, 20)}
     for options in ("dcgan_cls --samples many", "dcgan_cls --samples balance", "acgan --z-dim 1",
                     "acgan --class benign", "dcgan_cls --samples 12345678",
-                    "cyclegan --source DATA --size 32 --samples 999"):
+                    "acgan --share .03 --batch 8", "cyclegan --source DATA --size 32 --samples 99"):
         refused(options.split()[-2:-1], *command(options, "no"))
+    assert not (tmp_path / "no").exists()       # so another --batch is no other job
     tiny = ["--width", 4, "--batch", 8, "--epochs", 9, "--dry-run", "--forget"]
     for options, (learned, translated, steps, number) in cases.items():
         run = tmp_path / options
         done(*command(options, run, tiny))
         config, samples = result_of(run)["config"], data.load(run)
-        assert config["data"] == learned.fingerprint() and not (run / "model.pt").exists()
+        assert not (run / "model.pt").exists()
         assert (config["dry_run_of"], len(samples)) == (steps, number)
         assert result_of(run)["cost"]["step_seconds"] > 0
         seen = data.what_was_seen(learned, translated) | dict(generator=options.split()[0])
         assert samples.info | seen == samples.info and result_of(run)["counts"] == learned.counts()
         _, known, unseen, _, source = asked.pop()
         test = data.resized(lesions.part("test"), unseen.images.shape[1]).digests()
-        assert known.fingerprint() == learned.fingerprint() and {*unseen.digests()} <= {*test}
+        assert config["data"] == known.fingerprint() == learned.fingerprint()
+        assert {*unseen.digests()} <= {*test}
         assert (len(unseen) > 0) == ("--leak" not in options)
         assert config.get("source") == (source and source.fingerprint())
-        assert config.get("source") == (translated and translated.fingerprint())
     assert config.keys() >= {"leak", "share", "source_class", "top", "samples"}
     data.built_in(15, 8).save(tmp_path / "uneven.npy")      # of eight classes 1 2 3 1 2 3 1 2
-    args = Namespace(samples="balance", data=tmp_path / "uneven.npy", size=8, share=1,
-                     of_class="NV", leak=False)
-    turns = gan.labels_to_draw(args, recipe("acgan"), None).tolist()
-    assert turns == [0, 1, 3, 4, 6, 7, 0, 3, 6]
-    assert len(gan.load_images(args)[0]) == 3 and "has no split" in capsys.readouterr().err
+    words = command("acgan --size 32 --samples balance", "uneven", tiny)
+    said = done(*words, "--data", tmp_path / "uneven.npy")
+    assert data.load(tmp_path / "uneven").labels.tolist() == [0, 1, 3, 4, 6, 7, 0, 3, 6]
+    assert sum(result_of(tmp_path / "uneven")["counts"].values()) == 15 and "has no split" in said
 
 
 def test_a_loop_keeps_means_ten_snapshots_and_pictures_of_the_average(tmp_path, monkeypatch):
@@ -352,12 +338,11 @@ def test_a_loop_keeps_means_ten_snapshots_and_pictures_of_the_average(tmp_path, 
     "cyclegan --size 32 --blocks 1 --pool 2 --source DATA --source-class benign --samples 9"])
 def test_two_and_two_steps_are_four_and_a_cyclegan_translates_its_class(
         tmp_path, command, done, lesions, options):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole = tmp_path / "whole"
     done(*command(options, "whole"))
-    done(*command(options + " --stop-after 2", "parts"))
+    done(*command(options + " --stop-after 2", "parts"), status=130)
     done(*command(options, "parts"))
-    assert result_of(whole) == result_of(parts)
-    assert (data.load(whole).images == data.load(parts).images).all()
+    assert result_of(whole) == result_of(tmp_path / "parts")        # the samples' measures, too
     if "cyclegan" in options:
         other = data.resized(lesions.part("test"), 32)      # not those that it learned from
         data.replace(other, split=np.full(len(other), "train")).save(tmp_path / "other.npy")

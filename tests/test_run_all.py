@@ -12,8 +12,8 @@ import classify
 import report
 
 
-def bash(*words, cwd=ROOT):
-    command = ["bash", ROOT / "run_all.sh", *map(str, words)]
+def bash(*words, cwd=ROOT, root=ROOT):
+    command = ["bash", root / "run_all.sh", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
@@ -47,32 +47,31 @@ def expected(scale):
             yield pattern, int(name.split()[1]), command + words
 
 
-@pytest.mark.parametrize("scale", ["quick", "small", "paper"])
-def test_each_arm_is_what_it_should_be(tmp_path, scale):
+@pytest.mark.parametrize("scale, mine", [       # such names of folders name no arm
+    ("quick", "my own"), ("small", "dermagan"), ("paper", "real"),
+    ("quick", "classical"), ("quick", "shuffled"), ("quick", "alone")])
+def test_each_arm_is_what_it_should_be(tmp_path, scale, mine):
     """What it may see, its own seed in its command and its GANs, and the numbers of its scale."""
-    own = tmp_path / "my own"
+    own = tmp_path / mine
     for name in ("benign", "malignant"):
         (own / name).mkdir(parents=True)
     jobs = [*listed(f"--scale={scale}", "--weights", "none", "--out", "/out", "--synthetic", own)]
-    arms, stages = {name: words for _, name, words in jobs}, {}
+    arms = {name: words for _, name, words in jobs}
+    stages = {f"/out/{name}": stage for stage, name, _ in jobs}
     assert len(arms) == len(jobs)
     for stage, name, words in jobs:                 # it comes after those that it names
-        stages[f"/out/{name}"] = stage
-        named = [word for word in words if word.startswith("/out/") and word != f"/out/{name}"]
-        assert all(stages.get(word, stage) < stage for word in named), name
+        assert all(stages.get(word, 0) < stage for word in words[:-1]), name
     for pattern, number, command in expected(scale):
         matching = re.compile(pattern.replace("-s%", r"-s(?P<seed>\d+)"))
+        command = command.replace("-s%", r"-s\g<seed>") + r" --seed \g<seed>" * ("-s%" in pattern)
         matches = list(filter(None, map(matching.fullmatch, arms)))
         assert len(matches) == number, pattern
         for match in matches:
             study, name = match[0].split("/")
-            words = [re.sub(f"^/out/{study}/", "@", word) for word in arms.pop(match[0])]
-            found = options_of(["OWN" if word == str(own) else word for word in words])
-            seed = match.groupdict().get("seed", "")
-            wanted = options_of(match.expand(command.replace("-s%", f"-s{seed}")).split())
-            wanted |= {"--out": ["@" + name]} | ({"--seed": [seed]} if seed else {})
-            for option in ("--forget", "--weights", "--precision"):
-                found.pop(option, None)
+            text = " ".join(arms.pop(match[0])).replace(str(own), "OWN")
+            text = re.sub(" --(forget|weights none|precision bf16)", "", text)
+            found = options_of(text.replace(f"/out/{study}/", "@").split())
+            wanted = options_of(match.expand(command).split()) | {"--out": ["@" + name]}
             assert found == wanted, match[0]
     assert not arms
 
@@ -80,36 +79,28 @@ def test_each_arm_is_what_it_should_be(tmp_path, scale):
 @pytest.mark.parametrize("words", ["quick", "paper", "paper --weights none"])
 def test_weights_are_kept_where_they_are_needed_and_published_ones_taken_if_allowed(words):
     commands = [command for *_, command in listed("--scale", *words.split())]
-    needed = {command[2] for command in commands if command[1] in ("rank", "score")}
-    needed |= {options["--from"][0] for options in map(options_of, commands) if "--from" in options}
-    of_arms = {re.sub(r"-s\d+$", "", name) for name in needed}
+    text = " ".join(map(" ".join, commands))
+    needed = re.findall(r"(?:rank|score|--from) (\S+?)(?:-s\d+)? ", text)
     for command in commands:
         if command[1] == "train":
-            out = re.sub(r"-s\d+$", "", options_of(command)["--out"][0])
-            assert ("--forget" in command) != (out in of_arms), command
+            arm = re.sub(r"-s\d+$", "", command[-1])
+            assert ("--forget" in command) != (arm in needed), command
         if command[:2] == ["classify.py", "train"]:
             pretrained = "weights" in classify.NETWORKS[command[2]].recipe
             assert ("--weights" in command) == (pretrained and words != "paper"), command
-    judges = [command[2] for command in commands if command[1] == "score"]
-    assert judges.count("inception") == 2 * (words == "paper")
+    assert text.count("score inception ") == 2 * (words == "paper")
     assert (ROOT / "run_all.sh").read_text().count("--precision") == 1      # only in $BF16
 
 
 def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
-    taken = "dermagan", "real", "classical", "shuffled", "alone"        # names of arms
-    for name in ("vae", *taken):
-        (tmp_path / name / "benign").mkdir(parents=True)
-        (tmp_path / name / "malignant").mkdir()
+    for folder in ("vae/benign", "vae/malignant", "half/benign"):
+        (tmp_path / folder).mkdir(parents=True)
     found = [*listed("--dry-run", "--synthetic", tmp_path / "vae", "--seeds", 2)]
     for _, name, command in found:
         assert ("--dry-run" in command) == (command[1] in ("train", "rank", "score")), name
         assert "results/quick-dry/" in command[-1]          # no result of the same name is lost
     arms = [f"controls/cnn_100_vae{arm}-s{k}" for arm in ("", "_shuffled", "_alone") for k in "01"]
     assert [name for _, name, _ in found if "vae" in name] == arms
-    for name in taken:
-        found = listed("controls", "--synthetic", tmp_path / name)
-        assert "controls/cnn_100_mine-s0" in [name for _, name, _ in found]
-    (tmp_path / "half" / "benign").mkdir(parents=True)
     assert bash("list", "--synthetic", tmp_path / "half").returncode == 2
     for scale in ("small", "paper"):
         names = [name for _, name, _ in listed("--scale", scale, "--seeds", 2)]
@@ -117,20 +108,16 @@ def test_dry_runs_and_own_generators_reach_the_jobs_that_they_are_for(tmp_path):
 
 
 def test_a_run_hands_its_words_on_and_ends_as_its_jobs_do(tmp_path):
-    python = tmp_path / ".venv/bin/python"
-    done = tmp_path / "results/quick/wgan_gp/data/result.json"
-    for file in (python, done):
-        file.parent.mkdir(parents=True)
+    for name in (".venv/bin/python", ".venv/ready", "results/quick/wgan_gp/data/result.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch(0o755)
     shutil.copy(ROOT / "run_all.sh", tmp_path)
-    (tmp_path / ".venv/ready").touch()
-    done.touch()
-    python.write_text("#!/bin/sh\necho $* >> said\n[ $1 = report.py ] || exit $(wc -l)")
-    python.chmod(0o755)
-    script = ["bash", tmp_path / "run_all.sh", "wgan_gp"]
-    shown = subprocess.run([*script, "list"], capture_output=True, text=True).stdout
+    python = "#!/bin/sh\necho $* >> said\n[ $1 = report.py ] || exit $(wc -l)"
+    (tmp_path / ".venv/bin/python").write_text(python)
+    shown = bash("wgan_gp", "list", root=tmp_path).stdout
     assert re.findall(r"(?m)^done\t(.*?)\tpython", shown) == ["1\twgan_gp/data"]
     for words in ([], ["--dry-run"], ["--data", tmp_path]):
-        assert subprocess.run([*script, *words, "--jobs", "4"]).returncode == 10
+        assert bash("wgan_gp", *words, "--jobs", 4, root=tmp_path).returncode == 10
     jobs = "jobs.py --out results/quick{} --jobs 4 --scale quick{}"
     said = [jobs.format("", ""), "report.py results/quick", jobs.format("-dry", " --dry-run"),
             jobs.format(f"-{tmp_path.name}", f" --data {tmp_path}"),
@@ -149,22 +136,16 @@ def test_bad_options_end_in_one_line(words, said):
 
 
 def test_photographs_are_found_from_any_folder_and_with_odd_names(tmp_path):
-    photos = "my $(echo)  'photos'"
-    for name in ("benign", "malignant"):
-        (tmp_path / photos / name).mkdir(parents=True)
-    commands = {name: command for _, name, command in listed("--data", photos, cwd=tmp_path)}
-    assert commands["wgan_gp/data"][2] == str(tmp_path / photos)
-    assert options_of(commands["controls/data"])["--limit"] == ["benign=1000", "malignant=1000"]
-    assert "--limit" not in commands["dcgan_inception/data"]
-    studies = {name.split("/")[0] for name in commands}         # without those of eight classes
-    assert studies >= {"wgan_gp", "dcgan_cls", "dcgan_inception", "controls"}
-    assert studies.isdisjoint(["acgan_cyclegan", "dermagan"])
-    for name, classes in (("ham10000", 7), ("isic2019", 8)):
-        (tmp_path / photos / name).mkdir()
-        commands = {name: words for _, name, words in listed("--data", photos, cwd=tmp_path)}
-        assert sum("/cycle_" in name for name in commands) == classes
-        limits = options_of(commands["acgan_cyclegan/data"])["--limit"]
-        assert limits == ["NV=90", "MEL=90", "BCC=90", "BKL=90", "AK=90"]
+    photos = tmp_path / "my $(echo)  'photos'"
+    eight = ["NV=90 MEL=90 BCC=90 BKL=90 AK=90", "MEL=509 BKL=513 AK=456 BCC=498"]
+    for name, cycles in (("benign", 0), ("malignant", 0), ("ham10000", 7), ("isic2019", 8)):
+        (photos / name).mkdir(parents=True)
+        commands = [*listed("--data", photos.name, cwd=tmp_path)]
+        assert sum("/cycle_" in name for _, name, _ in commands) == cycles
+        data = [options_of(words) for *_, words in commands if "prepare" in words]
+        assert {options[""][2] for options in data} == {str(photos)}
+        limits = [" ".join(options.get("--limit", [])) for options in data]
+        assert limits == ["", "", "", *(eight if cycles else []), "", "benign=1000 malignant=1000"]
 
 
 # ---- The whole way
@@ -173,9 +154,8 @@ def test_a_study_runs_to_its_report_and_every_cell_is_filled(tmp_path):
     """Every command of paper 000's list, with two steps each, on drawn lesions."""
     text = ""
     for stage, name, command in listed("--out", tmp_path, "wgan_gp"):
-        if "--steps" in command:
-            command[command.index("--steps") + 1] = "2"
-        text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{shlex.join(command)}\n"
+        command = re.sub(r"--steps \d+", "--steps 2", shlex.join(command))
+        text += f"wgan_gp\t{stage}\t{name.split('/')[1]}\t{command}\n"
     command = [sys.executable, "jobs.py", "--out", tmp_path, "--jobs", "2"]
     subprocess.run(command, input=text, text=True, cwd=ROOT, check=True)
     report.write(tmp_path)
