@@ -391,8 +391,8 @@ def test_a_start_rests_and_two_and_two_steps_are_four(tmp_path, train, done, mad
     start += "--epochs 4 --frozen-epochs 1 --steps 4 --optimizer adamw --schedule 1cycle".split()
     finder = [*TINY, "--data", prepared, "--lr", 0, "--augment", "classical", "--frozen-epochs", 25]
     for name, net in ("start", start), ("finder", finder):
-        done("classify", "train", *net, "--stop-after=2", f"--out={tmp_path}/cut/{name}", status=130)
-        a, b = [train(folder + name, *net) for folder in ("", "cut/")]
+        done("classify", "train", *net, f"--out={tmp_path}/2/{name}", "--stop-after=2", status=130)
+        a, b = [train(folder + name, *net) for folder in ("", "2/")]
         torch.testing.assert_close(a.state, b.state, rtol=0, atol=0)
         assert (a.rows, a.curves, a.lr_finder) == (b.rows, b.curves, b.lr_finder)
         assert a.config["frozen_steps"] == (name == "start")     # cut after it, too
