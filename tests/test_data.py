@@ -298,7 +298,7 @@ def test_lesions_stay_whole_in_splits_in_given_parts_and_under_limits():
     images = data.replace(images, labels=images.labels * 0, groups=groups)
     for seed in range(40):
         assert len(set(data.with_split(images, 0.25, 0.25, seed).split[:4])) == 1
-    whole = data.built_in(480, 8)
+    whole = data.built_in(480, 8).take(np.random.default_rng(0).permutation(480))
     drawn = data.with_split(whole, val=0.1, test=0.2)
     for name, low, high in (("train", 40, 48), ("val", 4, 8), ("test", 10, 14)):
         part = drawn.split == name
