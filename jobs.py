@@ -7,6 +7,7 @@ import argparse
 import collections
 import contextlib
 import fcntl
+import importlib.metadata
 import io
 import json
 import math
@@ -183,8 +184,8 @@ def start_job(out, config):
 
 def finish_job(out, config, seconds, device, **result):
     """Write result.json, the last act of a job."""
-    packages = ("torch", "torchvision", "numpy", "scipy", "PIL")
-    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+    packages = "torch", "torchvision", "numpy", "scipy", "pillow"
+    versions = {name: importlib.metadata.version(name) for name in packages}
     threads = f"OMP_NUM_THREADS={torch.get_num_threads()}"  # another number rounds differently
     commit = f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null"
     processor = f"CPU {os.uname().machine}"

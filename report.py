@@ -661,8 +661,7 @@ th,td{padding:.3em .8em .3em 0;border-bottom:1px solid #e3e6ea;text-align:left;v
 tr>:first-child{position:sticky;left:0;background:#fff;min-width:3.5em;max-width:38vw}
 code,tr>:first-child{overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:14px}figure{margin:.5em 0;max-width:460px}
-img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem}
-</style>"""
+img{max-width:100%;height:auto}figcaption{color:#555;font-size:.85rem}</style>"""
 
 
 def inline(words):
