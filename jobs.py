@@ -195,7 +195,7 @@ def finish_job(out, config, seconds, device, **result):
         config=config, **result, seconds=round(seconds, 1), device=processor,
         memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9,
-        versions=dict(versions, python=sys.version.split()[0]),
+        versions=dict(versions, torch=torch.__version__, python=sys.version.split()[0]),
         commit=os.popen(commit).read().strip() or "unknown",
         command=shlex.join([threads, "python", Path(sys.argv[0]).name, *sys.argv[1:]])))
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
