@@ -748,7 +748,7 @@ def export(args):
     info |= what_was_seen(images)
     replace(images, info=info).save(args.out)
     print(f"{args.out}: {images.counts()}. Put what your generator draws into folders of these "
-          "names in MINE, then: bash run_all.sh controls --data ... --synthetic MINE")
+          "names in MINE, info.json too; then bash run_all.sh controls --data ... --synthetic MINE")
 
 
 def class_limit(text):
